@@ -1,0 +1,36 @@
+# The targets a newcomer needs; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+SET ?= cpu
+
+.PHONY: help setup quickstart check test test-unit test-engine bench lock
+
+help: ## List the targets.
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Create .venv from the locks and fetch the two model families; run again, it does nothing (SET=gpu: the CUDA set).
+	@scripts/setup.sh --set $(SET)
+
+quickstart: setup ## Run one whole evolution on two real tiny model families: at most 25 minutes on 2 cores.
+	$(BIN)/evomesh evolve configs/quickstart.yaml
+
+check: setup ## Lint, formatting, types and the architecture test.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_architecture.py
+
+test: setup test-unit test-engine ## All tests: first the unit tests (under a minute), then the real engines.
+
+test-unit: setup ## The unit tests alone.
+	$(BIN)/pytest --durations=10
+
+test-engine: setup ## The tests on the real engines and the quickstart models: some minutes.
+	$(BIN)/pytest -m engine --durations=0
+
+bench: setup ## Run every benchmark in scripts/bench_*.py.
+	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+lock: setup ## Resolve the requirement files again and write the locks with their hashes.
+	$(BIN)/python scripts/lock.py
