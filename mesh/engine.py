@@ -1,0 +1,42 @@
+"""The one seam between a deliberation and whatever runs the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from mesh.types import Completion, Member, Message, Profile, Sampling
+
+
+class EngineError(RuntimeError):
+    """The engine could not answer this request: dead, timed out, refused. The request may be tried again."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Answers for one or many members. Every implementation passes `tests/contract/engine_contract.py`."""
+
+    async def complete(
+        self, member: Member, messages: Sequence[Message], sampling: Sampling
+    ) -> tuple[tuple[Completion, ...], int]:
+        """`sampling.num_samples` continuations of `messages`, and the number of prompt tokens.
+
+        Raises:
+            EngineError: unknown member or adapter, a prompt longer than the window, or a dead engine.
+        """
+        ...
+
+    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
+        """Probability of each label as the next thing said, normalised over `labels` (they sum to 1).
+
+        `labels` are distinct capital letters. Raises EngineError as `complete` does.
+        """
+        ...
+
+    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
+        """Length of the rendered prompt, in this member's tokens."""
+        ...
+
+    async def profile(self, member: Member) -> Profile:
+        """What probing found out about the member's model."""
+        ...
