@@ -10,6 +10,7 @@ from pydantic import Field
 
 from memory.types import Evidence, Recollection, Record
 from mesh.equivalence import AnswerKind, canonical, same_answer
+from mesh.text import Text
 
 Phase = Literal["propose", "extract", "critique", "revise", "vote"]
 
@@ -18,7 +19,7 @@ class Part(Record):
     """A piece of a message. Only trusted parts may be rendered as structure by an engine."""
 
     kind: Literal["text", "tool_call", "tool_result"] = "text"
-    text: str
+    text: Text
     trusted: bool = Field(default=True, description="False for anything a model, a peer, memory or a user wrote")
 
 
@@ -37,18 +38,18 @@ class Message(Record):
 class Demonstration(Record):
     """A worked example shown before the task, chosen by the operator, never by a peer."""
 
-    question: str
-    answer: str
+    question: Text
+    answer: Text
 
 
 class Task(Record):
     """What a member sees. It holds no reference answer and no way to reach one."""
 
-    id: str
-    question: str
-    type: str = Field(default="general", description="task family; reliability and specialists are kept per type")
+    id: Text
+    question: Text
+    type: Text = Field(default="general", description="task family; reliability and specialists are kept per type")
     answer_kind: AnswerKind = "text"
-    instruction: str = Field(default="", description="how to answer, from the operator; empty: none")
+    instruction: Text = Field(default="", description="how to answer, from the operator; empty: none")
     demonstrations: tuple[Demonstration, ...] = ()
 
 
@@ -93,7 +94,7 @@ class Usage(Record):
 class Completion(Record):
     """One sampled continuation."""
 
-    text: str
+    text: Text
     finish_reason: Literal["stop", "length", "error"] = "stop"
     output_tokens: int = Field(default=0, ge=0)
     adapter: str | None = Field(default=None, description="hash of the adapter that produced it; None: the base model")
@@ -219,7 +220,7 @@ def positions(proposals: Iterable[Proposal], kind: AnswerKind) -> dict[str, Prop
     held = {}
     for member, own in said.items():
         counts = Counter(canonical(p.answer, kind) for p in own if p.answer is not None)
-        held[member] = max(own, key=lambda p: 0 if p.answer is None else counts[canonical(p.answer, kind)])  # noqa: B023
+        held[member] = max(own, key=lambda p: 0 if p.answer is None else counts[canonical(p.answer, kind)])
     return held
 
 

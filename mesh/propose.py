@@ -1,0 +1,87 @@
+"""First proposals: a member answers on its own, before it has seen anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memory.types import Recollection
+from mesh.calls import Caller
+from mesh.fence import fence_mark, fenced
+from mesh.parse import parse_answer
+from mesh.seeds import derive_seed
+from mesh.types import Completion, Member, Message, Part, Proposal, Sampling, Task
+
+
+async def propose(
+    caller: Caller, member: Member, sampling: Sampling, recalled: Sequence[Recollection] = ()
+) -> tuple[Proposal, ...]:
+    """`sampling.num_samples` independent proposals of one member, in one call."""
+    # One seed for all members: the prompt is the same text, so that members of one engine share its prefix.
+    messages = proposal_messages(caller.task, recalled, seed=caller.seed)
+    completions = await caller.complete(member, "propose", 0, messages, sampling)
+    return tuple(to_proposal(caller.task, member, said, 0, sample) for sample, said in enumerate(completions))
+
+
+def proposal_messages(task: Task, recalled: Sequence[Recollection] = (), *, seed: int = 0) -> tuple[Message, ...]:
+    """The prompt of a first proposal: demonstrations as earlier turns, then recalled notes and the question.
+
+    No system turn. The operator's instruction opens the first user turn and is said once. The question is the last
+    untrusted part of the last user turn, in this phase and in every other. `seed` only draws the fence of the notes.
+    """
+    return (
+        *earlier_turns(task),
+        Message(role="user", parts=(*opening(task), *_notes(task, recalled, seed), question(task))),
+    )
+
+
+def earlier_turns(task: Task) -> tuple[Message, ...]:
+    """The demonstrations as user and assistant turns; a member without a chat template sees the pattern to continue."""
+    turns: list[Message] = []
+    for index, shown in enumerate(task.demonstrations):
+        lead = task.instruction + "\n" if task.instruction and index == 0 else ""
+        turns.append(Message(role="user", parts=(Part(text=lead + shown.question),)))
+        turns.append(Message(role="assistant", parts=(Part(text=shown.answer),)))
+    return tuple(turns)
+
+
+def opening(task: Task) -> tuple[Part, ...]:
+    """The instruction, where no demonstration has carried it already."""
+    if not task.instruction or task.demonstrations:
+        return ()
+    return (Part(text=task.instruction + "\n"),)
+
+
+def question(task: Task) -> Part:
+    """The question itself; a user wrote it, so it is never rendered as structure."""
+    return Part(text=task.question, trusted=False)
+
+
+def to_proposal(task: Task, member: Member, said: Completion, number: int, sample: int = 0) -> Proposal:
+    """What a completion proposes; cut off by an error, it proposes nothing."""
+    readable = said.finish_reason != "error"
+    return Proposal(
+        member=member.name,
+        family=member.family,
+        text=said.text,
+        answer=parse_answer(said.text, task.answer_kind) if readable else None,
+        round=number,
+        sample=sample,
+        adapter=said.adapter,
+    )
+
+
+def _notes(task: Task, recalled: Sequence[Recollection], seed: int) -> tuple[Part, ...]:
+    if not recalled:
+        return ()
+    mark = fence_mark(derive_seed(seed, task.id, "propose", 0), [note.text for note in recalled])
+    parts = [Part(text=NOTES)]
+    for note in recalled:
+        if note.warning:
+            parts.append(Part(text=WARNING))
+        parts.extend(fenced(note.text, mark))
+    return (*parts, Part(text=TASK))
+
+
+NOTES = "Notes from earlier tasks, which may not apply:\n"
+WARNING = "This was tried and failed:\n"
+TASK = "The question now:\n"
