@@ -1,0 +1,88 @@
+"""The records of problem drawing: a task with its key, the sets by split, and what happened on the way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evolve.problem_config import ExactVerifier, NumericVerifier
+from evolve.splits import Split, SplitSizes
+from memory.types import Record
+from mesh.types import Demonstration, Task
+
+
+class ProblemsError(ValueError):
+    """No problems can be drawn: a bad family, setting or file. The message says what to change."""
+
+
+class ReasoningGymVerifier(Record):
+    """The family's own scorer; only a full score counts as right."""
+
+    kind: Literal["reasoning_gym"] = "reasoning_gym"
+    family: str
+    settings: str = Field(default="{}", description="settings of the family as JSON; some scorers read them")
+    entry: str = Field(repr=False, description="the generated entry (question, answer, metadata) as JSON")
+
+
+VerifierSpec = Annotated[ReasoningGymVerifier | ExactVerifier | NumericVerifier, Field(discriminator="kind")]
+
+
+class Problem(Record):
+    """A task together with its answer key. Nothing that talks to a model may hold one."""
+
+    task: Task
+    reference: str = Field(repr=False, description="the answer key; hidden from repr so that no log shows it")
+    verifier: VerifierSpec = Field(repr=False)
+    key: str = Field(description="canonical operands: two items with one key are the same item", repr=False)
+    max_tokens: int = Field(default=64, ge=1, description="longest answer, in tokens")
+
+
+class Skipped(Record):
+    """An item that was not used, and why."""
+
+    where: str = Field(description="'line 3', 'row 3' or 'item 17 of chain_sum'; counting starts at 1")
+    reason: str
+
+
+class FamilyDraw(Record):
+    """What drawing one task type gave."""
+
+    type: str
+    asked: SplitSizes | None = Field(description="None: everything there was")
+    got: SplitSizes
+    num_draws: int = Field(description="items generated or read")
+    num_duplicates: int = Field(description="items skipped because the same item had been seen before")
+    num_distinct: int | None = Field(default=None, description="distinct items, a lower bound; None: not counted")
+    num_demonstrations: int = 0
+
+
+class DrawReport(Record):
+    """How the problems of a run came about."""
+
+    source: str
+    families: tuple[FamilyDraw, ...] = ()
+    malformed: tuple[Skipped, ...] = ()
+    duplicates: tuple[Skipped, ...] = Field(default=(), description="duplicates in a user's file, line by line")
+    warnings: tuple[str, ...] = ()
+
+
+class ProblemSet(Record):
+    """Problems by split, the demonstrations by task type, and the report of the draw."""
+
+    problems: dict[Split, tuple[Problem, ...]]
+    demonstrations: dict[str, tuple[Demonstration, ...]] = Field(default_factory=dict)
+    report: DrawReport
+
+    def of(self, split: Split) -> tuple[Problem, ...]:
+        """Problems of one split; empty when none were asked for."""
+        return self.problems.get(split, ())
+
+    def keys(self, split: Split) -> frozenset[str]:
+        """Canonical keys of one split."""
+        return frozenset(problem.key for problem in self.of(split))
+
+    @property
+    def held_out_keys(self) -> frozenset[str]:
+        """Keys of everything that training may not touch: DEV, GATE and AUDIT."""
+        return frozenset(problem.key for split in Split if split is not Split.TRAIN for problem in self.of(split))
