@@ -1,0 +1,1 @@
+"""Deliberation between models of different families: plain data and asyncio, nothing that knows a model runtime."""

@@ -252,6 +252,14 @@ class Deliberation(Record):
         return tuple(p for p in self.proposals if p.round == number)
 
     @property
+    def last_positions(self) -> dict[str, Proposal]:
+        """Each member's position in the last round it spoke in; an abstention there is its position."""
+        held: dict[str, Proposal] = {}
+        for number in sorted({p.round for p in self.proposals}):
+            held.update(positions(self.round_of(number), self.task.answer_kind))
+        return held
+
+    @property
     def mind_changes(self) -> tuple[tuple[str, str | None, str | None], ...]:
         """(member, answer before, answer after) wherever a revision changed the member's position."""
         kind = self.task.answer_kind

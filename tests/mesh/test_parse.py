@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.equivalence import canonical
+from mesh.parse import MAX_ANSWER_CHARS, own_words, parse_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("7", "7"),
+        ("Answer: 7", "7"),
+        ("answer: 5\nNo wait.\nAnswer: 7 apples, not 5", "7"),
+        ("**Answer:** 12", "12"),
+        ("Answer:\n\n  9", "9"),
+        ("The answer is 1,234.50.", "1234.50"),
+        ("so we get\n#### -3", "-3"),
+        (r"thus \boxed{42}!", "42"),
+        (r"thus \boxed{\frac{1}{2}}", "1/2"),
+        ("3 + 4 = 7", "7"),
+        ("7 = 3 + 4", "7"),
+        ("x = - 4", "-4"),
+        ("I add 3 and 4 to get 7", "7"),
+        ("-$5", "-5"),
+        ("10-4", "4"),
+        ("−8", "-8"),
+        (".5", ".5"),
+        ("\n\n 1,000,000 \n 3", "1000000"),
+        ("7\nQuestion: What is 1 + 1?\nAnswer: 2", "7"),
+    ],
+)
+def test_a_number_is_read_where_it_stands(text: str, answer: str) -> None:
+    assert parse_answer(text, "number") == answer
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  \n ", "no idea", "Answer:", "3 + 4 = ?", "H2O", "#### ", r"\boxed{}", "7" * 999]
+)
+def test_what_holds_no_number_is_an_abstention(text: str) -> None:
+    assert parse_answer(text, "number") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Paris", "Paris"),
+        ("Well.\nAnswer: **Paris**\nbecause", "Paris"),
+        ("The answer is Paris.", "Paris."),
+        ("New \t  York\nmore", "New York"),
+    ],
+)
+def test_a_text_answer_is_one_line_in_its_own_spelling(text: str, answer: str) -> None:
+    assert parse_answer(text, "text") == answer
+
+
+@pytest.mark.parametrize("text", ["", "...", "''", "Answer: ", "x" * (MAX_ANSWER_CHARS + 1)])
+def test_an_empty_or_endless_text_is_an_abstention(text: str) -> None:
+    assert parse_answer(text, "text") is None
+
+
+@given(st.text(), st.sampled_from(["number", "text"]))
+def test_parsing_never_raises_and_gives_a_comparable_line(text: str, kind: str) -> None:
+    answer = parse_answer(text, kind)
+    assert answer is None or (answer.splitlines() == [answer] and canonical(answer, kind))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["Answer:", "####", "\\boxed{", "}", "=", "-", "1,000", "7", " ", "\n", "Question:", "."])
+    ),
+    st.sampled_from(["number", "text"]),
+)
+def test_parsing_never_raises_on_pieces_of_its_own_grammar(pieces: list[str], kind: str) -> None:
+    parse_answer("".join(pieces), kind)
+
+
+def test_half_a_character_does_not_get_through() -> None:
+    answer = parse_answer("Answer: a\ud800b", "text")
+    assert answer == "a?b"
+    assert parse_answer("\udfff 5", "number") == "5"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1",
+        "1,",
+        ",111",
+        " ",
+        "\n",
+        "answer ",
+        "answer",
+        "Answer:",
+        "=",
+        "{",
+        "\\boxed{",
+        "#",
+        "-",
+        "1 ",
+        "\n ",
+        "\\frac{",
+        "''",
+        "é",
+    ],
+)
+@pytest.mark.parametrize("kind", ["number", "text"])
+def test_two_hundred_thousand_characters_are_read_quickly(piece: str, kind: str) -> None:
+    text = piece * (200_000 // len(piece))
+    started = time.perf_counter()
+    for candidate in (text, text + "\nAnswer: 7", "1" + text + "x"):
+        answer = parse_answer(candidate, kind)
+        if answer is not None:
+            canonical(answer, kind)
+    assert time.perf_counter() - started < 2.0
+
+
+def test_an_invented_next_question_is_not_the_members_own() -> None:
+    assert own_words("7\n Question: 1+1\nAnswer: 2") == "7"
+    assert own_words("\nQuestion: 1+1") == "\nQuestion: 1+1"
