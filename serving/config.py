@@ -78,6 +78,15 @@ class VllmSpec(Record):
         return self
 
 
+class ScriptedSkill(Record):
+    """How good a scripted engine is at one kind of question."""
+
+    operation: Literal["sum", "product", "gcd", "lcm", "other"] = Field(
+        description="kind of question; 'other': anything it cannot read"
+    )
+    skill: float = Field(ge=0.0, le=1.0, description="probability that one sample is right")
+
+
 class ScriptedSpec(Record):
     """A deterministic stand-in for a model: solves the sums it can read with a set probability."""
 
@@ -85,6 +94,7 @@ class ScriptedSpec(Record):
     name: Name = Field(description="unique engine name; members refer to it")
     family: str = Field(min_length=1, description="model family reported for its members")
     skill: float = Field(default=0.5, ge=0.0, le=1.0, description="probability that one sample is right")
+    skills: tuple[ScriptedSkill, ...] = Field(default=(), description="kinds of question with a skill of their own")
     adapter_gain: float = Field(
         default=0.1, ge=-1.0, le=1.0, description="added to `skill` for a member with an adapter; negative: it hurts"
     )

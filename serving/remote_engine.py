@@ -1,0 +1,187 @@
+"""Any OpenAI-compatible server as an engine: prompts go as text, and what the server does not say is estimated."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mesh.engine import EngineError
+from mesh.types import Completion, Member, Message, Profile, Sampling
+from serving.config import RemoteSpec
+from serving.remote_client import RemoteClient, RequestRefused
+from serving.remote_wire import Reply, request_of
+from serving.sanitise import sanitise
+
+if TYPE_CHECKING:
+    from serving.adapters import Adapter
+
+BYTES_PER_TOKEN = 4
+TOKENS_PER_TURN = 4
+MAX_TOP_LOGPROBS = 20
+"""What OpenAI and vLLM allow at most; labels beyond the likeliest 20 tokens get no weight."""
+
+_PROBE = Message.model_validate(
+    {"role": "user", "parts": [{"text": "Choose one.\nA: yes\nB: no\nReply with the letter alone."}]}
+)
+
+
+class RemoteEngine:
+    """Implements `Engine` over `/chat/completions` (or `/completions`, where prompts have no turns).
+
+    Not promised: exact token counts (`count_tokens` divides UTF-8 bytes by four and adds four per turn), that the
+    server honours seeds, and that every control marker of the server's template is known here (`token_exact` is False).
+    Adapters cannot be loaded. A prompt whose estimate exceeds `spec.max_model_len` is refused here, because some
+    servers cut it silently.
+    """
+
+    def __init__(self, spec: RemoteSpec, *, backoff_s: float = 0.5) -> None:
+        """Reads the key from `spec.api_key_env`. Raises EngineError if the variable is unset or holds no usable key."""
+        self.spec = spec
+        self._client = RemoteClient(spec, backoff_s=backoff_s)
+        self._gives_logprobs: bool | None = None
+
+    async def start(self) -> None:
+        """Asks the server one small question. Raises EngineError if it does not answer."""
+        await self._probe()
+
+    async def shutdown(self) -> None:
+        """Closes the connections; a later call opens new ones."""
+        await self._client.close()
+
+    async def complete(
+        self, member: Member, messages: Sequence[Message], sampling: Sampling
+    ) -> tuple[tuple[Completion, ...], int]:
+        """As `Engine.complete`; a server that ignores `n` is asked again with further seeds until there are enough."""
+        estimate = self._admit(member, messages)
+        found: list[Completion] = []
+        prompt_tokens = 0
+        while len(found) < sampling.num_samples:
+            missing = sampling.num_samples - len(found)
+            asked = sampling.model_copy(update={"num_samples": missing, "seed": sampling.seed + len(found)})
+            reply = await self._ask(messages, asked)
+            found.extend(reply.completions(sampling.max_tokens)[:missing])
+            prompt_tokens = prompt_tokens or reply.prompt_tokens or estimate
+        return tuple(found), prompt_tokens
+
+    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
+        """As `Engine.choose`, from the log-probabilities of the first token.
+
+        A server that gives none is read by its word: the label it names gets all the weight. Raises EngineError if it
+        names none of `labels`.
+        """
+        self._admit(member, messages)
+        if len(labels) == 1:
+            return (1.0,)
+        reply = await self._ask_for_label(messages)
+        weights = [sum(math.exp(logprob) for token, logprob in reply.first_token if _label(token) == label)
+                   for label in labels]  # fmt: skip
+        if sum(weights) > 0:
+            return tuple(weight / sum(weights) for weight in weights)
+        named = _label(reply.texts[0])
+        if named not in labels:
+            raise EngineError(
+                f"engine {self.spec.name!r}: expected one of the labels {', '.join(labels)}, got "
+                f"{reply.texts[0][:40]!r} and no log-probabilities for them; use a server that returns logprobs, or "
+                "keep this member out of votes"
+            )
+        return tuple(float(label == named) for label in labels)
+
+    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
+        """An estimate: UTF-8 bytes divided by four, rounded up, and four tokens for every turn."""
+        self._check(member)
+        return _estimate(messages)
+
+    async def profile(self, member: Member) -> Profile:
+        """`can_choose` is probed once; a system role is reported as not accepted, since the server is not asked."""
+        self._check(member)
+        if self._gives_logprobs is None:
+            await self._probe()
+        return Profile(
+            engine=self.spec.name,
+            model=self.spec.model,
+            max_model_len=self.spec.max_model_len,
+            has_chat_template=self.spec.api == "chat",
+            accepts_system_role=False,
+            adds_bos=False,
+            token_exact=False,
+            can_choose=bool(self._gives_logprobs),
+        )
+
+    async def load_adapter(self, adapter: Adapter) -> float:
+        """Always raises EngineError: there is no portable way to load an adapter into somebody else's server."""
+        raise EngineError(
+            f"engine {self.spec.name!r} is remote and cannot load adapter {adapter.hash[:12]}; {_NO_ADAPTERS}"
+        )
+
+    async def retire_adapter(self, adapter_hash: str) -> None:
+        """Always raises EngineError, as `load_adapter` does."""
+        raise EngineError(
+            f"engine {self.spec.name!r} is remote and holds no adapter {adapter_hash[:12]}; {_NO_ADAPTERS}"
+        )
+
+    async def _probe(self) -> None:
+        self._gives_logprobs = bool((await self._ask_for_label([_PROBE])).first_token)
+
+    async def _ask_for_label(self, messages: Sequence[Message]) -> Reply:
+        sampling = Sampling(temperature=0.0, max_tokens=1)
+        if self._gives_logprobs is not False:
+            try:
+                return await self._ask(messages, sampling, top_logprobs=MAX_TOP_LOGPROBS)
+            except RequestRefused:
+                # Some servers answer 400 to the very word "logprobs"; the same request without it decides.
+                self._gives_logprobs = False
+        return await self._ask(messages, sampling.model_copy(update={"max_tokens": 4}))
+
+    async def _ask(self, messages: Sequence[Message], sampling: Sampling, top_logprobs: int = 0) -> Reply:
+        turns = [(message.role, _safe_text(message)) for message in messages]
+        path, body = request_of(self.spec, turns, sampling, top_logprobs)
+        return Reply.read(await self._client.post(path, body), self.spec.name)
+
+    def _admit(self, member: Member, messages: Sequence[Message]) -> int:
+        """The estimated prompt length. Raises EngineError if the request cannot be served here."""
+        self._check(member)
+        estimate = _estimate(messages)
+        if estimate >= self.spec.max_model_len:
+            raise EngineError(
+                f"engine {self.spec.name!r}: the prompt has about {estimate} tokens and the window holds "
+                f"{self.spec.max_model_len}; shorten the prompt, or raise max_model_len if the server's window allows"
+            )
+        return estimate
+
+    def _check(self, member: Member) -> None:
+        if member.engine != self.spec.name:
+            raise EngineError(
+                f"engine {self.spec.name!r} was asked for member {member.name!r} of engine {member.engine!r}"
+            )
+        if member.adapter is not None:
+            raise EngineError(
+                f"engine {self.spec.name!r} is remote and has no adapter {member.adapter[:12]} for member "
+                f"{member.name!r}; {_NO_ADAPTERS}"
+            )
+
+
+def _safe_text(message: Message) -> str:
+    """The message as one text; untrusted parts are sanitised together, so that no marker forms across two of them."""
+    pieces: list[tuple[bool, str]] = []
+    for part in message.parts:
+        if pieces and pieces[-1][0] == part.trusted:
+            pieces[-1] = (part.trusted, pieces[-1][1] + part.text)
+        else:
+            pieces.append((part.trusted, part.text))
+    return "".join(text if trusted else sanitise(text) for trusted, text in pieces)
+
+
+def _estimate(messages: Sequence[Message]) -> int:
+    size = sum(len(message.text.encode("utf-8", "replace")) for message in messages)
+    return -(-size // BYTES_PER_TOKEN) + TOKENS_PER_TURN * len(messages)
+
+
+def _label(text: str) -> str | None:
+    """The single capital letter that `text` starts with, past blanks and quotes: 'B', ' B', '**B**', '(B)'."""
+    found = re.match(r"[^\w]*([A-Z])(?![\w'])", text)
+    return found.group(1) if found else None
+
+
+_NO_ADAPTERS = "serve the adapter there under a model name of its own, or use a vllm engine"

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from serving.adapters import Adapter
+
+from mesh.engine import EngineError
+from mesh.parse import parse_answer
+from mesh.propose import proposal_messages
+from mesh.types import Completion, Member, Message, Part, Sampling, Task
+from mesh.vote import vote_messages
+from serving.config import ScriptedSkill, ScriptedSpec
+from serving.scripted_engine import ScriptedEngine
+from tests.contract.engine_contract import ADAPTER_CONTRACT, CONTRACT, AdapterCheck, Check
+from tests.serving.adapter_records import adapter_record
+
+MEMBER = Member(name="ada", engine="alpha", family="script")
+FREE = Sampling(temperature=1.0)
+
+
+def engine(**changes: object) -> ScriptedEngine:
+    return ScriptedEngine(ScriptedSpec.model_validate({"name": "alpha", "family": "script", **changes}))
+
+
+def task(question: str) -> Task:
+    return Task(id="t", question=question, answer_kind="number")
+
+
+def samples(
+    of: ScriptedEngine, question: str = "What is 20 + 22?", *, count: int = 400, member: Member = MEMBER
+) -> list[str | None]:
+    sampling = FREE.model_copy(update={"num_samples": count})
+    completions, _ = asyncio.run(of.complete(member, proposal_messages(task(question)), sampling))
+    return [parse_answer(completion.text, "number") for completion in completions]
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def test_scripted_engine_keeps_the_contract(check: Check) -> None:
+    asyncio.run(check(engine(max_model_len=256), MEMBER))
+
+
+@pytest.mark.parametrize("check", ADAPTER_CONTRACT, ids=lambda check: check.__name__)
+def test_scripted_engine_keeps_the_adapter_contract(check: AdapterCheck) -> None:
+    asyncio.run(check(engine(), MEMBER, adapter_record("a")))
+
+
+@pytest.mark.parametrize("skill", [0.0, 0.3, 1.0])
+def test_share_of_right_samples_is_the_skill(skill: float) -> None:
+    answers = samples(engine(skill=skill))
+    assert None not in answers
+    assert answers.count("42") / len(answers) == pytest.approx(skill, abs=0.06)
+
+
+def test_each_kind_of_question_can_have_its_own_skill() -> None:
+    mixed = engine(skill=1.0, skills=[ScriptedSkill(operation="gcd", skill=0.0)])
+    assert set(samples(mixed)) == {"42"}
+    assert "2" not in samples(mixed, "What is the gcd of 26 and 760?")
+
+
+def test_adapter_turns_wrong_samples_right_and_never_back() -> None:
+    learned = engine(skill=0.4, adapter_gain=0.3)
+    adapter = adapter_record("a")
+    before = samples(learned)
+    asyncio.run(learned.load_adapter(adapter))
+    after = samples(learned, member=MEMBER.model_copy(update={"adapter": adapter.hash}))
+    assert all(late == "42" for early, late in zip(before, after, strict=True) if early == "42")
+    assert after.count("42") - before.count("42") > 80
+
+
+def test_adapter_of_too_large_a_rank_is_refused() -> None:
+    adapter: Adapter = adapter_record("a", rank=64)
+    with pytest.raises(EngineError, match="rank at most 16, got 64"):
+        asyncio.run(engine().load_adapter(adapter))
+
+
+def test_loading_is_recorded_and_a_restart_forgets_it() -> None:
+    served, adapter = engine(), adapter_record("a")
+    asyncio.run(served.load_adapter(adapter))
+    assert list(served.adapters) == [adapter.hash]
+    asyncio.run(served.shutdown())
+    assert not served.adapters
+
+
+def test_order_of_calls_and_other_calls_change_nothing() -> None:
+    async def texts(questions: list[str]) -> dict[str, str]:
+        of = engine()
+        said = {}
+        for question in questions:
+            completions, _ = await of.complete(MEMBER, proposal_messages(task(question)), FREE)
+            said[question] = completions[0].text
+        return said
+
+    questions = [f"What is {number} + 5?" for number in range(20)]
+    assert asyncio.run(texts(questions)) == asyncio.run(texts(questions[::-1]))
+
+
+def test_members_and_seeds_draw_apart() -> None:
+    of = engine()
+    assert samples(of) != samples(of, member=MEMBER.model_copy(update={"name": "bob"}))
+
+
+def test_vote_follows_the_right_answer_to_whatever_letter_it_was_dealt() -> None:
+    of = engine(skill=1.0)
+    for options in (["41", "42", "43"], ["43", "41", "42"], ["42", "43", "41"]):
+        messages = vote_messages(task("What is 20 + 22?"), options)
+        weights = asyncio.run(of.choose(MEMBER, messages, ["A", "B", "C"]))
+        assert options[weights.index(max(weights))] == "42"
+
+
+def test_vote_of_the_unskilled_falls_on_one_wrong_answer_however_dealt() -> None:
+    of = engine(skill=0.0, skills=[])
+    chosen = set()
+    for options in (["41", "44", "43"], ["43", "41", "44"]):
+        messages = vote_messages(task("What is 20 + 22?"), options)
+        weights = asyncio.run(of.choose(MEMBER, messages, ["A", "B", "C"]))
+        chosen.add(options[weights.index(max(weights))])
+    assert len(chosen) == 1
+
+
+def test_question_is_read_from_a_flattened_prompt_too() -> None:
+    flat = Message(role="user", parts=(Part(text="Notes:\nit was 1 + 1\nThe question now:\nWhat is 20 + 22?\n"),))
+    completions, _ = asyncio.run(engine(skill=1.0).complete(MEMBER, [flat], FREE))
+    assert parse_answer(completions[0].text, "number") == "42"
+
+
+def test_stop_string_and_budget_cut_the_text() -> None:
+    async def said(**changes: object) -> Completion:
+        messages = proposal_messages(task("What is 20 + 22?"))
+        completions, _ = await engine(skill=1.0).complete(MEMBER, messages, FREE.model_copy(update=changes))
+        return completions[0]
+
+    stopped = asyncio.run(said(stop=(" Answer",)))
+    assert stopped.finish_reason == "stop"
+    assert "Answer" not in stopped.text
+    cut = asyncio.run(said(max_tokens=2))
+    assert (cut.finish_reason, cut.output_tokens, len(cut.text.split())) == ("length", 2, 2)
+    assert parse_answer(asyncio.run(said(stop=("\n",))).text, "number") == "42"
+
+
+def test_latency_is_waited_for_and_calls_overlap() -> None:
+    async def ten() -> None:
+        of = engine(latency_s=0.05)
+        messages = proposal_messages(task("What is 20 + 22?"))
+        await asyncio.gather(*(of.complete(MEMBER, messages, FREE) for _ in range(10)))
+
+    started = time.perf_counter()
+    asyncio.run(ten())
+    assert 0.05 <= time.perf_counter() - started < 0.4
