@@ -1,0 +1,64 @@
+"""Renders a `ReportData` as one self-contained HTML file: no script, no request, nothing outside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from evolve.report.data import ReportData
+from evolve.report.formats import FILTERS
+from evolve.report.headline import caveats, headline
+from evolve.report.plots import accuracy_plot, loss_plot, stage_plot
+from memory.ledger import publish_bytes
+
+_HERE = Path(__file__).resolve().parent
+
+
+def render(data: ReportData) -> str:
+    """The page as text. A pure function of the record; the same record gives the same page."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    environment.filters.update(FILTERS)
+    plots = {
+        "accuracy": "" if data.overall is None else accuracy_plot(data.overall),
+        "stages": stage_plot(data.stages),
+        "loss": loss_plot(data.candidates),
+    }
+    return environment.get_template("report.html").render(
+        data=data,
+        css=Markup((_HERE / "report.css").read_text("utf-8")),  # noqa: S704  our own file
+        plots={name: Markup(svg) for name, svg in plots.items()},  # noqa: S704  matplotlib escapes the text in it
+        headline=headline(data),
+        caveats=caveats(data),
+        inert=_inert(data),
+        splits=_splits(data),
+        stage_seconds=sum(stage.seconds for stage in data.stages),
+        prompt_tokens=sum(stage.prompt_tokens for stage in data.stages),
+        output_tokens=sum(stage.output_tokens for stage in data.stages),
+        trained_tokens=sum(stage.trained_tokens for stage in data.stages),
+    )
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """Publish the page at `path`; a reader sees the old page or the whole new one. Raises OSError."""
+    publish_bytes(path, render(data).encode("utf-8", "backslashreplace"))
+
+
+def _splits(data: ReportData) -> list[str]:
+    names: dict[str, None] = {}
+    for family in data.families:
+        names.update(dict.fromkeys(split for split, _ in family.problems))
+    return list(names)
+
+
+def _inert(data: ReportData) -> str:
+    """A sentence about phases that were paid for and did nothing; empty when there is none."""
+    idle = []
+    if sum(talk.num_critiques for talk in data.talk) and not sum(talk.num_valid_critiques for talk in data.talk):
+        idle.append("no critique was valid")
+    if sum(talk.num_revisions for talk in data.talk) and not sum(talk.num_changed for talk in data.talk):
+        idle.append("no revision changed an answer")
+    return f"The talking was inert: {' and '.join(idle)}." if idle else ""
