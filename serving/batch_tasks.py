@@ -1,0 +1,133 @@
+"""Read a file of tasks: the good lines become tasks, the bad ones are recorded with their numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from memory.types import Record
+from mesh.types import Task
+
+KEYS = ("id", "question", "type", "answer_kind")
+JSONL_SUFFIXES = (".jsonl", ".ndjson")
+MAX_SHOWN_CHARS = 200
+
+
+class TaskFileError(ValueError):
+    """The file as a whole cannot be read: missing, of an unknown kind, torn, or without questions."""
+
+
+class MalformedLine(Record):
+    """A line that gives no task."""
+
+    line: int = Field(description="1-based line of a JSONL file, or row of a Parquet file")
+    problem: str
+    text: str = Field(description="start of the line as it was found")
+
+
+class TaskFile(Record):
+    """What a file of tasks holds, in its order."""
+
+    digest: str = Field(description="sha256 of the file's bytes")
+    tasks: tuple[Task, ...]
+    malformed: tuple[MalformedLine, ...]
+    ignored_keys: tuple[str, ...] = Field(description="keys that say nothing about a task here, such as a reference")
+
+
+def read_tasks(path: Path) -> TaskFile:
+    """Tasks of a JSONL (`.jsonl`, `.ndjson`) or Parquet (`.parquet`) file.
+
+    A line has "question" and may have "id" (a string or an integer, unique; without one `line-<number>`), "type" and
+    "answer_kind". Other keys are ignored, and so never reach a member. Blank lines are skipped.
+
+    Raises:
+        TaskFileError: the file as a whole cannot be read.
+    """
+    if path.suffix not in (*JSONL_SUFFIXES, ".parquet"):
+        raise TaskFileError(f"{path}: expected a file ending in {', '.join(JSONL_SUFFIXES)} or .parquet")
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TaskFileError(f"{path}: cannot be read: {error.strerror}; give a file of tasks") from error
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
+    tasks: dict[str, tuple[int, Task]] = {}
+    malformed: list[MalformedLine] = []
+    ignored: dict[str, None] = {}
+    for number, row, shown in rows:
+        task = _task(number, row)
+        if isinstance(task, Task) and task.id in tasks:
+            task = f"id {task.id!r} was used on line {tasks[task.id][0]}; give every task an id of its own"
+        if isinstance(task, str):
+            malformed.append(MalformedLine(line=number, problem=task, text=shown[:MAX_SHOWN_CHARS]))
+            continue
+        tasks[task.id] = (number, task)
+        ignored |= dict.fromkeys(_printable(key) for key in row if key not in KEYS) if isinstance(row, Mapping) else {}
+    return TaskFile(
+        digest=digest,
+        tasks=tuple(task for _, task in tasks.values()),
+        malformed=tuple(malformed),
+        ignored_keys=tuple(ignored),
+    )
+
+
+def _task(number: int, row: object) -> Task | str:
+    """The task in `row`, or what is wrong with it."""
+    if isinstance(row, ValueError | RecursionError):
+        return f"expected one JSON object, got: {row}"
+    if not isinstance(row, Mapping):
+        return f"expected an object with a 'question', got {type(row).__name__}"
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        return f"expected a 'question' that is a text with something in it, got {str(question)[:40]!r}"
+    name = row.get("id")
+    if name is None:
+        name = f"line-{number}"
+    if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
+        return f"expected an 'id' that is a text or a whole number, got {str(name)[:40]!r}"
+    fields = {key: row[key] for key in ("question", "type", "answer_kind") if row.get(key) is not None}
+    if any(_printable(value) != value for value in (name, *fields.values()) if isinstance(value, str)):
+        return "expected text, got a lone surrogate (half of a character); write the file as UTF-8"
+    try:
+        return Task.model_validate({**fields, "id": str(name)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {str(first['input'])[:40]!r}"
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, object, str]]:
+    """(line number, parsed line, line as text); for a line that cannot be parsed, the error stands in its place."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            shown = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip()
+            if not shown:
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+                row = error
+            yield number, row, shown
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, object, str]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if "question" not in names:
+                raise TaskFileError(f"{path}: expected a column 'question', got {', '.join(names)}")
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row, str(row)
+    except (pa.ArrowException, OSError) as error:
+        raise TaskFileError(f"{path}: expected a Parquet file, got: {error}; write it again") from error
