@@ -75,7 +75,8 @@ class RemoteClient:
                 timeout=None,  # noqa: S113 - httpx would restart the clock at every byte; `post` holds the deadline
                 # Reading the certificate store takes 60 ms; redirects are not followed, so http stays http.
                 verify=self._spec.verify_tls and self._url.scheme == "https",
-                limits=httpx.Limits(max_connections=self._spec.max_concurrency),
+                # `slots` bounds the requests: waiting for a connection of a pool would eat into the deadline.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._spec.max_concurrency),
             )
             self._session = _Session(loop, client, asyncio.Semaphore(self._spec.max_concurrency))
         return self._session

@@ -192,6 +192,15 @@ def test_requests_in_flight_are_bounded() -> None:
         assert 1 < server.most_at_once <= 3
 
 
+def test_waiting_for_a_turn_does_not_count_against_the_deadline() -> None:
+    async def many(of: RemoteEngine) -> None:
+        await asyncio.gather(*(of.complete(MEMBER, proposal_messages(TASK), ONE) for _ in range(6)))
+
+    with OpenAiServer(delay_s=0.1) as server:
+        asyncio.run(many(engine(server, max_concurrency=1, timeout_s=0.4)))
+        assert len(server.requests) == 6
+
+
 @pytest.mark.parametrize(
     "body",
     ["<html>", "[]", "{}", '{"choices": []}', '{"choices": [7]}', '{"choices": "x"}', "[" * 100_000, "\udcff"],
