@@ -77,6 +77,21 @@ def test_every_call_is_in_the_trace_with_what_was_seen_and_said(double, task, th
     assert trace.usage.prompt_tokens > 0
 
 
+def test_only_objections_that_say_something_are_passed_on_and_only_to_those_they_concern(double, task, three) -> None:
+    engine = double(differing())
+    run(task, three, engine, COUNCIL)
+    heard = {m: s[-1].text.count("objects to your answer") for m, phase, s, _ in engine.calls if phase == "revise"}
+    assert heard == {"ZOE-SEAT": 1, "YAN-SEAT": 1, "XIA-SEAT": 1}
+
+
+def test_the_letters_of_a_vote_are_dealt_anew_to_every_voter(double, task, three) -> None:
+    engine = double(differing())
+    for seed in range(6):
+        run(task, three, engine, COUNCIL, seed)
+    dealt = {(m, s[-1].text.splitlines()[1]) for m, phase, s, _ in engine.calls if phase == "vote"}
+    assert dealt == {(m.name, line) for m in three for line in ("A. 7", "A. 8")}
+
+
 def test_unanimous_first_proposals_end_the_talk_at_once(double, task, three) -> None:
     say = {m.name: {"propose": text} for m, text in zip(three, ("7", "3 + 4 = 7", "7.0"), strict=True)}
     trace = run(task, three, double(say), COUNCIL)
@@ -129,6 +144,10 @@ def test_a_member_that_hangs_is_cut_off_and_its_tokens_count_as_spent(double, ta
         ("YAN-SEAT", "TimeoutError", "no answer within 0.05 s")
     ]
     assert (trace.verdict.answer, len(trace.proposals)) == ("7", 2)
+    limited = COUNCIL.model_copy(update={"call_timeout_s": 0.05, "max_tokens_total": 45})
+    trace = run(task, three, double(differing(), before=hang), limited)
+    assert [f.phase for f in trace.failures] == ["propose", "critique", "critique"]
+    assert "25 of max_tokens_total=45" in trace.failures[1].message
 
 
 @pytest.mark.parametrize("config", [SingleConfig(), VoteConfig(samples_per_member=2), CouncilConfig()])

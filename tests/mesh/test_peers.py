@@ -69,6 +69,8 @@ def test_in_little_room_the_strongest_answers_against_ones_own_come_first() -> N
     for seed in range(20):
         (shown,) = read_peers("NAME-ONE", 1, held, "number", Room(1, 50), seed).shown
         assert (shown.answer, shown.supporters) == ("3", 2)
+        (shown,) = read_peers("NAME-ONE", 1, _held(["1", "1", "1", "3"]), "number", Room(1, 50), seed).shown
+        assert (shown.answer, shown.supporters) == ("3", 1)
 
 
 def test_the_opponent_is_the_answer_that_most_peers_hold_against_ones_own() -> None:

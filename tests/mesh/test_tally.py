@@ -56,6 +56,8 @@ def test_an_abstention_lowers_the_confidence_and_is_no_dissent() -> None:
 def test_a_tie_goes_to_more_families_then_more_members_then_the_earlier_seat() -> None:
     families = [_proposal("1", "a", "f"), _proposal("1", "b", "f"), _proposal("2", "c", "f"), _proposal("2", "d", "g")]
     assert (plurality(families, "number").answer, plurality(families, "number").tied) == ("2", True)
+    outnumbered = [*(_proposal("1", m, "f") for m in "abc"), *(_proposal("2", m, m) for m in "fgf")]
+    assert plurality(outnumbered, "number").answer == "2"
     members = [_proposal("1", "a"), _proposal("1", "a", sample=1), _proposal("2", "b"), _proposal("2", "c")]
     assert plurality(members, "number").answer == "2"
     seats = [_proposal("2", "a"), _proposal("1", "b")]
@@ -119,6 +121,12 @@ def test_a_member_has_one_vote_however_often_it_votes() -> None:
     proposals = [_proposal("1", "a"), _proposal("2", "b")]
     votes = [_vote("1", "a"), _vote("1", "c"), *[_vote("2", "b")] * 9]
     assert tally_votes(votes, proposals, "number").answer == "1"
+
+
+def test_of_contradictory_votes_the_first_counts() -> None:
+    proposals = [_proposal("1", "a"), _proposal("2", "b")]
+    votes = [_vote("1", "a"), _vote("2", "b"), _vote("2", "c"), _vote("1", "b"), _vote("1", "c")]
+    assert tally_votes(votes, proposals, "number").answer == "2"
 
 
 @given(st.lists(st.sampled_from(["1", "2", "3", "x"]), max_size=4))
