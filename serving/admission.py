@@ -1,0 +1,221 @@
+"""What makes an adapter admissible: a plain LoRA for exactly this base model, in a safe file, with finite values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memory.ledger import read_json
+from memory.types import Record, content_hash
+from serving.safetensors_header import HeaderError, TensorInfo, read_header
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+README_FILE = "README.md"
+PREFIX = "base_model.model."
+MAX_TENSORS = 100_000
+# vLLM refuses adapters on these, and PEFT merges them wrongly.
+FORBIDDEN_LAYERS = ("lm_head", "embed_tokens")
+# Settings that make something else than a plain LoRA of them, with the only value that is admitted (or its absence).
+PLAIN = {
+    **{"bias": "none", "modules_to_save": None, "use_dora": False, "use_rslora": False, "lora_bias": False},
+    **{"fan_in_fan_out": False, "layer_replication": None, "trainable_token_indices": None, "target_parameters": None},
+    **{"use_qalora": False, "use_bdlora": None, "alora_invocation_tokens": None, "auto_mapping": None},
+    **{"exclude_modules": None, "layers_to_transform": None, "arrow_config": None, "velora_config": None},
+    **{"monteclora_config": None, "kasa_config": None, "megatron_config": None, "lora_ga_config": None},
+}
+SAFE_INITS = (True, False, "gaussian", "orthogonal", "eva")
+
+
+class BaseModelShape(Record):
+    """What an adapter must fit: the weight matrices of a base model by module name, each (out, in)."""
+
+    name: str = Field(description="for people: name of the model directory")
+    fingerprint: str = Field(description="hash over names, shapes and content hashes of the weights")
+    matrices: dict[str, tuple[int, int]]
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> BaseModelShape:
+        """Reads the headers of every safetensors file in a model directory; no tensor is loaded.
+
+        The fingerprint takes the content hashes from the store's manifest, if there is one, so that two models of
+        one shape are told apart; without a manifest it can only take names, shapes and the first and last MiB.
+
+        Raises:
+            HeaderError: a file is malformed. FileNotFoundError: there is no safetensors file.
+        """
+        files = sorted(directory.glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"{directory}: expected *.safetensors files, found none")
+        tensors: dict[str, TensorInfo] = {}
+        for file in files:
+            tensors |= read_header(file)
+        matrices = {
+            name.removesuffix(".weight"): (info.shape[0], info.shape[1])
+            for name, info in tensors.items()
+            if name.endswith(".weight") and len(info.shape) == 2
+        }
+        shapes = {name: [info.dtype, *info.shape] for name, info in tensors.items()}
+        contents = {file.name: _content_sign(file) for file in files}
+        return cls(
+            name=directory.name, fingerprint=content_hash({"shapes": shapes, "files": contents}), matrices=matrices
+        )
+
+
+class LoraConfig(BaseModel):
+    """The keys of adapter_config.json that mean something to a plain LoRA; the rest is checked apart, then dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    peft_type: str = Field(pattern="^LORA$")
+    task_type: str | None = Field(default="CAUSAL_LM", pattern="^CAUSAL_LM$")
+    r: int = Field(ge=1, le=512)
+    lora_alpha: float = Field(ge=0, le=8192, allow_inf_nan=False)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] = Field(min_length=1, max_length=256)
+
+    def canonical(self, base_name: str) -> dict[str, Any]:
+        """The configuration that is stored: what PEFT and vLLM need to load it, nothing else."""
+        alpha = int(self.lora_alpha) if self.lora_alpha == int(self.lora_alpha) else self.lora_alpha
+        return {
+            "base_model_name_or_path": base_name,
+            "bias": "none",
+            "inference_mode": True,
+            "lora_alpha": alpha,
+            "lora_dropout": self.lora_dropout,
+            "peft_type": "LORA",
+            "r": self.r,
+            "target_modules": sorted(set(self.target_modules)),
+            "task_type": "CAUSAL_LM",
+        }
+
+
+class AdapterFacts(Record):
+    """What the examination found out about an admissible adapter."""
+
+    config: LoraConfig
+    num_parameters: int
+
+
+def examine(directory: Path, base: BaseModelShape, *, max_rank: int) -> tuple[AdapterFacts | None, tuple[str, ...]]:
+    """Facts about the adapter in `directory`, and every reason to refuse it (none: it is admissible)."""
+    config, reasons = _examine_config(directory / CONFIG_FILE, max_rank)
+    weights = directory / WEIGHTS_FILE
+    try:
+        tensors = read_header(weights)
+    except HeaderError as error:
+        return None, (*reasons, str(error))
+    if config is None:
+        return None, tuple(reasons)
+    reasons += _examine_tensors(tensors, base, config)
+    if not reasons:
+        reasons += _not_finite(weights, tensors)
+    num_parameters = sum(int(np.prod(info.shape)) for info in tensors.values())
+    return AdapterFacts(config=config, num_parameters=num_parameters), tuple(reasons)
+
+
+def _examine_config(file: Path, max_rank: int) -> tuple[LoraConfig | None, list[str]]:
+    try:
+        raw = read_json(file)
+    except (ValueError, RecursionError) as error:
+        return None, [str(error)]
+    if not isinstance(raw, dict):
+        return None, [f"{file.name}: expected a JSON object, got {type(raw).__name__}"]
+    reasons = [
+        f"{file.name}: {key}: expected {allowed!r}, got {str(raw[key])[:60]!r}"
+        for key, allowed in PLAIN.items()
+        if raw.get(key, allowed) not in (allowed, None)
+    ]
+    for key in ("rank_pattern", "alpha_pattern"):
+        if raw.get(key):
+            reasons.append(f"{file.name}: {key}: expected one rank for all layers, got {str(raw[key])[:60]}")
+    if raw.get("init_lora_weights", True) not in SAFE_INITS:
+        reasons.append(f"{file.name}: init_lora_weights: expected one that leaves the base alone")
+    try:
+        config = LoraConfig.model_validate(raw)
+    except ValidationError as error:
+        return None, [*reasons, *(f"{file.name}: {_where(item)}: {item['msg']}" for item in error.errors())]
+    if config.r > max_rank:
+        reasons.append(f"{file.name}: r: expected at most {max_rank}, got {config.r}; raise the engine's max_lora_rank")
+    return config, reasons
+
+
+def _where(item: Any) -> str:
+    return ".".join(str(part) for part in item["loc"])
+
+
+def _examine_tensors(tensors: dict[str, TensorInfo], base: BaseModelShape, config: LoraConfig) -> list[str]:
+    if not tensors or len(tensors) > MAX_TENSORS:
+        return [f"{WEIGHTS_FILE}: expected 1 to {MAX_TENSORS} tensors, got {len(tensors)}"]
+    reasons, sides = [], dict[str, set[str]]()
+    for name, info in tensors.items():
+        module, side = _split(name)
+        if side is None:
+            reasons.append(f"{name[:120]!r}: expected a name like {PREFIX}<module>.lora_A.weight")
+            continue
+        sides.setdefault(module, set()).add(side)
+        reason = _misfit(module, side, info, base, config)
+        if reason:
+            reasons.append(f"{name}: {reason}")
+    reasons += [f"{module}: expected both lora_A and lora_B" for module, found in sides.items() if len(found) == 1]
+    return reasons
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """(module, 'A' or 'B') of a tensor name; side None if it is no LoRA weight."""
+    for side in ("A", "B"):
+        suffix = f".lora_{side}.weight"
+        if name.startswith(PREFIX) and name.endswith(suffix):
+            return name.removeprefix(PREFIX).removesuffix(suffix), side
+    return name, None
+
+
+def _misfit(module: str, side: str, info: TensorInfo, base: BaseModelShape, config: LoraConfig) -> str | None:
+    layer = module.rpartition(".")[2]
+    if layer in FORBIDDEN_LAYERS:
+        return f"adapters on {layer} are not admitted; train without it"
+    if not any(module == target or module.endswith(f".{target}") for target in config.target_modules):
+        return f"expected one of target_modules {', '.join(sorted(config.target_modules))}"
+    if module not in base.matrices:
+        return f"expected a weight matrix of {base.name}, which has none of that name"
+    if info.dtype not in ("F32", "F16", "BF16"):
+        return f"expected F32, F16 or BF16, got {info.dtype}"
+    num_out, num_in = base.matrices[module]
+    expected = (config.r, num_in) if side == "A" else (num_out, config.r)
+    if info.shape != expected:
+        return f"expected shape {expected}, got {info.shape}"
+    return None
+
+
+def _not_finite(file: Path, tensors: dict[str, TensorInfo]) -> list[str]:
+    """A reason for every tensor that holds NaN or infinity."""
+    reasons = []
+    with file.open("rb") as handle:
+        for name, info in tensors.items():
+            handle.seek(info.begin)
+            data = handle.read(info.end - info.begin)
+            if info.dtype == "BF16":
+                # numpy has no bfloat16: all eight exponent bits set means infinity or NaN.
+                finite = bool(np.all(np.frombuffer(data, np.dtype("<u2")) & 0x7F80 != 0x7F80))
+            else:
+                finite = bool(np.all(np.isfinite(np.frombuffer(data, "<f4" if info.dtype == "F32" else "<f2"))))
+            if not finite:
+                reasons.append(f"{name}: expected finite values, found NaN or infinity")
+    return reasons
+
+
+def _content_sign(file: Path) -> str:
+    """Content hash of a weights file, from the manifest beside it, else of its ends and length."""
+    manifest = file.parent / "manifest.json"
+    if manifest.is_file():
+        listed = read_json(manifest)["files"].get(file.name)
+        if listed is not None:
+            return str(listed["sha256"])
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        head = handle.read(1 << 20)
+        handle.seek(max(0, size - (1 << 20)))
+        return content_hash([size, head.hex(), handle.read().hex()])
