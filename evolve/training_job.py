@@ -1,0 +1,130 @@
+"""What a training job is given and what it reports, as records that need no training library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from evolve.recipes import Recipe, TrainingRow
+from memory.ledger import publish_json, read_record
+from memory.types import Record, content_hash
+
+REPORT_NAME = "training_report.json"
+ADAPTER_NAME = "adapter"
+SMOOTHING_STEPS = 5
+DIVERGENCE_FACTOR = 2.0
+
+
+class TrainingJob(Record):
+    """Everything that a worker needs to train one adapter."""
+
+    base_name: str = Field(description="name of the base model, as written into the adapter; never a path")
+    base_dir: str = Field(description="directory of the base model on the worker")
+    recipe: Recipe
+    rows: tuple[TrainingRow, ...]
+    seed: int
+    out_dir: str = Field(description="directory of this job's results, on storage that driver and worker share")
+
+    @property
+    def digest(self) -> str:
+        """Hash of what determines the result: all but where things lie on this machine."""
+        return content_hash(self.model_dump(mode="json", exclude={"base_dir", "out_dir"}))
+
+    @property
+    def data_digest(self) -> str:
+        """Hash of the rows alone."""
+        return content_hash([row.model_dump(mode="json") for row in self.rows])
+
+
+class TrainingProgress(Record):
+    """How far a job is."""
+
+    recipe: str
+    step: int
+    num_steps: int
+    loss: float | None = Field(default=None, description="loss of the last finished step; None before the first")
+    seconds: float = Field(description="wall seconds since the job's first sign of life")
+
+
+class TrainingReport(Record):
+    """What came of a job. A quarantined candidate is never evaluated, seated or trained from."""
+
+    job: str = Field(description="digest of the job")
+    recipe: str
+    base_name: str
+    status: Literal["ok", "quarantined"]
+    reason: str = Field(default="", description="why it was quarantined; empty when ok")
+    losses: tuple[float, ...] = Field(default=(), description="mean loss per learned token, one number a step")
+    num_rows: int = Field(default=0, description="rows learned from")
+    num_rows_too_long: int = Field(default=0, description="rows left out because they exceed max_length")
+    trained_tokens: int = Field(default=0, description="tokens of all rows seen, prompts included, every pass counted")
+    computed_tokens: int = Field(default=0, description="tokens that went through the model: shared beginnings once")
+    learned_tokens: int = Field(default=0, description="tokens the loss was taken over")
+    seconds: float = Field(default=0.0, description="wall seconds of the optimizer steps, without loading")
+    load_seconds: float = Field(default=0.0, description="wall seconds of loading and tokenising")
+    flops: float = Field(
+        default=0.0, description="estimate: 4 per weight and computed token (the base gets no gradient)"
+    )
+    base_dtype: str = ""
+    adapter_dir: str | None = Field(default=None, description="None when quarantined")
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that were taken."""
+        return len(self.losses)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Trained tokens a second; 0 where nothing was timed."""
+        return self.trained_tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def quarantined(job: TrainingJob, reason: str) -> TrainingReport:
+    """The report of a job that gave no usable adapter."""
+    return TrainingReport(
+        job=job.digest, recipe=job.recipe.name, base_name=job.base_name, status="quarantined", reason=reason
+    )
+
+
+def diverged(losses: Sequence[float]) -> str | None:
+    """Why these losses disqualify a candidate, or None.
+
+    A loss that is not finite does, and so does a last stretch (mean of up to 5 steps) above twice the first stretch.
+    """
+    for step, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            return f"loss is {loss} at step {step}"
+    width = min(SMOOTHING_STEPS, len(losses) // 2)
+    if width == 0:
+        return None
+    first, last = sum(losses[:width]) / width, sum(losses[-width:]) / width
+    if last > DIVERGENCE_FACTOR * first:
+        return (
+            f"loss rose from {first:.4g} to {last:.4g} (mean of {width} steps), more than {DIVERGENCE_FACTOR:g} times"
+        )
+    return None
+
+
+def publish_report(job: TrainingJob, report: TrainingReport) -> None:
+    """Make the report durable beside the adapter; a job with a report is finished."""
+    publish_json(Path(job.out_dir) / REPORT_NAME, report)
+
+
+def finished_report(job: TrainingJob) -> TrainingReport | None:
+    """The report that an earlier run left for this very job; None: not finished, or another job's.
+
+    An "ok" report counts only while its adapter is there.
+    """
+    path = Path(job.out_dir) / REPORT_NAME
+    if not path.is_file():
+        return None
+    report = read_record(path, TrainingReport)
+    if report.job != job.digest:
+        return None
+    if report.adapter_dir is not None and not (Path(job.out_dir) / ADAPTER_NAME).is_dir():
+        return None
+    return report
