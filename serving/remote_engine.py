@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mesh.engine import EngineError
 from mesh.types import Completion, Member, Message, Profile, Sampling
+from serving.adapters import Adapter
 from serving.config import RemoteSpec
 from serving.remote_client import RemoteClient, RequestRefused
 from serving.remote_wire import Reply, request_of
 from serving.sanitise import sanitise
-
-if TYPE_CHECKING:
-    from serving.adapters import Adapter
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = 4

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from mesh.engine import EngineError
 from mesh.types import Completion, Member, Message, Profile, Sampling
+from serving.adapters import Adapter, BaseModelShape
 from serving.config import ScriptedSpec
 from serving.scripted_prompt import Prompt, read_prompt
 from serving.scripted_solver import Operation, draw, near_miss, pick, solve
-
-if TYPE_CHECKING:
-    from serving.adapters import Adapter
 
 FAVOUR = 0.8
 """Probability of the label it favours in a choice; the other labels share the rest."""
@@ -30,7 +27,9 @@ class ScriptedEngine:
     """
 
     def __init__(self, spec: ScriptedSpec) -> None:
+        """Reads the shapes in `spec.base_shape`, if there is one; raises as `BaseModelShape.from_directory` does."""
         self.spec = spec
+        self._base = None if spec.base_shape is None else BaseModelShape.from_directory(spec.base_shape).fingerprint
         self._adapters: dict[str, Adapter] = {}
         self._skills = {entry.operation: entry.skill for entry in spec.skills}
 
@@ -86,7 +85,12 @@ class ScriptedEngine:
         )
 
     async def load_adapter(self, adapter: Adapter) -> float:
-        """Makes members with this adapter usable; 0 seconds. Raises EngineError if its rank is too large."""
+        """Makes members with this adapter usable; 0 seconds. Raises EngineError for another base or a large rank."""
+        if self._base is not None and adapter.base != self._base:
+            raise EngineError(
+                f"engine {self.spec.name!r}: expected an adapter for base {self._base[:12]}, got one for "
+                f"{adapter.base[:12]} ({adapter.hash[:12]}); train it on {self.spec.base_shape}"
+            )
         if adapter.rank > self.spec.max_lora_rank:
             raise EngineError(
                 f"engine {self.spec.name!r}: expected an adapter of rank at most {self.spec.max_lora_rank}, got "

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-from serving.adapters import Adapter
+from safetensors.numpy import save_file
 
 from mesh.engine import EngineError
 from mesh.parse import parse_answer
 from mesh.propose import proposal_messages
 from mesh.types import Completion, Member, Message, Part, Sampling, Task
 from mesh.vote import vote_messages
+from serving.adapters import Adapter, BaseModelShape
 from serving.config import ScriptedSkill, ScriptedSpec
 from serving.scripted_engine import ScriptedEngine
 from tests.contract.engine_contract import ADAPTER_CONTRACT, CONTRACT, AdapterCheck, Check
@@ -73,6 +76,15 @@ def test_adapter_of_too_large_a_rank_is_refused() -> None:
     adapter: Adapter = adapter_record("a", rank=64)
     with pytest.raises(EngineError, match="rank at most 16, got 64"):
         asyncio.run(engine().load_adapter(adapter))
+
+
+def test_adapter_of_another_base_is_refused_where_a_base_is_named(tmp_path: Path) -> None:
+    save_file({"layer.weight": np.zeros((4, 2), np.float32)}, tmp_path / "model.safetensors")
+    strict = engine(base_shape=tmp_path)
+    fitting = adapter_record("a").model_copy(update={"base": BaseModelShape.from_directory(tmp_path).fingerprint})
+    asyncio.run(strict.load_adapter(fitting))
+    with pytest.raises(EngineError, match="expected an adapter for base"):
+        asyncio.run(strict.load_adapter(adapter_record("b")))
 
 
 def test_loading_is_recorded_and_a_restart_forgets_it() -> None:
