@@ -1,0 +1,212 @@
+"""Is this answer right? The only place where an answer meets its key; and can the one who says so be fooled?"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from pydantic import Field
+
+from evolve.problem_config import ExactVerifier, NumericVerifier
+from evolve.problem_types import Problem, ReasoningGymVerifier
+from evolve.scorer import GymScorer
+from evolve.verifiers import is_exact, is_full_score, is_numeric
+from memory.types import Evidence, Record, content_hash
+from mesh.parse import parse_answer
+from mesh.types import Outcome
+
+MAX_ANSWER_CHARS = 4000
+CONSTANTS = ("0", "1", "2", "yes", "no")
+MAX_AUDITED = 200  # items a type; enough to see one answer in twenty
+TOLERATED_EMPTY = 0.0
+TOLERATED_ECHO = 0.05
+TOLERATED_CONSTANT = 0.3
+
+
+class Incident(Record):
+    """An answer that could not be checked; it counts as wrong, and its evidence says 'unknown'."""
+
+    task_id: str
+    answer: str
+    reason: str
+
+
+class Judge:
+    """Judges answers, each distinct one once. A context manager: leaving it ends the scoring process.
+
+    Safe to share between threads; calls take turns.
+    """
+
+    def __init__(self, *, timeout_s: float = 2.0, scorer: GymScorer | None = None) -> None:
+        """`timeout_s` is the longest a scorer may take over one answer; `scorer` stands in for the usual one."""
+        self._scorer = scorer or GymScorer(timeout_s=timeout_s)
+        self._known: dict[tuple[str, str, str | None], Outcome] = {}
+        self._incidents: list[Incident] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the scoring process; a later call starts a new one."""
+        with self._lock:
+            self._scorer.close()
+
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """Every answer that could not be checked so far, with the reason."""
+        return tuple(self._incidents)
+
+    def judge(self, problem: Problem, answer: str | None) -> Outcome:
+        """The outcome of one answer; None (an abstention) is never correct.
+
+        A scorer that hangs, dies or raises makes the answer wrong with the verdict 'unknown', and an incident.
+
+        Raises:
+            ScorerError: the scoring process cannot be started at all.
+        """
+        with self._lock:
+            known = (problem.task.id, problem.key, answer)
+            if known not in self._known:
+                self._known[known] = self._check(problem, answer)
+            return self._known[known]
+
+    def judge_many(self, items: Iterable[tuple[Problem, str | None]]) -> list[Outcome]:
+        """Outcomes in the order of `items`."""
+        return [self.judge(problem, answer) for problem, answer in items]
+
+    def _check(self, problem: Problem, answer: str | None) -> Outcome:
+        correct: bool | None = False
+        if answer is not None:
+            correct, reason = self._verify(problem, answer)
+            if correct is None:
+                self._incidents.append(Incident(task_id=problem.task.id, answer=answer[:200], reason=reason))
+        return Outcome(
+            task_id=problem.task.id,
+            task_type=problem.task.type,
+            answer=answer,
+            correct=bool(correct),
+            evidence=Evidence(
+                verifier=verifier_name(problem),
+                verdict="unknown" if correct is None else "passed" if correct else "failed",
+                # Without the reference: where few answers are possible, a hash of the key gives the key away.
+                digest=content_hash({"task": problem.task.id, "answer": answer}),
+            ),
+        )
+
+    def _verify(self, problem: Problem, answer: str) -> tuple[bool | None, str]:
+        """(correct, reason); None: nobody knows, for the reason."""
+        verifier = problem.verifier
+        if len(answer) > MAX_ANSWER_CHARS:
+            return False, ""
+        if isinstance(verifier, ExactVerifier):
+            return is_exact(answer, problem.reference, verifier), ""
+        if isinstance(verifier, NumericVerifier):
+            return is_numeric(answer, problem.reference, verifier), ""
+        said = self._scorer.score(
+            family=verifier.family, settings=verifier.settings, entry=verifier.entry, answer=answer
+        )
+        return (None, said.reason) if said.score is None else (is_full_score(said.score), "")
+
+
+def verifier_name(problem: Problem) -> str:
+    """Name of the check, as evidence carries it: 'exact', 'numeric' or 'reasoning_gym:FAMILY'."""
+    if isinstance(problem.verifier, ReasoningGymVerifier):
+        return f"reasoning_gym:{problem.verifier.family}"
+    return problem.verifier.kind
+
+
+class Probe(Record):
+    """One kind of answer, tried on the items of one task type."""
+
+    task_type: str
+    probe: str = Field(description="'reference', 'empty', 'echo', 'echo, parsed', or a constant in quotes")
+    accepted: int
+    n: int
+
+    @property
+    def rate(self) -> float:
+        """Share of the items on which it was accepted."""
+        return self.accepted / self.n if self.n else 0.0
+
+
+class VerifierAudit(Record):
+    """What the verifiers accept, and in plain sentences what is wrong with that."""
+
+    probes: tuple[Probe, ...]
+    problems: tuple[str, ...] = Field(description="one sentence for every finding; empty: nothing to complain about")
+
+
+def verifier_audit(problems: Sequence[Problem], judge: Judge) -> VerifierAudit:
+    """Try references, constants, the empty answer and the echoed question on up to 200 items of each type."""
+    probes: list[Probe] = []
+    for task_type, items in _by_type(problems).items():
+        probes.extend(_probe_type(task_type, items[:MAX_AUDITED], judge))
+    return VerifierAudit(probes=tuple(probes), problems=tuple(filter(None, map(_complaint, probes))))
+
+
+def best_constant(problems: Sequence[Problem], judge: Judge, *, num_candidates: int = 5) -> tuple[str, float]:
+    """The single answer that is right most often, whatever is asked, and its accuracy in 0..1.
+
+    Candidates are the most frequent references and some common words, judged like any answer. It is chosen on the
+    very items it is scored on, so it flatters the constant and not the mesh. Give the problems of one task type.
+
+    Raises:
+        ValueError: no problems.
+    """
+    if not problems:
+        raise ValueError("expected problems to find the best constant answer of, got none")
+    candidates = dict.fromkeys([*_frequent(problems, num_candidates), *CONSTANTS])
+    correct = {answer: sum(judge.judge(problem, answer).correct for problem in problems) for answer in candidates}
+    best = max(candidates, key=lambda answer: correct[answer])
+    return best, correct[best] / len(problems)
+
+
+def _by_type(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
+    grouped: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        grouped[problem.task.type].append(problem)
+    return dict(grouped)
+
+
+def _frequent(items: Sequence[Problem], count: int) -> list[str]:
+    return [answer for answer, _ in Counter(problem.reference for problem in items).most_common(count)]
+
+
+def _probe_type(task_type: str, items: Sequence[Problem], judge: Judge) -> list[Probe]:
+    answers: dict[str, list[str | None]] = {
+        "reference": [problem.reference for problem in items],
+        "empty": ["" for _ in items],
+        "echo": [problem.task.question for problem in items],
+        "echo, parsed": [parse_answer(p.task.question, p.task.answer_kind) for p in items],
+    }
+    for constant in dict.fromkeys([*CONSTANTS, *_frequent(items, 1)]):
+        answers[f"'{constant}'"] = [constant for _ in items]
+    return [
+        Probe(
+            task_type=task_type,
+            probe=probe,
+            accepted=sum(outcome.correct for outcome in judge.judge_many(zip(items, tried, strict=True))),
+            n=len(items),
+        )
+        for probe, tried in answers.items()
+    ]
+
+
+def _complaint(probe: Probe) -> str | None:
+    where, rate = f"in {probe.rate:.0%} of {probe.n} items", probe.rate
+    if probe.probe == "reference":
+        return None if rate == 1.0 else f"{probe.task_type} accepts its own reference answer only {where}"
+    if probe.probe == "empty":
+        return f"{probe.task_type} accepts the empty answer {where}" if rate > TOLERATED_EMPTY else None
+    if probe.probe.startswith("echo"):
+        how = " (as it is parsed)" if probe.probe == "echo, parsed" else ""
+        return f"{probe.task_type} accepts the echoed question{how} {where}" if rate > TOLERATED_ECHO else None
+    return f"{probe.task_type} accepts the constant {probe.probe} {where}" if rate > TOLERATED_CONSTANT else None
