@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
-from serving.adapters import Adapter, AdapterHost
 
 from mesh.engine import Engine, EngineError
 from mesh.propose import proposal_messages
 from mesh.types import Demonstration, Member, Message, Part, Sampling, Task
 from mesh.vote import vote_messages
+from serving.adapters import Adapter, AdapterHost
 
 SHORT = Sampling(temperature=0.0, max_tokens=16)
 FREE = Sampling(temperature=1.0, max_tokens=16)
@@ -25,8 +26,8 @@ ABSENT = "0" * 64
 LABEL_TOLERANCE = 0.02
 """Two runs of one choice may differ by rounding (bf16, another batch, the prefix cache), not by more."""
 
-Check = Callable[[Engine, Member], Awaitable[None]]
-AdapterCheck = Callable[[Engine, Member, Adapter], Awaitable[None]]
+Check = Callable[[Engine, Member], Coroutine[Any, Any, None]]
+AdapterCheck = Callable[[Engine, Member, Adapter], Coroutine[Any, Any, None]]
 
 
 def ask(question: str, *demonstrations: Demonstration) -> tuple[Message, ...]:
