@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from memory.embed import Vectors
 from memory.ledger import publish_bytes, publish_json, read_record
-from memory.types import Record
+from memory.types import Record, content_hash
 
 Rows = NDArray[np.int64]
 
@@ -41,6 +41,12 @@ class _Manifest(Record):
     file: str
     sha256: str
     coverage: Coverage
+    seal: str
+
+    @staticmethod
+    def sealed(file: str, sha256: str, coverage: Coverage) -> _Manifest:
+        body = {"format": _FORMAT, "file": file, "sha256": sha256, "coverage": coverage.model_dump(mode="json")}
+        return _Manifest(format=_FORMAT, file=file, sha256=sha256, coverage=coverage, seal=content_hash(body))
 
 
 class VectorIndex:
@@ -69,6 +75,8 @@ class VectorIndex:
         if limit <= 0:
             return []
         chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))  # type: ignore[call-arg]
+        # One query gains nothing from OpenMP, and its waiting threads cost 20 ms on a busy machine. Per calling thread.
+        faiss.omp_set_num_threads(1)
         scores, ids = self._index.search(query[np.newaxis], limit, params=chosen)
         found = [(int(row), float(score)) for row, score in zip(ids[0], scores[0], strict=True) if row >= 0]
         return sorted(found, key=lambda hit: (-hit[1], hit[0]))
@@ -78,8 +86,7 @@ class VectorIndex:
         data = faiss.serialize_index(self._index).tobytes()
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.faiss"
         digest = publish_bytes(directory / name, data)
-        manifest = _Manifest(format=_FORMAT, file=name, sha256=digest, coverage=coverage)
-        publish_json(directory / _MANIFEST, manifest)
+        publish_json(directory / _MANIFEST, _Manifest.sealed(name, digest, coverage))
         for old in directory.glob("*.faiss"):
             if old.name != name:
                 old.unlink(missing_ok=True)
@@ -96,8 +103,9 @@ class VectorIndex:
         except (OSError, ValueError):
             return None
         coverage = manifest.coverage
-        expected = (_FORMAT, embedder, dim, hashlib.sha256(data).hexdigest())
-        if (manifest.format, coverage.embedder, coverage.dim, manifest.sha256) != expected:
+        if manifest != _Manifest.sealed(manifest.file, hashlib.sha256(data).hexdigest(), coverage):
+            return None
+        if (coverage.embedder, coverage.dim) != (embedder, dim):
             return None
         loaded = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
         if not isinstance(loaded, faiss.IndexIDMap2) or (loaded.d, loaded.ntotal) != (dim, coverage.num_vectors):

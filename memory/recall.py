@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import fsum
 from typing import Literal, NamedTuple
 
 from memory.types import Evidence, Experience, Kind, Recollection
@@ -65,16 +66,15 @@ def fuse(lanes: Mapping[Lane, Sequence[int]], k: int = RRF_K) -> list[Fused]:
     for lane, rows in lanes.items():
         for rank, row in enumerate(rows, start=1):
             ranks.setdefault(row, {}).setdefault(lane, rank)
-    fused = [Fused(row, sum(1.0 / (k + rank) for rank in places.values()), places) for row, places in ranks.items()]
+    # fsum: the order of the lanes must not decide between equals through rounding.
+    fused = [Fused(row, fsum(1.0 / (k + rank) for rank in places.values()), places) for row, places in ranks.items()]
     return sorted(fused, key=lambda candidate: (-candidate.score, candidate.row))
 
 
 def is_relevant(candidate: Candidate, min_similarity: float) -> bool:
     """Near enough to the query by meaning or by words, or reached from a problem that was."""
-    if candidate.via is not None and "graph" in candidate.fused.ranks:
-        return True
     near = candidate.similarity is not None and candidate.similarity >= min_similarity
-    return near or candidate.overlap >= MIN_OVERLAP
+    return near or candidate.overlap >= MIN_OVERLAP or candidate.via is not None
 
 
 def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], limit: int) -> list[Recollection]:
