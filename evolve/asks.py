@@ -1,0 +1,83 @@
+"""What is asked of whom: from problems and seats to the deliberations of a stage."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from evolve.config import RunConfig
+from evolve.lab import Ask
+from evolve.problem_types import Problem
+from memory.types import Recollection
+from mesh.config import CouncilConfig, VoteConfig
+from mesh.seeds import derive_seed
+from mesh.types import Member, Sampling
+
+Recall = Callable[[Problem], Sequence[Recollection]]
+
+
+def base_seats(config: RunConfig) -> tuple[Member, ...]:
+    """Generation 0: one seat for every engine, on its base model."""
+    return tuple(
+        Member(name=engine.name, engine=engine.name, family=engine.family) for engine in config.serving.engines
+    )
+
+
+def proposal_asks(
+    config: RunConfig, stage: str, problems: Iterable[Problem], members: Sequence[Member], num_samples: int
+) -> list[Ask]:
+    """First proposals of each member on its own for each problem, so that any set of seats can be replayed."""
+    return [
+        Ask(
+            key=f"{problem.task.id}/{member.name}",
+            task=problem.task,
+            members=(member,),
+            protocol=VoteConfig(samples_per_member=num_samples, **_limits(config, problem)),
+            seed=derive_seed(config.seed, stage),
+        )
+        for problem in problems
+        for member in members
+    ]
+
+
+def council_asks(
+    config: RunConfig,
+    stage: str,
+    problems: Iterable[Problem],
+    members: Sequence[Member],
+    recall: Recall = lambda _: (),
+) -> list[Ask]:
+    """Full councils of all members together."""
+    talk = config.deliberation.model_dump(exclude={"kind", "sampling", "call_timeout_s", "max_tokens_total"})
+    return [
+        Ask(
+            key=problem.task.id,
+            task=problem.task,
+            members=tuple(members),
+            protocol=CouncilConfig(**talk, **_limits(config, problem)),
+            seed=derive_seed(config.seed, stage),
+            recalled=tuple(recall(problem)),
+        )
+        for problem in problems
+    ]
+
+
+def first_of_each_type(problems: Iterable[Problem], num_items: int, *, skip: int = 0) -> list[Problem]:
+    """`num_items` problems of every task type, after `skip` of them; wraps around where a type has too few."""
+    by_type: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_type[problem.task.type].append(problem)
+    chosen = []
+    for items in by_type.values():
+        wanted = min(num_items, len(items))
+        chosen += [items[(skip + offset) % len(items)] for offset in range(wanted)]
+    return chosen
+
+
+def _limits(config: RunConfig, problem: Problem) -> dict[str, object]:
+    sampling: Sampling = config.deliberation.sampling
+    return {
+        "sampling": sampling.model_copy(update={"max_tokens": problem.max_tokens}),
+        "call_timeout_s": config.deliberation.call_timeout_s,
+        "max_tokens_total": config.deliberation.max_tokens_total,
+    }

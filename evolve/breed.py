@@ -1,0 +1,162 @@
+"""From verified traces to candidates: curate, train, admit, load into the running engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from evolve.credit import credit
+from evolve.curate import Curated, curate
+from evolve.harvest import Harvest
+from evolve.lab import Lab
+from evolve.lineage import Generation, seat
+from evolve.problem_types import ProblemSet
+from evolve.recipes import Recipe, RowSelection, recipes_for, rows_for
+from evolve.splits import Split
+from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport
+from evolve.workers import run_jobs
+from memory.ledger import publish_bytes
+from memory.types import Record
+from mesh.types import Member
+from serving.adapters import AdapterRefused
+
+
+class Candidate(Record):
+    """A trained adapter that was admitted and sits in a running engine, waiting to be measured."""
+
+    member: Member
+    recipe: Recipe
+    data_digest: str = Field(description="hash of the rows it learned from")
+    parents: tuple[str, ...] = Field(default=(), description="adapters whose traces it learned from")
+
+
+class Brood(Record):
+    """All that a generation tried to breed, successes and failures."""
+
+    curated: Curated
+    selections: dict[str, RowSelection] = Field(description="recipe to the rows it learned from")
+    reports: tuple[TrainingReport, ...] = Field(default=(), description="every job, quarantined ones included")
+    candidates: tuple[Candidate, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict, description="recipe to why there is no candidate of it")
+
+
+class _Trained(Record):
+    reports: tuple[TrainingReport, ...]
+
+
+class _Admitted(Record):
+    candidates: tuple[Candidate, ...]
+    refused: dict[str, str]
+
+
+async def breed(lab: Lab, generation: Generation, harvest: Harvest, problems: ProblemSet) -> Brood:
+    """One candidate for every recipe that has rows, trains, and passes admission; the reason for every other."""
+    config, number = lab.config, generation.number
+    directory = lab.directory / f"generation-{number}"
+    judged = harvest.judged.lookup()
+    train = problems.of(Split.TRAIN)
+
+    async def choose() -> Curated:
+        credits = credit(
+            [*harvest.proposals, *harvest.councils], lambda task, answer: judged.get((task, answer or ""), False)
+        )
+        return curate(credits, train, config.curation, held_out=problems.held_out_keys, seed=config.seed)
+
+    curated = await lab.journal.record(f"curate-generation-{number}", harvest.judged, Curated, choose)
+    _publish_examples(directory, curated)
+    recipes = recipes_for(
+        number + 1,
+        seat(generation),
+        config.recipes,
+        config.training,
+        task_types=sorted({p.task.type for p in train}),
+        seed=config.seed,
+    )
+    selections = {recipe.name: rows_for(recipe, curated.examples, config.recipes) for recipe in recipes}
+    refused = {name: chosen.refusal for name, chosen in selections.items() if chosen.refusal}
+    jobs = {r.name: _job(lab, r, selections[r.name], directory) for r in recipes if r.name not in refused}
+    reports = await _train(lab, number, list(jobs.values()))
+    admitted = await _admit(lab, generation, jobs, reports)
+    await lab.load_adapters(candidate.member for candidate in admitted.candidates)
+    return Brood(
+        curated=curated,
+        selections=selections,
+        reports=reports,
+        candidates=admitted.candidates,
+        refused=refused | admitted.refused,
+    )
+
+
+async def _train(lab: Lab, number: int, jobs: list[TrainingJob]) -> tuple[TrainingReport, ...]:
+    stage = f"generation {number} training"
+
+    async def work() -> _Trained:
+        if not jobs:
+            return _Trained(reports=())
+        await lab.fleet()  # training shares the cluster that the engines stand on
+        with lab.timed(stage):
+            lab.observer.stage(stage, 100 * len(jobs))
+            shares: dict[str, int] = {}
+
+            def hear(progress: TrainingProgress) -> None:
+                percent = 100 * progress.step // max(1, progress.num_steps)
+                lab.observer.advance(percent - shares.get(progress.recipe, 0))
+                shares[progress.recipe] = percent
+
+            return _Trained(reports=tuple(await run_jobs(jobs, lab.config.workers, hear)))
+
+    digests = [job.digest for job in jobs]
+    return (await lab.journal.record(f"train-generation-{number}", digests, _Trained, work)).reports
+
+
+async def _admit(
+    lab: Lab, generation: Generation, jobs: dict[str, TrainingJob], reports: tuple[TrainingReport, ...]
+) -> _Admitted:
+    """Admission checks on every adapter before an engine sees it."""
+    engines = {engine.name: engine for engine in lab.config.serving.engines}
+
+    async def work() -> _Admitted:
+        candidates, refused = [], {}
+        for report in reports:
+            if report.status != "ok" or report.adapter_dir is None:
+                refused[report.recipe] = f"quarantined: {report.reason}"
+                continue
+            job = jobs[report.recipe]
+            engine = engines[job.recipe.base]
+            assert engine.kind != "remote", "nothing is trained for a remote engine"
+            try:
+                adapter = lab.adapters.admit(
+                    Path(job.out_dir) / "adapter", lab.base_shape(engine), max_rank=engine.max_lora_rank
+                )
+            except AdapterRefused as error:
+                refused[report.recipe] = f"refused at admission: {'; '.join(error.reasons)}"
+                continue
+            member = Member(name=job.recipe.name, engine=engine.name, family=engine.family, adapter=adapter.hash)
+            parents = tuple(m.adapter for m in generation.seats if m.adapter is not None)
+            candidates.append(
+                Candidate(member=member, recipe=job.recipe, data_digest=job.data_digest, parents=parents)
+            )
+        return _Admitted(candidates=tuple(candidates), refused=refused)
+
+    name = f"admit-generation-{generation.number}"
+    return await lab.journal.record(name, [job.digest for job in jobs.values()], _Admitted, work)
+
+
+def _job(lab: Lab, recipe: Recipe, selection: RowSelection, directory: Path) -> TrainingJob:
+    name, base = lab.base_of(recipe.base)
+    return TrainingJob(
+        base_name=name,
+        base_dir=str(base),
+        recipe=recipe,
+        rows=selection.rows,
+        seed=recipe.seed,
+        out_dir=str((directory / "training" / recipe.name).resolve()),
+    )
+
+
+def _publish_examples(directory: Path, curated: Curated) -> None:
+    """What was learned from and what was not, one JSON a line, for people and other tools."""
+    for name, records in {"examples": curated.examples, "drops": curated.drops}.items():
+        text = "".join(record.model_dump_json() + "\n" for record in records)
+        publish_bytes(directory / f"{name}.jsonl", text.encode())

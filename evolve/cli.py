@@ -1,0 +1,201 @@
+"""The command line: every command in a line or two; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+
+class ExitCode(IntEnum):
+    """What the shell gets to know."""
+
+    OK = 0
+    FAILED = 1
+    BAD_CONFIG = 2
+    LOCKED = 3
+    MISSING = 4
+
+
+DEFAULT_CONFIG = Path("configs/quickstart.yaml")
+
+app = typer.Typer(
+    help="A mesh of local models of different families that deliberates, learns from its verified traces, "
+    "and measures whether that helped. Exit codes: 0 done, 1 failed, 2 bad configuration or input, "
+    "3 another process works there, 4 weights or files missing.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+memory_app = typer.Typer(help="What the mesh remembers of a run.", no_args_is_help=True)
+config_app = typer.Typer(help="Check, show and describe configurations.", no_args_is_help=True)
+app.add_typer(memory_app, name="memory")
+app.add_typer(config_app, name="config")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Config = Annotated[Path, typer.Argument(help="YAML configuration of a run.")]
+WithConfig = Annotated[Path, typer.Option("--config", "-c", help="Configuration that names engines and protocol.")]
+RunDir = Annotated[Path, typer.Argument(help="Directory of a run.")]
+FromRun = Annotated[Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")]
+
+
+@app.command()
+def evolve(
+    config: Config,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives, instead of run_dir.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run evolution generations; the same command continues a run that was cut off."""
+    from evolve.commands import evolve_command
+
+    _exit(lambda: evolve_command(config, run_dir, as_json=as_json))
+
+
+@app.command()
+def deliberate(
+    question: Annotated[str, typer.Argument(help="What to ask the mesh.")],
+    config: WithConfig = DEFAULT_CONFIG,
+    run: FromRun = None,
+    task_type: Annotated[str, typer.Option("--type", help="Task type, for memory and prompts.")] = "general",
+    number: Annotated[bool, typer.Option("--number", help="The answer is a number.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed, another draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Put one question to the full council and show the whole transcript."""
+    from evolve.commands import deliberate_command
+
+    kind = "number" if number else "text"
+    _exit(lambda: deliberate_command(config, run, question, (task_type, kind), seed, as_json=as_json))
+
+
+@app.command()
+def batch(
+    tasks: Annotated[Path, typer.Argument(help="JSONL or Parquet of tasks: question, and optionally id, type.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for answers, traces and errors.")],
+    config: WithConfig = DEFAULT_CONFIG,
+    run: FromRun = None,
+    as_json: Json = False,
+) -> None:
+    """Deliberate a file of tasks; the same command continues where it was cut off."""
+    from evolve.commands import batch_command
+
+    _exit(lambda: batch_command(config, run, tasks, out, as_json=as_json))
+
+
+@app.command()
+def report(run: RunDir, as_json: Json = False) -> None:
+    """Print a run's summary and where its report is; rebuild report.html if it is missing."""
+    from evolve.commands import report_command
+
+    _exit(lambda: report_command(run, as_json=as_json))
+
+
+@app.command()
+def models(
+    store: Annotated[Path, typer.Option(help="Model store.")] = Path("models"),
+    as_json: Json = False,
+) -> None:
+    """List prepared models and whether their files are intact."""
+    from evolve.commands import models_command
+
+    _exit(lambda: models_command(store, as_json=as_json))
+
+
+@app.command()
+def estimate(config: Config, as_json: Json = False) -> None:
+    """Work out tokens, time, disk and the detectable effect of a run, before it starts."""
+    from evolve.commands import estimate_command
+
+    _exit(lambda: estimate_command(config, as_json=as_json))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine can run and what is missing."""
+    from evolve.commands import doctor_command
+
+    _exit(lambda: doctor_command(as_json=as_json))
+
+
+@memory_app.command("search")
+def memory_search(
+    run: RunDir,
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    limit: Annotated[int, typer.Option(min=1, help="Most results.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Find experiences by meaning and by words."""
+    from evolve.memory_commands import search_command
+
+    _exit(lambda: search_command(run, text, limit, as_json=as_json))
+
+
+@memory_app.command("brief")
+def memory_brief(
+    run: RunDir,
+    words: Annotated[int, typer.Option(min=1, help="Length of the brief.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """What a new session should know, in so many words."""
+    from evolve.memory_commands import brief_command
+
+    _exit(lambda: brief_command(run, words, as_json=as_json))
+
+
+@memory_app.command("stats")
+def memory_stats(run: RunDir, as_json: Json = False) -> None:
+    """Count what is remembered."""
+    from evolve.memory_commands import stats_command
+
+    _exit(lambda: stats_command(run, as_json=as_json))
+
+
+@config_app.command("validate")
+def config_validate(config: Config, as_json: Json = False) -> None:
+    """Check a configuration; the first wrong key is named with the nearest right one."""
+    from evolve.commands import validate_command
+
+    _exit(lambda: validate_command(config, as_json=as_json))
+
+
+@config_app.command("show")
+def config_show(config: Config, as_json: Json = False) -> None:
+    """Print a configuration with every default filled in."""
+    from evolve.commands import show_command
+
+    _exit(lambda: show_command(config, as_json=as_json))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a configuration; editors complete and check YAML with it."""
+    from evolve.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point of the `evomesh` command."""
+    app()
+
+
+def _exit(command: Callable[[], None]) -> NoReturn:
+    """Run a command; a foreseeable error becomes one message on stderr and an exit code, not a traceback."""
+    from evolve.commands import foreseeable
+
+    kinds = foreseeable()
+    try:
+        command()
+    except tuple(kinds) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        code = next(code for kind, code in kinds.items() if isinstance(error, kind))
+        sys.exit(code)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; the same command continues here", fg="yellow", err=True)
+        sys.exit(130)
+    sys.exit(ExitCode.OK)

@@ -1,0 +1,202 @@
+"""The configuration of a run: what is served, what is asked, how it is learned from, and what may be promoted."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from evolve.problem_config import FileProblems, ProblemsConfig
+from evolve.training_config import LoraTraining, RecipesConfig, TrainingConfig, WorkersConfig
+from memory.config import MemoryConfig
+from memory.types import Record
+from mesh.config import CouncilConfig
+from serving.config import ServingConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the file, the key and what to do."""
+
+
+class HarvestConfig(Record):
+    """How a generation's traces come about."""
+
+    samples_per_member: int = Field(default=8, ge=1, description="first proposals of each member for each problem")
+    problems_per_type: int = Field(default=40, ge=1, description="TRAIN problems of each task type a generation draws on")
+    councils_per_type: int = Field(default=6, ge=0, description="of these, how many go through a full council as well")
+
+
+class CurationConfig(Record):
+    """Which verified traces a specialist learns from."""
+
+    max_per_problem: int = Field(default=2, ge=1, description="distinct answers of one member kept for one problem")
+    max_per_type: int = Field(default=120, ge=1, description="examples of one member kept for one task type")
+    max_completion_chars: int = Field(default=400, ge=1, description="a longer completion is dropped")
+
+
+class GateConfig(Record):
+    """What a candidate has to show before it is seated."""
+
+    samples_per_member: int = Field(default=2, ge=1, description="fresh first proposals of each seat for each problem")
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5, description="chance of promoting what is no better, all finalists")
+    max_finalists: int = Field(default=3, ge=1, le=8, description="arrangements that may go to the gate")
+    expected_discordance: float = Field(
+        default=0.2, gt=0.0, le=1.0, description="share of problems expected to differ; for the plan, not the decision"
+    )
+
+
+class EvaluationConfig(Record):
+    """How much is drawn for choosing and for reporting."""
+
+    dev_samples_per_member: int = Field(default=2, ge=1, description="first proposals for each DEV problem")
+    audit_samples_per_member: int = Field(default=2, ge=1, description="first proposals for each AUDIT problem")
+    audit_councils_per_type: int = Field(default=15, ge=0, description="AUDIT problems of each type put to the council")
+
+
+class RunConfig(Record):
+    """One evolution run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="name of the run, in reports and memory")
+    seed: int = Field(default=0, ge=0, description="every draw of the run follows from it")
+    run_dir: Path = Field(description="directory of everything the run leaves; the same command continues there")
+    num_generations: int = Field(default=1, ge=1, description="rounds of learning; generation n+1 is seated after each")
+    serving: ServingConfig = Field(description="engines and the cluster they stand on")
+    problems: ProblemsConfig = Field(description="where tasks come from")
+    deliberation: CouncilConfig = Field(
+        default=CouncilConfig(), description="the full council; its sampling and limits hold for every first proposal"
+    )
+    harvest: HarvestConfig = Field(default=HarvestConfig(), description="how many traces a generation gathers")
+    curation: CurationConfig = Field(default=CurationConfig(), description="which of them are learned from")
+    recipes: RecipesConfig = Field(default=RecipesConfig(), description="which specialists are bred")
+    training: TrainingConfig = Field(default=LoraTraining(), description="how they are trained")
+    workers: WorkersConfig = Field(default=WorkersConfig(), description="where they are trained")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="DEV and AUDIT")
+    gate: GateConfig = Field(default=GateConfig(), description="the promotion test")
+    memory: MemoryConfig = Field(default=MemoryConfig(), description="what is remembered and recalled")
+    concurrency: int = Field(default=32, ge=1, description="deliberations in flight at the same time")
+
+    @model_validator(mode="after")
+    def _training_fits_the_engines(self) -> RunConfig:
+        kinds = {engine.kind for engine in self.serving.engines}
+        if self.training.kind == "lora":
+            if "scripted" in kinds:
+                raise ValueError("training.kind 'lora' cannot train a scripted engine; use training.kind 'scripted'")
+            ranks = [engine.max_lora_rank for engine in self.serving.engines if engine.kind == "vllm"]
+            if ranks and self.training.rank > min(ranks):
+                raise ValueError(
+                    f"training.rank is {self.training.rank}, but an engine takes max_lora_rank {min(ranks)}; "
+                    "lower the one or raise the other"
+                )
+        elif kinds != {"scripted"}:
+            raise ValueError("training.kind 'scripted' works with scripted engines only; use training.kind 'lora'")
+        return self
+
+
+def load_config(path: Path) -> RunConfig:
+    """The configuration in a YAML file; relative paths in it are relative to the current directory.
+
+    Raises:
+        ConfigError: not there, not YAML, an unknown key (the nearest known one is named), a wrong type, NaN.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(data).__name__}; see configs/quickstart.yaml")
+    for where, value in _numbers(data, ()):
+        if not math.isfinite(value):
+            raise ConfigError(f"{path}: {'.'.join(where)}: expected a finite number, got {value}")
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(_sentences(error, data))) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration, every default filled in, as YAML."""
+    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
+
+
+def required_files(config: RunConfig) -> list[Path]:
+    """Files outside the run directory that the configuration names and that must exist."""
+    return [config.problems.path] if isinstance(config.problems, FileProblems) else []
+
+
+def _numbers(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, (*where, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _numbers(item, (*where, str(index)))
+    elif isinstance(value, float):
+        yield where, value
+
+
+def _sentences(error: ValidationError, data: dict[str, Any]) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        where = [str(part) for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            nearest = _nearest_key(where)
+            message = "unknown key" + (f"; did you mean '{nearest}'?" if nearest else "")
+        elif item["type"] == "missing":
+            message = "is required"
+        elif not isinstance(item["input"], dict | list):
+            message += f" (got {item['input']!r})"
+        yield f"  {'.'.join(_path_in(data, where)) or 'configuration'}: {message}"
+
+
+def _path_in(data: Any, where: list[str]) -> list[str]:
+    """`where` without the union tags that pydantic puts into it."""
+    path = []
+    for index, part in enumerate(where):
+        if isinstance(data, dict) and part not in data and index + 1 < len(where):
+            continue
+        path.append(part)
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and part.isdigit() and int(part) < len(data):
+            data = data[int(part)]
+    return path
+
+
+def _nearest_key(where: list[str]) -> str | None:
+    known = sorted(set(_known_keys(_model_at(where[:-1]))))
+    close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
+    return close[0] if close else None
+
+
+def _known_keys(models: list[type[BaseModel]]) -> Iterator[str]:
+    for model in models:
+        yield from model.model_fields
+
+
+def _model_at(where: list[str]) -> list[type[BaseModel]]:
+    """The models that may stand at a place of the configuration; union tags narrow them."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in where:
+        if part.isdigit():
+            continue
+        tagged = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        models = tagged or [
+            inner for m in models if part in m.model_fields for inner in _models_in(m.model_fields[part].annotation)
+        ]
+    return models
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -1,0 +1,85 @@
+"""First proposals drawn once into a frozen pool, and everything that can be replayed from them without new tokens."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from evolve.problem_types import Problem
+from memory.types import Record
+from mesh.tally import plurality
+from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
+
+
+class Judgements(Record):
+    """What the judge said of every distinct answer of a stage; the keys stay behind."""
+
+    outcomes: tuple[Outcome, ...]
+
+    def lookup(self) -> dict[tuple[str, str], bool]:
+        """(task id, answer) to correct, for answers that were judged. An abstention is not in it: never correct."""
+        return {(o.task_id, o.answer): o.correct for o in self.outcomes if o.answer is not None}
+
+
+class Pool:
+    """Independent first proposals by member and task. A vote replayed from it is exact, since nobody saw anybody."""
+
+    def __init__(self, deliberations: Iterable[Deliberation]) -> None:
+        self._proposals: dict[tuple[str, str], list[Proposal]] = defaultdict(list)
+        for deliberation in deliberations:
+            for proposal in deliberation.round_of(0):
+                self._proposals[proposal.member, deliberation.task.id].append(proposal)
+
+    def of(self, member: Member, task: Task) -> tuple[Proposal, ...]:
+        """One member's proposals for a task, in sample order; empty when every call failed."""
+        return tuple(self._proposals.get((member.name, task.id), ()))
+
+    def vote(self, seats: Sequence[Member], task: Task) -> Verdict:
+        """Plurality over the proposals of these seats, in seat order."""
+        proposals = [proposal for member in seats for proposal in self.of(member, task)]
+        return plurality(proposals, task.answer_kind)
+
+
+def member_scores(
+    pool: Pool, member: Member, problems: Sequence[Problem], judged: dict[tuple[str, str], bool]
+) -> list[float]:
+    """Share of the member's samples that are right, problem by problem; no sample counts as 0."""
+    scores = []
+    for problem in problems:
+        proposals = pool.of(member, problem.task)
+        right = [judged.get((problem.task.id, p.answer), False) for p in proposals if p.answer is not None]
+        scores.append(sum(right) / len(proposals) if proposals else 0.0)
+    return scores
+
+
+def vote_scores(
+    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], judged: dict[tuple[str, str], bool]
+) -> list[float]:
+    """1 where the vote of these seats is right, else 0, problem by problem."""
+    verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
+    return [float(answer is not None and judged.get((task_id, answer), False)) for task_id, answer in verdicts]
+
+
+def answers_of(deliberations: Iterable[Deliberation]) -> list[tuple[str, str]]:
+    """Every distinct (task id, answer) that a stage produced, proposals and verdicts, in order of appearance."""
+    seen: dict[tuple[str, str], None] = {}
+    for deliberation in deliberations:
+        answers = [p.answer for p in deliberation.proposals]
+        answers += [deliberation.first_verdict.answer, deliberation.verdict.answer]
+        for answer in answers:
+            if answer is not None:
+                seen[deliberation.task.id, answer] = None
+    return list(seen)
+
+
+def verdict_scores(
+    deliberations: Iterable[Deliberation], judged: dict[tuple[str, str], bool], *, first: bool = False
+) -> dict[str, float]:
+    """Task id to 1 or 0: was the verdict right? `first` takes the vote before anybody read anybody."""
+    scores = {}
+    for deliberation in deliberations:
+        answer = (deliberation.first_verdict if first else deliberation.verdict).answer
+        scores[deliberation.task.id] = float(
+            answer is not None and judged.get((deliberation.task.id, answer), False)
+        )
+    return scores

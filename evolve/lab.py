@@ -1,0 +1,197 @@
+"""What a run works with: its journal, engines that start when first needed, the judge, memory, and who is watching."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from evolve.config import RunConfig
+from evolve.evaluate import Judgements, answers_of
+from evolve.journal import Journal
+from evolve.judge import Judge
+from evolve.problem_types import Problem, ProblemSet
+from evolve.problems import draw_problems
+from evolve.progress import Observer, StageTime
+from memory.ledger import Ledger
+from memory.store import Memory
+from memory.types import Recollection, Record, content_hash
+from mesh.config import ProtocolConfig
+from mesh.deliberate import deliberate
+from mesh.types import Deliberation, Member, Task
+from serving.adapters import AdapterStore
+from serving.admission import BaseModelShape
+from serving.cluster import start_fleet, stop_fleet
+from serving.config import EngineSpec, ScriptedSpec, VllmSpec
+from serving.fleet import Fleet
+from serving.models import ModelStore
+
+
+class Ask(Record):
+    """One deliberation to hold: who is asked what, under which protocol and seed."""
+
+    key: str
+    task: Task
+    members: tuple[Member, ...]
+    protocol: ProtocolConfig
+    seed: int
+    recalled: tuple[Recollection, ...] = ()
+
+
+class Lab:
+    """The tools of one run, wired in one place. Used as an async context manager; leaving it stops what it started."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        journal: Journal,
+        judge: Judge,
+        memory: Memory | None,
+        observer: Observer,
+    ) -> None:
+        self.config = config
+        self.directory = config.run_dir
+        self.journal = journal
+        self.judge = judge
+        self.memory = memory
+        self.observer = observer
+        self.adapters = AdapterStore(config.run_dir / "adapters")
+        self._fleet: Fleet | None = None
+        self._loaded: set[tuple[str, str]] = set()
+        self._times = Ledger(config.run_dir / "times.jsonl")
+
+    async def __aenter__(self) -> Lab:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._fleet is not None:
+            await stop_fleet(self._fleet)
+            self._fleet = None
+
+    async def fleet(self) -> Fleet:
+        """The engines; started at the first call, which takes minutes with real ones."""
+        if self._fleet is None:
+            started = time.perf_counter()
+            self.observer.stage("start engines", len(self.config.serving.engines))
+            self._fleet = await start_fleet(
+                self.config.serving, self.adapters, lambda _engine: self.observer.advance()
+            )
+            self.note_time(StageTime(stage="start engines", seconds=time.perf_counter() - started))
+        return self._fleet
+
+    async def load_adapters(self, members: Iterable[Member]) -> dict[str, float]:
+        """Make the adapters of these members usable in the running engines; seconds by adapter newly loaded."""
+        fleet, seconds = await self.fleet(), {}
+        for member in members:
+            if member.adapter is None or (member.engine, member.adapter) in self._loaded:
+                continue
+            seconds[member.adapter] = await fleet.load_adapter(member.engine, self.adapters.get(member.adapter))
+            self._loaded.add((member.engine, member.adapter))
+        return seconds
+
+    async def hold(self, stage: str, path: Path, asks: Sequence[Ask]) -> list[Deliberation]:
+        """The deliberations of a stage, journalled one by one and sealed at `path`."""
+        started = time.perf_counter()
+        inputs = [content_hash(ask) for ask in asks]
+        name = stage.replace(" ", "-")
+        if self.journal.is_done(name, inputs):
+            return await self.journal.deliberations(name, inputs, path, _keys_only(asks), concurrency=1)
+        fleet = await self.fleet()
+        await self.load_adapters(member for ask in asks for member in ask.members)
+        started = time.perf_counter()
+        self.observer.stage(stage, len(asks))
+        works = [(ask.key, _holding(ask, fleet)) for ask in asks]
+        held = await self.journal.deliberations(
+            name, inputs, path, works, concurrency=self.config.concurrency, on_done=lambda _: self.observer.advance()
+        )
+        self.note_time(_stage_time(stage, started, held))
+        return held
+
+    async def judge_all(
+        self, stage: str, deliberations: Sequence[Deliberation], problems: Iterable[Problem]
+    ) -> Judgements:
+        """What the judge says of every distinct answer of a stage."""
+        by_id = {problem.task.id: problem for problem in problems}
+        pairs = answers_of(deliberations)
+
+        async def work() -> Judgements:
+            self.observer.stage(f"judge {stage}", len(pairs))
+            outcomes = []
+            for task_id, answer in pairs:
+                outcomes.append(self.judge.judge(by_id[task_id], answer))
+                self.observer.advance()
+            return Judgements(outcomes=tuple(outcomes))
+
+        keys = sorted({by_id[task_id].key for task_id, _ in pairs})
+        name = f"judge-{stage}".replace(" ", "-")
+        return await self.journal.record(name, {"pairs": pairs, "problems": keys}, Judgements, work)
+
+    async def draw_problems(self) -> ProblemSet:
+        """The problems of the run, by split."""
+
+        async def work() -> ProblemSet:
+            self.observer.stage("draw problems", 1)
+            with self.timed("draw problems"):
+                return draw_problems(self.config.problems, self.config.seed)
+
+        inputs = self.config.problems.model_dump(mode="json")
+        return await self.journal.record("problems", inputs, ProblemSet, work)
+
+    def base_of(self, engine_name: str) -> tuple[str, Path]:
+        """(name, directory) of an engine's base model; a scripted engine has a made-up one, or none."""
+        spec = next(engine for engine in self.config.serving.engines if engine.name == engine_name)
+        if isinstance(spec, VllmSpec):
+            directory = ModelStore(self.config.serving.model_store).path(spec.model)
+            return directory.name, directory
+        return spec.name, spec.base_shape if isinstance(spec, ScriptedSpec) and spec.base_shape else Path()
+
+    def base_shape(self, spec: EngineSpec) -> BaseModelShape:
+        """What an adapter for this engine must fit."""
+        name, directory = self.base_of(spec.name)
+        if isinstance(spec, ScriptedSpec) and spec.base_shape is None:
+            return scripted_base_shape(name)
+        return BaseModelShape.from_directory(directory)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Keep how long the block took under the name of `stage`."""
+        started = time.perf_counter()
+        yield
+        self.note_time(StageTime(stage=stage, seconds=time.perf_counter() - started))
+
+    def note_time(self, item: StageTime) -> None:
+        """Keep how long something took, apart from the journal, which holds no times."""
+        self._times.append("stage", item.model_dump(mode="json"))
+
+    @property
+    def times(self) -> tuple[StageTime, ...]:
+        """All stages so far, those before an interruption included, in order."""
+        return tuple(StageTime.model_validate(entry.payload) for entry in self._times.entries())
+
+
+def _holding(ask: Ask, fleet: Fleet) -> Callable[[], Awaitable[Deliberation]]:
+    async def work() -> Deliberation:
+        return await deliberate(
+            ask.task, ask.members, fleet, ask.protocol, seed=ask.seed, recalled=ask.recalled
+        )
+
+    return work
+
+
+def _keys_only(asks: Sequence[Ask]) -> list[tuple[str, Callable[[], Awaitable[Deliberation]]]]:
+    async def never() -> Deliberation:
+        raise AssertionError("a finished stage asks nobody")
+
+    return [(ask.key, never) for ask in asks]
+
+
+def _stage_time(stage: str, started: float, held: Sequence[Deliberation]) -> StageTime:
+    usages = [deliberation.usage for deliberation in held]
+    return StageTime(
+        stage=stage,
+        seconds=time.perf_counter() - started,
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+    )

@@ -1,0 +1,94 @@
+"""The run in the terminal: the bill before it starts, and the table when it has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from evolve.config import RunConfig
+from evolve.plan import Plan
+from evolve.report.data import AccuracyRow, ReportData
+from evolve.report.headline import caveats, headline, share, signed
+from evolve.report.measure import Accuracy, Comparison
+
+
+def print_plan(console: Console, config: RunConfig, plan: Plan) -> None:
+    """Tokens, time and disk by stage, and what the gate can see."""
+    table = Table(title=f"Plan of {config.name}", title_justify="left")
+    table.add_column("stage")
+    for name in ("calls", "output tokens", "at most", "minutes"):
+        table.add_column(name, justify="right")
+    for stage in plan.stages:
+        table.add_row(
+            stage.stage,
+            f"{stage.num_calls:,}",
+            f"{stage.output_tokens:,}",
+            f"{stage.max_output_tokens:,}",
+            f"{stage.seconds / 60:.1f}",
+        )
+    total = f"{plan.output_tokens:,}", f"{plan.max_output_tokens:,}", f"{plan.seconds / 60:.1f}"
+    table.add_row("all", f"{sum(s.num_calls for s in plan.stages):,}", *total, style="bold")
+    console.print(table)
+    console.print(effect_sentence(plan), highlight=False, markup=False)
+    console.print(f"About {plan.disk_bytes / 2**20:.0f} MiB of disk in {config.run_dir}.", highlight=False, markup=False)
+
+
+def effect_sentence(plan: Plan) -> str:
+    """What the gate will be able to show."""
+    where = f"With {plan.num_gate_problems} GATE problems, of which {plan.expected_discordance:.0%} may differ,"
+    if plan.detectable_effect is None:
+        return f"{where} no gain is large enough to be found with 80% power: raise the number of GATE problems."
+    return f"{where} the gate finds a gain of {100 * plan.detectable_effect:.0f} points with 80% power."
+
+
+def print_summary(console: Console, data: ReportData, directory: Path) -> None:
+    """The headline, AUDIT accuracy by task family, and where to read on."""
+    console.print()
+    console.print(headline(data), style="bold", highlight=False, markup=False)
+    for sentence in caveats(data):
+        console.print(sentence, highlight=False, markup=False)
+    if data.audit.rows:
+        console.print(_accuracy_table(data))
+        console.print(data.audit.note, style="dim", highlight=False, markup=False)
+    minutes = (data.wall_seconds or 0.0) / 60
+    tokens = sum(stage.output_tokens for stage in data.stages)
+    console.print(f"{minutes:.1f} minutes, {tokens:,} output tokens.", highlight=False, markup=False)
+    console.print(f"Report: {directory / 'report.html'}", highlight=False, markup=False)
+
+
+def _accuracy_table(data: ReportData) -> Table:
+    table = Table(title="AUDIT accuracy, 95% intervals", title_justify="left")
+    table.add_column("task type")
+    table.add_column("method")
+    for name in ("n", "before", "after", "difference", "best constant"):
+        table.add_column(name, justify="right")
+    for row in data.audit.rows:
+        for index, comparison in enumerate(row.comparisons):
+            table.add_row(*_cells(row, comparison, first=index == 0))
+        table.add_section()
+    return table
+
+
+def _cells(row: AccuracyRow, comparison: Comparison, *, first: bool) -> tuple[str, ...]:
+    measured = comparison.before or comparison.after
+    constant = share(row.constant.accuracy.mean) if row.constant and first else ""
+    difference = comparison.difference
+    return (
+        (row.task_type or "all") if first else "",
+        comparison.method,
+        str(measured.n) if measured else "",
+        _accuracy(comparison.before),
+        _accuracy(comparison.after),
+        "" if difference is None else f"{signed(100 * difference.mean, 1)} [{signed(100 * difference.low, 1)}, "
+        f"{signed(100 * difference.high, 1)}]",
+        constant,
+    )
+
+
+def _accuracy(value: Accuracy | None) -> str:
+    if value is None or value.interval is None:
+        return "–"
+    low, high = value.interval
+    return f"{share(value.mean)} [{share(low)}, {share(high)}]"

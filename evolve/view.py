@@ -1,0 +1,266 @@
+"""From a finished run to the record its report is drawn from; every number is read off the traces and records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pydantic import Field
+
+from evolve.audit import VOTE
+from evolve.config import RunConfig, dump_config
+from evolve.evaluate import Judgements
+from evolve.lineage import Generation
+from evolve.loop import Round, Run
+from evolve.progress import StageTime
+from evolve.report.data import (
+    AuditSentence,
+    CandidateView,
+    CurationView,
+    DropExample,
+    FamilyView,
+    GateView,
+    GenerationView,
+    MemoryView,
+    ReportData,
+    SeatView,
+    SpecialistView,
+    StageView,
+)
+from evolve.report.talk import JudgedCase, choose_examples, talk_view
+from evolve.splits import Split
+from memory.stats import MemoryStats
+from memory.types import Record
+from mesh.transcript import transcript
+from mesh.types import Deliberation
+
+NUM_DROP_EXAMPLES = 12
+NUM_RECALL_EXAMPLES = 3
+
+
+class Facts(Record):
+    """When, where and with what a run took place."""
+
+    started_at: datetime
+    finished_at: datetime | None = None
+    machine: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
+    peak_memory_gib: float | None = Field(default=None, description="most memory of all processes together")
+
+
+def report_of(
+    config: RunConfig, run: Run, facts: Facts, times: Sequence[StageTime], memory: MemoryStats | None
+) -> ReportData:
+    """Everything the page shows."""
+    first, last = run.rounds[0], run.rounds[-1]
+    cases = _cases(run.last_councils, run.last_judged)
+    return ReportData(
+        run=config.name,
+        config=dump_config(config),
+        versions=facts.versions,
+        machine=facts.machine,
+        started_at=facts.started_at,
+        finished_at=facts.finished_at,
+        peak_memory_gib=facts.peak_memory_gib,
+        headline_method=VOTE,
+        stages=tuple(_stages(times, run)),
+        families=tuple(_families(run)),
+        verifier_audit=_verifier_sentences(run),
+        audit=run.audit.table,
+        dev=last.selection.dev.table,
+        candidates=tuple(view for one in run.rounds for view in _candidates(one, times)),
+        gate=tuple(view for one in run.rounds for view in _gate(one)),
+        curation=tuple(_curation(last)),
+        drop_examples=tuple(_drop_examples(last)),
+        generations=tuple(_generations(run)),
+        specialists=tuple(_specialists(run)),
+        memory=None if memory is None else _memory(memory, run.last_councils),
+        talk=(
+            *(
+                talk_view(f"generation {r.generation.number}, TRAIN", _cases(r.harvest.councils, r.harvest.judged))
+                for r in run.rounds
+            ),
+            talk_view(f"generation {run.last.number}, TRAIN, with recall", cases),
+            talk_view(f"generation {first.generation.number}, AUDIT", _cases(run.audit.before, run.audit.judged)),
+            *(
+                [talk_view(f"generation {run.last.number}, AUDIT", _cases(run.audit.after, run.audit.judged))]
+                if run.audit.after
+                else []
+            ),
+        ),
+        examples=choose_examples(
+            [*cases, *_cases(first.harvest.councils, first.harvest.judged)],
+            lambda deliberation: "\n".join(transcript(deliberation)),
+        ),
+        notes=run.problems.report.warnings,
+    )
+
+
+def _cases(deliberations: Iterable[Deliberation], judged: Judgements) -> list[JudgedCase]:
+    right = judged.lookup()
+    return [
+        JudgedCase(
+            deliberation=d,
+            first_correct=right.get((d.task.id, d.first_verdict.answer or ""), False),
+            final_correct=right.get((d.task.id, d.verdict.answer or ""), False),
+        )
+        for d in deliberations
+    ]
+
+
+def _stages(times: Sequence[StageTime], run: Run) -> Iterable[StageView]:
+    trained = {f"generation {r.generation.number} training": sum(t.trained_tokens for t in r.brood.reports) for r in run.rounds}
+    merged: dict[str, StageTime] = {}
+    for item in times:
+        before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
+        merged[item.stage] = StageTime(
+            stage=item.stage,
+            seconds=before.seconds + item.seconds,
+            output_tokens=max(before.output_tokens, item.output_tokens),
+            prompt_tokens=max(before.prompt_tokens, item.prompt_tokens),
+        )
+    for item in merged.values():
+        yield StageView(
+            name=item.stage,
+            seconds=item.seconds,
+            prompt_tokens=item.prompt_tokens,
+            output_tokens=item.output_tokens,
+            trained_tokens=trained.get(item.stage, 0),
+        )
+
+
+def _families(run: Run) -> Iterable[FamilyView]:
+    distinct = {family.type: family.num_distinct for family in run.problems.report.families}
+    for task_type, constant in run.survey.constants.items():
+        if task_type:
+            yield FamilyView(
+                task_type=task_type,
+                problems=tuple(
+                    (split.value.upper(), sum(p.task.type == task_type for p in run.problems.of(split)))
+                    for split in Split
+                ),
+                distinct_items=distinct.get(task_type),
+                constant=constant,
+            )
+
+
+def _verifier_sentences(run: Run) -> tuple[AuditSentence, ...]:
+    found = tuple(AuditSentence(text=text, ok=False) for text in run.survey.verifier.problems)
+    fine = AuditSentence(text="References pass; constants, the empty answer and the echoed question fail.")
+    return found or (fine,)
+
+
+def _candidates(one: Round, times: Sequence[StageTime]) -> Iterable[CandidateView]:
+    loads = {item.stage.removeprefix("load "): item.seconds for item in times if item.stage.startswith("load ")}
+    members = {candidate.recipe.name: candidate for candidate in one.brood.candidates}
+    reports = {report.recipe: report for report in one.brood.reports}
+    chosen = one.selection.chosen.candidates if one.selection.chosen else ()
+    for name in dict.fromkeys([*reports, *one.brood.refused]):
+        report, candidate = reports.get(name), members.get(name)
+        adapter = candidate.member.adapter if candidate else None
+        yield CandidateView(
+            name=name,
+            engine=candidate.member.engine if candidate else "",
+            recipe=name,
+            parents=candidate.parents if candidate else (),
+            status="ok" if report is not None and report.status == "ok" else "quarantined",
+            reason=one.brood.refused.get(name, ""),
+            loss_curve=tuple(enumerate(report.losses, start=1)) if report else (),
+            trained_tokens=report.trained_tokens if report else 0,
+            seconds=report.seconds if report else 0.0,
+            adapter=adapter,
+            admitted=candidate is not None,
+            hot_load_ms=1000 * loads[adapter] if adapter in loads else None,
+            dev=one.selection.dev.candidates.get(name),
+            promoted=name in chosen,
+        )
+
+
+def _gate(one: Round) -> Iterable[GateView]:
+    record = one.selection.gate
+    for result in record.results if record else ():
+        yield GateView(
+            arrangement=result.name,
+            control=result.kind != "candidate",
+            n=result.n,
+            wins=result.wins,
+            losses=result.losses,
+            p=result.p,
+            p_adjusted=result.p_adjusted,
+            alpha=record.alpha if record else 0.05,
+            detectable_effect=result.detectable_effect,
+            passed=result.passed,
+            reason=result.reason,
+        )
+
+
+def _curation(one: Round) -> Iterable[CurationView]:
+    report = one.brood.curated.report
+    types = sorted({row[1] for row in (*report.kept, *report.dropped)})
+    for task_type in types:
+        kept: Counter[str] = Counter()
+        dropped: Counter[str] = Counter()
+        for family, of_type, source, count in report.kept:
+            if of_type == task_type:
+                kept[f"{family}: {source}"] += count
+        for _, of_type, reason, count in report.dropped:
+            if of_type == task_type:
+                dropped[reason] += count
+        yield CurationView(task_type=task_type, kept=tuple(kept.items()), dropped=tuple(dropped.most_common()))
+
+
+def _drop_examples(one: Round) -> Iterable[DropExample]:
+    questions = {d.task.id: d.task.question for d in (*one.harvest.proposals, *one.harvest.councils)}
+    seen: Counter[str] = Counter()
+    shown = 0
+    for drop in one.brood.curated.drops:
+        if seen[drop.reason] < 2 and shown < NUM_DROP_EXAMPLES:
+            seen[drop.reason] += 1
+            shown += 1
+            yield DropExample(
+                task_type=drop.task_type, reason=drop.reason, question=questions.get(drop.task_id, ""), text=drop.text
+            )
+
+
+def _generations(run: Run) -> Iterable[GenerationView]:
+    reasons = [one.selection.reason for one in run.rounds]
+    everyone: list[Generation] = [*(one.generation for one in run.rounds), run.last]
+    for generation in everyone:
+        yield GenerationView(
+            number=generation.number,
+            seats=tuple(
+                SeatView(member=m.name, engine=m.engine, family=m.family, adapter=m.adapter) for m in generation.seats
+            ),
+            note="base models" if generation.number == 0 else reasons[generation.number - 1],
+        )
+
+
+def _specialists(run: Run) -> Iterable[SpecialistView]:
+    names = {s.adapter: s.name for g in [*(r.generation for r in run.rounds), run.last] for s in g.specialists}
+    seen: set[str] = set()
+    for generation in [*(one.generation for one in run.rounds), run.last]:
+        for s in generation.specialists:
+            if s.adapter not in seen:
+                seen.add(s.adapter)
+                yield SpecialistView(
+                    name=s.name,
+                    adapter=s.adapter,
+                    engine=s.engine,
+                    generation=s.generation,
+                    parents=tuple(names.get(parent, parent) for parent in s.parents) or (f"{s.engine} base",),
+                    niche=", ".join(s.niche),
+                )
+
+
+def _memory(stats: MemoryStats, councils: Sequence[Deliberation]) -> MemoryView:
+    recalled = [d for d in councils if d.recalled]
+    return MemoryView(
+        experiences=tuple(stats.by_kind.items()),
+        num_edges=stats.num_edges,
+        num_deliberations=len(councils),
+        num_with_recall=len(recalled),
+        examples=tuple(f"{d.task.question}\n→ {d.recalled[0].text}" for d in recalled[:NUM_RECALL_EXAMPLES]),
+    )
+
+
