@@ -132,7 +132,8 @@ def main() -> None:
         STAMP.write_text(wanted, "utf-8")
         say(f"packages installed in {time.monotonic() - started:.0f} s")
     if not options.no_models:
-        run(PYTHON, "-m", "serving.models", "prepare", "--store", "models")
+        bars = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}  # a bar in a log is a page of noise
+        run(PYTHON, "-m", "serving.models", "prepare", "--store", "models", env={**os.environ, **bars})
     say(f"ready ({time.monotonic() - started:.0f} s)")
 
 
