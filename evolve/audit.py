@@ -122,9 +122,7 @@ def table_rows(
         comparisons: list[Comparison] = [
             compare(method, _of(ids, before), _of(ids, after)) for method, (before, after) in methods.items()
         ]
-        rows.append(
-            AccuracyRow(task_type=task_type, constant=constants.get(task_type), comparisons=tuple(comparisons))
-        )
+        rows.append(AccuracyRow(task_type=task_type, constant=constants.get(task_type), comparisons=tuple(comparisons)))
     return tuple(rows)
 
 
@@ -132,9 +130,7 @@ def _of(ids: Sequence[str], scores: Scores | None) -> list[float] | None:
     return None if scores is None else [scores[task_id] for task_id in ids]
 
 
-def _pair(
-    councils: Mapping[str, Sequence[Deliberation]], judged: dict[tuple[str, str], bool], *, first: bool
-) -> Pair:
+def _pair(councils: Mapping[str, Sequence[Deliberation]], judged: dict[tuple[str, str], bool], *, first: bool) -> Pair:
     after = councils.get("after")
     return (
         verdict_scores(councils["before"], judged, first=first),

@@ -13,9 +13,9 @@ from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.problem_types import ProblemSet
 from evolve.recipes import Recipe, RowSelection, recipes_for, rows_for
+from evolve.scripted_train import train_scripted
 from evolve.splits import Split
 from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport
-from evolve.workers import run_jobs
 from memory.ledger import publish_bytes
 from memory.types import Record
 from mesh.types import Member
@@ -104,6 +104,10 @@ async def _train(lab: Lab, number: int, jobs: list[TrainingJob]) -> tuple[Traini
                 lab.observer.advance(percent - shares.get(progress.recipe, 0))
                 shares[progress.recipe] = percent
 
+            if lab.config.training.kind == "scripted":
+                return _Trained(reports=tuple(train_scripted(job) for job in jobs))
+            from evolve.workers import run_jobs  # Ray takes seconds to import; a simulation does without
+
             return _Trained(reports=tuple(await run_jobs(jobs, lab.config.workers, hear)))
 
     digests = [job.digest for job in jobs]
@@ -114,29 +118,26 @@ async def _admit(
     lab: Lab, generation: Generation, jobs: dict[str, TrainingJob], reports: tuple[TrainingReport, ...]
 ) -> _Admitted:
     """Admission checks on every adapter before an engine sees it."""
-    engines = {engine.name: engine for engine in lab.config.serving.engines}
 
     async def work() -> _Admitted:
         candidates, refused = [], {}
         for report in reports:
-            if report.status != "ok" or report.adapter_dir is None:
+            if report.status != "ok":
                 refused[report.recipe] = f"quarantined: {report.reason}"
                 continue
             job = jobs[report.recipe]
-            engine = engines[job.recipe.base]
+            engine = lab.spec(job.recipe.base)
             assert engine.kind != "remote", "nothing is trained for a remote engine"
             try:
                 adapter = lab.adapters.admit(
-                    Path(job.out_dir) / "adapter", lab.base_shape(engine), max_rank=engine.max_lora_rank
+                    job.adapter_dir, lab.base_shape(engine.name), max_rank=engine.max_lora_rank
                 )
             except AdapterRefused as error:
                 refused[report.recipe] = f"refused at admission: {'; '.join(error.reasons)}"
                 continue
             member = Member(name=job.recipe.name, engine=engine.name, family=engine.family, adapter=adapter.hash)
             parents = tuple(m.adapter for m in generation.seats if m.adapter is not None)
-            candidates.append(
-                Candidate(member=member, recipe=job.recipe, data_digest=job.data_digest, parents=parents)
-            )
+            candidates.append(Candidate(member=member, recipe=job.recipe, data_digest=job.data_digest, parents=parents))
         return _Admitted(candidates=tuple(candidates), refused=refused)
 
     name = f"admit-generation-{generation.number}"
@@ -147,7 +148,7 @@ def _job(lab: Lab, recipe: Recipe, selection: RowSelection, directory: Path) -> 
     name, base = lab.base_of(recipe.base)
     return TrainingJob(
         base_name=name,
-        base_dir=str(base),
+        base_dir=base,
         recipe=recipe,
         rows=selection.rows,
         seed=recipe.seed,

@@ -41,7 +41,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Config = Annotated[Path, typer.Argument(help="YAML configuration of a run.")]
 WithConfig = Annotated[Path, typer.Option("--config", "-c", help="Configuration that names engines and protocol.")]
 RunDir = Annotated[Path, typer.Argument(help="Directory of a run.")]
-FromRun = Annotated[Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")]
+FromRun = Annotated[
+    Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
+]
 
 
 @app.command()

@@ -192,10 +192,12 @@ def doctor_command(*, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    table = Table("check", "state", "found", "what to do")
+    table = Table("check", "level", "found", "what to do")
     for finding in report.findings:
-        table.add_row(finding.check, finding.state, finding.found, finding.advice)
+        table.add_row(finding.name, finding.level, finding.found, finding.advice)
     OUT.print(table)
+    if not report.ok:
+        raise SystemExit(ExitCode.MISSING)
 
 
 def validate_command(path: Path, *, as_json: bool) -> None:

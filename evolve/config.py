@@ -28,7 +28,9 @@ class HarvestConfig(Record):
     """How a generation's traces come about."""
 
     samples_per_member: int = Field(default=8, ge=1, description="first proposals of each member for each problem")
-    problems_per_type: int = Field(default=40, ge=1, description="TRAIN problems of each task type a generation draws on")
+    problems_per_type: int = Field(
+        default=40, ge=1, description="TRAIN problems of each task type a generation draws on"
+    )
     councils_per_type: int = Field(default=6, ge=0, description="of these, how many go through a full council as well")
 
 
@@ -44,7 +46,9 @@ class GateConfig(Record):
     """What a candidate has to show before it is seated."""
 
     samples_per_member: int = Field(default=2, ge=1, description="fresh first proposals of each seat for each problem")
-    alpha: float = Field(default=0.05, gt=0.0, lt=0.5, description="chance of promoting what is no better, all finalists")
+    alpha: float = Field(
+        default=0.05, gt=0.0, lt=0.5, description="chance of promoting what is no better, all finalists"
+    )
     max_finalists: int = Field(default=3, ge=1, le=8, description="arrangements that may go to the gate")
     expected_discordance: float = Field(
         default=0.2, gt=0.0, le=1.0, description="share of problems expected to differ; for the plan, not the decision"
@@ -62,7 +66,9 @@ class EvaluationConfig(Record):
 class RunConfig(Record):
     """One evolution run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="name of the run, in reports and memory")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="name of the run, in reports and memory"
+    )
     seed: int = Field(default=0, ge=0, description="every draw of the run follows from it")
     run_dir: Path = Field(description="directory of everything the run leaves; the same command continues there")
     num_generations: int = Field(default=1, ge=1, description="rounds of learning; generation n+1 is seated after each")
@@ -113,7 +119,9 @@ def load_config(path: Path) -> RunConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {type(data).__name__}; see configs/quickstart.yaml")
+        raise ConfigError(
+            f"{path}: expected a mapping of settings, got {type(data).__name__}; see configs/quickstart.yaml"
+        )
     for where, value in _numbers(data, ()):
         if not math.isfinite(value):
             raise ConfigError(f"{path}: {'.'.join(where)}: expected a finite number, got {value}")

@@ -79,7 +79,5 @@ def verdict_scores(
     scores = {}
     for deliberation in deliberations:
         answer = (deliberation.first_verdict if first else deliberation.verdict).answer
-        scores[deliberation.task.id] = float(
-            answer is not None and judged.get((deliberation.task.id, answer), False)
-        )
+        scores[deliberation.task.id] = float(answer is not None and judged.get((deliberation.task.id, answer), False))
     return scores

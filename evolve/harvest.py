@@ -56,7 +56,9 @@ async def hold_councils(lab: Lab, generation: Generation, problems: ProblemSet) 
     return await lab.hold(stage, _directory(lab, number) / "councils.parquet", asks)
 
 
-async def last_councils(lab: Lab, generation: Generation, problems: ProblemSet) -> tuple[list[Deliberation], Judgements]:
+async def last_councils(
+    lab: Lab, generation: Generation, problems: ProblemSet
+) -> tuple[list[Deliberation], Judgements]:
     """The councils of a generation that is not followed by another round of learning; judged and remembered."""
     councils = await hold_councils(lab, generation, problems)
     judged = await lab.judge_all(

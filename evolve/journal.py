@@ -154,4 +154,3 @@ def _read_sealed(path: Path) -> list[Deliberation]:
     if not path.is_file():
         raise JournalError(f"{path} is missing, but the journal accepted it; restore it, or start a new run directory")
     return list(read_traces(path))
-

@@ -14,6 +14,7 @@ from evolve.judge import Judge
 from evolve.problem_types import Problem, ProblemSet
 from evolve.problems import draw_problems
 from evolve.progress import Observer, StageTime
+from evolve.scripted_train import scripted_shape
 from memory.ledger import Ledger
 from memory.store import Memory
 from memory.types import Recollection, Record, content_hash
@@ -26,6 +27,9 @@ from serving.cluster import start_fleet, stop_fleet
 from serving.config import EngineSpec, ScriptedSpec, VllmSpec
 from serving.fleet import Fleet
 from serving.models import ModelStore
+
+LOAD = "load "
+"""Begins the name under which the time of a hot-load is kept; the adapter's hash follows."""
 
 
 class Ask(Record):
@@ -75,9 +79,7 @@ class Lab:
         if self._fleet is None:
             started = time.perf_counter()
             self.observer.stage("start engines", len(self.config.serving.engines))
-            self._fleet = await start_fleet(
-                self.config.serving, self.adapters, lambda _engine: self.observer.advance()
-            )
+            self._fleet = await start_fleet(self.config.serving, self.adapters, lambda _engine: self.observer.advance())
             self.note_time(StageTime(stage="start engines", seconds=time.perf_counter() - started))
         return self._fleet
 
@@ -87,13 +89,14 @@ class Lab:
         for member in members:
             if member.adapter is None or (member.engine, member.adapter) in self._loaded:
                 continue
-            seconds[member.adapter] = await fleet.load_adapter(member.engine, self.adapters.get(member.adapter))
+            took = await fleet.load_adapter(member.engine, self.adapters.get(member.adapter))
+            seconds[member.adapter] = took
+            self.note_time(StageTime(stage=f"{LOAD}{member.adapter}", seconds=took))
             self._loaded.add((member.engine, member.adapter))
         return seconds
 
     async def hold(self, stage: str, path: Path, asks: Sequence[Ask]) -> list[Deliberation]:
         """The deliberations of a stage, journalled one by one and sealed at `path`."""
-        started = time.perf_counter()
         inputs = [content_hash(ask) for ask in asks]
         name = stage.replace(" ", "-")
         if self.journal.is_done(name, inputs):
@@ -139,20 +142,22 @@ class Lab:
         inputs = self.config.problems.model_dump(mode="json")
         return await self.journal.record("problems", inputs, ProblemSet, work)
 
-    def base_of(self, engine_name: str) -> tuple[str, Path]:
-        """(name, directory) of an engine's base model; a scripted engine has a made-up one, or none."""
-        spec = next(engine for engine in self.config.serving.engines if engine.name == engine_name)
+    def base_of(self, engine_name: str) -> tuple[str, str]:
+        """(name, directory) of an engine's base model; the directory is "" for a made-up base."""
+        spec = self.spec(engine_name)
         if isinstance(spec, VllmSpec):
             directory = ModelStore(self.config.serving.model_store).path(spec.model)
-            return directory.name, directory
-        return spec.name, spec.base_shape if isinstance(spec, ScriptedSpec) and spec.base_shape else Path()
+            return directory.name, str(directory.resolve())
+        return spec.name, str(spec.base_shape) if isinstance(spec, ScriptedSpec) and spec.base_shape else ""
 
-    def base_shape(self, spec: EngineSpec) -> BaseModelShape:
+    def base_shape(self, engine_name: str) -> BaseModelShape:
         """What an adapter for this engine must fit."""
-        name, directory = self.base_of(spec.name)
-        if isinstance(spec, ScriptedSpec) and spec.base_shape is None:
-            return scripted_base_shape(name)
-        return BaseModelShape.from_directory(directory)
+        name, directory = self.base_of(engine_name)
+        return BaseModelShape.from_directory(Path(directory)) if directory else scripted_shape(name)
+
+    def spec(self, engine_name: str) -> EngineSpec:
+        """The configuration of an engine."""
+        return next(engine for engine in self.config.serving.engines if engine.name == engine_name)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -173,9 +178,7 @@ class Lab:
 
 def _holding(ask: Ask, fleet: Fleet) -> Callable[[], Awaitable[Deliberation]]:
     async def work() -> Deliberation:
-        return await deliberate(
-            ask.task, ask.members, fleet, ask.protocol, seed=ask.seed, recalled=ask.recalled
-        )
+        return await deliberate(ask.task, ask.members, fleet, ask.protocol, seed=ask.seed, recalled=ask.recalled)
 
     return work
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from evolve.asks import base_seats
 from evolve.audit import Audit, audit
 from evolve.breed import Brood, breed
+from evolve.evaluate import Judgements
 from evolve.harvest import Harvest, gather, last_councils
 from evolve.lab import Lab
 from evolve.lineage import Generation, founders
-from evolve.asks import base_seats
-from evolve.evaluate import Judgements
 from evolve.problem_types import ProblemSet
 from evolve.promote import enter_first, promote
 from evolve.select import Selection, compare_on_dev, hold_gate

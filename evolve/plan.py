@@ -110,9 +110,7 @@ def _proposals(rates: Rates, stage: str, problems: Sequence[Problem], samples_pe
     most = sum(problem.max_tokens for problem in problems) * samples_per_problem
     expected = round(most * TYPICAL_ANSWER_SHARE)
     seconds = max(expected / rates.output_tokens_per_s, num_calls / rates.proposals_per_s)
-    return StagePlan(
-        stage=stage, num_calls=num_calls, output_tokens=expected, max_output_tokens=most, seconds=seconds
-    )
+    return StagePlan(stage=stage, num_calls=num_calls, output_tokens=expected, max_output_tokens=most, seconds=seconds)
 
 
 def _councils(config: RunConfig, rates: Rates, stage: str, problems: Sequence[Problem]) -> StagePlan:

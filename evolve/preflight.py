@@ -6,7 +6,7 @@ import os
 import shutil
 
 from evolve.config import ConfigError, RunConfig
-from evolve.problem_types import ProblemSet, ProblemsError
+from evolve.problem_types import ProblemsError, ProblemSet
 from evolve.problems import check_problems, draw_problems
 from serving.config import RemoteSpec, VllmSpec
 from serving.models import ModelStore

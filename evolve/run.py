@@ -14,10 +14,10 @@ from evolve.config import ConfigError, RunConfig, dump_config
 from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lab import Lab
-from evolve.loop import Run, evolve
+from evolve.loop import evolve
 from evolve.progress import Observer
-from evolve.report.build import write_report
 from evolve.report.data import ReportData
+from evolve.report.page import write_report
 from evolve.view import Facts, report_of
 from memory.config import MemoryConfig
 from memory.embed import Embedder, HashedNgramEmbedder, MiniLmEmbedder
@@ -54,7 +54,8 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
                 result = await evolve(lab)
                 if memory is not None:
                     memory.publish_index()
-                data = report_of(config, result, lab, facts, _finish(facts))
+                stats = memory.stats() if memory is not None else None
+                data = report_of(config, result, _finish(facts), lab.times, stats)
         observer.finished()
         _leave_report(directory, data)
         return data

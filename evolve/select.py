@@ -162,9 +162,7 @@ async def hold_gate(lab: Lab, generation: Generation, dev: DevRecord, problems: 
 def _seat_all(seats: Sequence[Member], candidates: Sequence[Candidate]) -> Arrangement:
     taking = {candidate.member.engine: candidate.member for candidate in candidates}
     names = tuple(member.name for member in taking.values())
-    return Arrangement(
-        name=" and ".join(names), seats=tuple(taking.get(m.engine, m) for m in seats), candidates=names
-    )
+    return Arrangement(name=" and ".join(names), seats=tuple(taking.get(m.engine, m) for m in seats), candidates=names)
 
 
 def _gain(score: DevScore) -> float:

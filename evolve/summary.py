@@ -32,7 +32,9 @@ def print_plan(console: Console, config: RunConfig, plan: Plan) -> None:
     table.add_row("all", f"{sum(s.num_calls for s in plan.stages):,}", *total, style="bold")
     console.print(table)
     console.print(effect_sentence(plan), highlight=False, markup=False)
-    console.print(f"About {plan.disk_bytes / 2**20:.0f} MiB of disk in {config.run_dir}.", highlight=False, markup=False)
+    console.print(
+        f"About {plan.disk_bytes / 2**20:.0f} MiB of disk in {config.run_dir}.", highlight=False, markup=False
+    )
 
 
 def effect_sentence(plan: Plan) -> str:
@@ -81,7 +83,9 @@ def _cells(row: AccuracyRow, comparison: Comparison, *, first: bool) -> tuple[st
         str(measured.n) if measured else "",
         _accuracy(comparison.before),
         _accuracy(comparison.after),
-        "" if difference is None else f"{signed(100 * difference.mean, 1)} [{signed(100 * difference.low, 1)}, "
+        ""
+        if difference is None
+        else f"{signed(100 * difference.mean, 1)} [{signed(100 * difference.low, 1)}, "
         f"{signed(100 * difference.high, 1)}]",
         constant,
     )

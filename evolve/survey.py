@@ -1,4 +1,4 @@
-"""A look at the problems before anything is spent on them: can the verifier be fooled, and what would a constant score?"""
+"""A look at the problems before anything is spent: can the verifier be fooled, and what would a constant score?"""
 
 from __future__ import annotations
 

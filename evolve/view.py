@@ -11,6 +11,7 @@ from pydantic import Field
 from evolve.audit import VOTE
 from evolve.config import RunConfig, dump_config
 from evolve.evaluate import Judgements
+from evolve.lab import LOAD
 from evolve.lineage import Generation
 from evolve.loop import Round, Run
 from evolve.progress import StageTime
@@ -110,9 +111,13 @@ def _cases(deliberations: Iterable[Deliberation], judged: Judgements) -> list[Ju
 
 
 def _stages(times: Sequence[StageTime], run: Run) -> Iterable[StageView]:
-    trained = {f"generation {r.generation.number} training": sum(t.trained_tokens for t in r.brood.reports) for r in run.rounds}
+    trained = {
+        f"generation {r.generation.number} training": sum(t.trained_tokens for t in r.brood.reports) for r in run.rounds
+    }
     merged: dict[str, StageTime] = {}
     for item in times:
+        if item.stage.startswith(LOAD):
+            continue
         before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
         merged[item.stage] = StageTime(
             stage=item.stage,
@@ -152,7 +157,7 @@ def _verifier_sentences(run: Run) -> tuple[AuditSentence, ...]:
 
 
 def _candidates(one: Round, times: Sequence[StageTime]) -> Iterable[CandidateView]:
-    loads = {item.stage.removeprefix("load "): item.seconds for item in times if item.stage.startswith("load ")}
+    loads = {item.stage.removeprefix(LOAD): item.seconds for item in times if item.stage.startswith(LOAD)}
     members = {candidate.recipe.name: candidate for candidate in one.brood.candidates}
     reports = {report.recipe: report for report in one.brood.reports}
     chosen = one.selection.chosen.candidates if one.selection.chosen else ()
@@ -262,5 +267,3 @@ def _memory(stats: MemoryStats, councils: Sequence[Deliberation]) -> MemoryView:
         num_with_recall=len(recalled),
         examples=tuple(f"{d.task.question}\n→ {d.recalled[0].text}" for d in recalled[:NUM_RECALL_EXAMPLES]),
     )
-
-
