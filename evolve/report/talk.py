@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from evolve.report.data import ExampleView, TalkView
 from memory.types import Record
+from mesh.transcript import transcript
 from mesh.types import Deliberation
 
 
@@ -33,6 +34,11 @@ def talk_view(label: str, cases: Sequence[JudgedCase]) -> TalkView:
         num_abstained=sum(proposal.answer is None for trace in traces for proposal in trace.proposals),
         num_failures=sum(len(trace.failures) for trace in traces),
     )
+
+
+def as_text(deliberation: Deliberation) -> str:
+    """The plain transcript as one text."""
+    return "\n".join(transcript(deliberation))
 
 
 def _first_round_differs(case: JudgedCase) -> bool:
@@ -64,7 +70,7 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def choose_examples(
-    cases: Sequence[JudgedCase], render: Callable[[Deliberation], str], limit: int = 4
+    cases: Sequence[JudgedCase], render: Callable[[Deliberation], str] = as_text, limit: int = 4
 ) -> tuple[ExampleView, ...]:
     """Up to `limit` deliberations, one a rule, each rule taking the lowest trace id that no rule before it took.
 
