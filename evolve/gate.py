@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from memory.types import Record
 ArmKind = Literal["candidate", "aa", "placebo", "budget"]
 
 HARM_ALPHA = 0.05
-"""Level of each guard: one task type shown to be worse is enough to refuse. Not corrected: that errs to the safe side."""
+"""Level of each guard: one task type shown to be worse is enough to refuse. Not corrected, which is the safe side."""
 POWER = 0.8
 
 
@@ -159,13 +160,13 @@ def power_of(n: int, discordance: float, difference: float, alpha: float) -> flo
         raise ValueError(f"expected |difference| <= discordance <= 1, got {difference} and {discordance}")
     if n == 0 or discordance == 0.0:
         return 0.0
-    flips = np.arange(n + 1)
-    needed = _critical_wins(flips, alpha)
+    flips, needed = _critical_wins(n, alpha)
     share_of_wins = min(1.0, (discordance + difference) / (2 * discordance))
     found = binom.sf(needed - 1, flips, share_of_wins)
     return float(np.sum(binom.pmf(flips, n, discordance) * found))
 
 
+@lru_cache(maxsize=4096)
 def detectable_effect(n: int, discordance: float, alpha: float, power: float = POWER) -> float | None:
     """Smallest true gain in accuracy that is found with the given power; None: no gain this discordance allows is.
 
@@ -180,14 +181,16 @@ def detectable_effect(n: int, discordance: float, alpha: float, power: float = P
     return high
 
 
-def _critical_wins(flips: np.ndarray, alpha: float) -> np.ndarray:
-    """Fewest wins of so many flips that the test rejects at; flips + 1 where none is enough."""
+@lru_cache(maxsize=256)
+def _critical_wins(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(0..n flips, fewest wins that the test rejects at; flips + 1 where none is enough)."""
+    flips = np.arange(n + 1)
     # isf gives the smallest w with P(W > w) <= alpha, so w + 1 wins are enough; rounding may put it one off.
     wins = np.clip(binom.isf(alpha, flips, 0.5) + 1, 0, flips + 1)
     lower = np.clip(wins - 1, 0, None)
     wins = np.where(binom.sf(lower - 1, flips, 0.5) <= alpha, lower, wins)
     wins = np.where(binom.sf(wins - 1, flips, 0.5) <= alpha, wins, wins + 1)
-    return np.where(flips == 0, 1, np.minimum(wins, flips + 1))
+    return flips, np.where(flips == 0, 1, np.minimum(wins, flips + 1))
 
 
 def _wins_losses(incumbent: Sequence[bool], candidate: Sequence[bool]) -> tuple[int, int]:

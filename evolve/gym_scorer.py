@@ -33,14 +33,13 @@ def main() -> None:
     _answer(answers, {"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        # The default action of SIGALRM ends this process even in the middle of C code, and even without a parent.
-        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + 1.0)
+        _limit_time(request["cpu_s"], request["wall_s"])
         key = (request["family"], request["settings"])
         if key not in datasets:
             settings = json.loads(request["settings"])
             datasets[key] = reasoning_gym.create_dataset(request["family"], seed=0, size=1, **settings)
         reply = _score(datasets[key], request["answer"], json.loads(request["entry"]))
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        _limit_time(0.0, 0.0)
         _answer(answers, reply)
 
 
@@ -54,6 +53,12 @@ def _score(dataset: Any, answer: str, entry: dict[str, Any]) -> dict[str, Any]:
 def _answer(answers: Any, reply: dict[str, Any]) -> None:
     answers.write(json.dumps(reply) + "\n")
     answers.flush()
+
+
+def _limit_time(cpu_s: float, wall_s: float) -> None:
+    """Let the kernel end this process after so long, in the middle of C code and without a parent too; 0: no limit."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    signal.setitimer(signal.ITIMER_REAL, wall_s)
 
 
 def _limit_memory() -> None:

@@ -40,7 +40,7 @@ class Judge:
     """
 
     def __init__(self, *, timeout_s: float = 2.0, scorer: GymScorer | None = None) -> None:
-        """`timeout_s` is the longest a scorer may take over one answer; `scorer` stands in for the usual one."""
+        """`timeout_s` is the processor time a scorer may take over one answer; `scorer` stands in for the usual one."""
         self._scorer = scorer or GymScorer(timeout_s=timeout_s)
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
         self._incidents: list[Incident] = []

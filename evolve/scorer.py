@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,9 @@ from typing import Any
 from memory.types import Record
 
 CHILD = (sys.executable, "-I", "-W", "ignore", str(Path(__file__).with_name("gym_scorer.py")))
-START_TIMEOUT_S = 120.0  # importing reasoning-gym takes 5 s on a quiet machine
+START_TIMEOUT_S = 300.0  # importing reasoning-gym takes 5 s on a quiet machine, and nine times that on a busy one
+WALL_FACTOR = 5.0
+"""The limit is processor time, so that a busy machine changes no verdict; a scorer that sleeps gets so much longer."""
 
 
 class ScorerError(RuntimeError):
@@ -59,16 +63,20 @@ class GymScorer:
             "settings": settings,
             "entry": entry,
             "answer": answer,
-            "timeout_s": self._timeout_s,
+            "cpu_s": self._timeout_s,
+            "wall_s": self._timeout_s * WALL_FACTOR + 1.0,
         }
         try:
             self._send(child, request)
-            reply = self._receive(child, self._timeout_s)
+            reply = self._receive(child, self._timeout_s * WALL_FACTOR)
         except (EOFError, BrokenPipeError):
             return Score(score=None, reason=f"the scorer died ({self._describe_end()})")
         except TimeoutError:
             self.close()
-            return Score(score=None, reason=f"the scorer did not answer within {self._timeout_s:g} s and was killed")
+            return Score(
+                score=None,
+                reason=f"the scorer did not answer within {self._timeout_s * WALL_FACTOR:g} s and was killed",
+            )
         if "score" in reply:
             return Score(score=reply["score"])
         return Score(score=None, reason=f"the scorer raised {reply['error']}")
@@ -97,9 +105,21 @@ class GymScorer:
         return self._child
 
     def _describe_end(self) -> str:
+        """How the child ended; it is no longer kept."""
         child = self._child
+        self._await_end()
         self.close()
-        return "no process" if child is None else f"exit status {child.returncode}"
+        if child is None:
+            return "no process"
+        if child.returncode == -signal.SIGPROF:
+            return f"over {self._timeout_s:g} s of processor time"
+        return f"exit status {child.returncode}"
+
+    def _await_end(self) -> None:
+        """A closed pipe is seen a moment before the exit status: without waiting, `close` would put its own there."""
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=1.0)
 
     def _send(self, child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
         data = memoryview(json.dumps(request).encode() + b"\n")  # ASCII, lone surrogates included

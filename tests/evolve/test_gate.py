@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from evolve.gate import Arm, GateResult, decide, detectable_effect, holm, mcnemar_p, power_of
+
+
+def arm(name: str, wins: int, losses: int, same: int = 60, kind: str = "candidate", task_type: str = "sums") -> Arm:
+    return Arm(
+        name=name,
+        kind=kind,  # type: ignore[arg-type]
+        incumbent=(False,) * wins + (True,) * losses + (True,) * same,
+        candidate=(True,) * wins + (False,) * losses + (True,) * same,
+        task_types=(task_type,) * (wins + losses + same),
+    )
+
+
+def decide_one(*arms: Arm, alpha: float = 0.05) -> GateResult:
+    return decide(arms, alpha).results[0]
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_the_binomial_tail(wins: int, losses: int) -> None:
+    n = wins + losses
+    tail = sum(comb(n, k) for k in range(wins, n + 1)) / 2**n
+    assert mcnemar_p(wins, losses) == pytest.approx(tail)
+    assert mcnemar_p(wins, losses, two_sided=True) == mcnemar_p(losses, wins, two_sided=True)
+    assert mcnemar_p(wins, losses, two_sided=True) == pytest.approx(
+        min(1.0, 2 * min(mcnemar_p(wins, losses), mcnemar_p(losses, wins)))
+    )
+
+
+def test_without_a_difference_nothing_is_shown() -> None:
+    assert mcnemar_p(0, 0) == mcnemar_p(0, 0, two_sided=True) == 1.0
+    with pytest.raises(ValueError, match="at least 0"):
+        mcnemar_p(-1, 0)
+
+
+def test_holm_follows_the_textbook() -> None:
+    adjusted = holm([0.01, 0.04, 0.03, 0.005], 0.05)
+    assert [p for p, _, _ in adjusted] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [rejected for _, _, rejected in adjusted] == [True, False, False, True]
+    assert [threshold for _, threshold, _ in adjusted] == pytest.approx([0.05 / 3, 0.05, 0.025, 0.0125])
+    assert holm([], 0.05) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0.001, 0.3))
+def test_holm_rejects_no_more_than_no_correction_and_no_less_than_bonferroni(
+    p_values: list[float], alpha: float
+) -> None:
+    for p, (adjusted, _, rejected) in zip(p_values, holm(p_values, alpha), strict=True):
+        assert adjusted >= p
+        assert rejected <= (p <= alpha)
+        assert rejected >= (p <= alpha / len(p_values))
+        if abs(adjusted - alpha) > 1e-9:
+            assert rejected == (adjusted <= alpha)
+
+
+def test_a_shown_gain_passes() -> None:
+    result = decide_one(arm("new", 15, 3))
+    assert result.passed
+    assert result.significant
+    assert result.gain == pytest.approx(12 / 78)
+    assert result.difference.low < result.gain < result.difference.high
+    assert result.reason.startswith("passed: 15 problems won and 3 lost of 78 (+15.4%), p = 0.004 against 0.050")
+
+
+def test_a_gain_that_may_be_luck_is_refused() -> None:
+    result = decide_one(arm("new", 8, 4))
+    assert (result.passed, result.significant) == (False, False)
+    assert result.reason.startswith("refused: 8 problems won and 4 lost")
+    assert result.reason.endswith("no gain is shown")
+
+
+def test_several_finalists_share_alpha() -> None:
+    alone = decide([arm("a", 12, 4)], 0.05)
+    assert alone.results[0].passed
+    crowd = decide([arm("a", 12, 4), arm("b", 3, 3), arm("c", 2, 5)], 0.05)
+    assert not crowd.results[0].passed
+    assert crowd.results[0].threshold == pytest.approx(0.05 / 3)
+    assert crowd.promoted == ()
+
+
+def test_controls_are_tested_but_cost_nothing_and_never_pass() -> None:
+    record = decide([arm("a", 12, 4), arm("again", 30, 0, kind="aa"), arm("shuffled", 2, 2, kind="placebo")], 0.05)
+    assert record.num_candidates == 1
+    assert [result.passed for result in record.results] == [True, False, False]
+    assert [result.significant for result in record.results] == [True, True, False]
+    assert record.results[1].reason.endswith("a control is never promoted")
+
+
+def test_harm_to_one_task_type_refuses_a_gain_elsewhere() -> None:
+    good, bad = arm("new", 40, 5), arm("new", 0, 8, task_type="gcd")
+    both = Arm(
+        name="new",
+        incumbent=good.incumbent + bad.incumbent,
+        candidate=good.candidate + bad.candidate,
+        task_types=good.task_types + bad.task_types,
+    )
+    result = decide_one(both)
+    assert (result.significant, result.passed) == (True, False)
+    assert [(guard.task_type, guard.harmed) for guard in result.guards] == [("sums", False), ("gcd", True)]
+    assert result.reason.endswith("but it is shown to harm gcd (0 won, 8 lost, p = 0.004)")
+
+
+def test_an_identical_arm_changes_nothing() -> None:
+    result = decide_one(arm("same", 0, 0))
+    assert (result.p, result.passed, result.detectable_effect) == (1.0, False, None)
+
+
+def test_the_promoted_come_largest_gain_first() -> None:
+    record = decide([arm("good", 20, 2), arm("better", 30, 2)], 0.05)
+    assert [result.name for result in record.promoted] == ["better", "good"]
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(ValidationError, match="expected results of the same problems"):
+        Arm(name="x", incumbent=(True,), candidate=(True, False), task_types=("a",))
+    with pytest.raises(ValidationError, match="at least one"):
+        Arm(name="x", incumbent=(), candidate=(), task_types=())
+    with pytest.raises(ValueError, match="different names"):
+        decide([arm("x", 1, 1), arm("x", 2, 2)], 0.05)
+    with pytest.raises(ValueError, match="alpha"):
+        decide([], 5)
+    with pytest.raises(ValueError, match="difference"):
+        power_of(10, 0.1, 0.2, 0.05)
+
+
+def test_power_is_the_sum_over_every_outcome() -> None:
+    n, win, lose, alpha = 9, 0.5, 0.15, 0.1
+    expected = 0.0
+    for wins, losses in product(range(n + 1), repeat=2):
+        if wins + losses <= n and mcnemar_p(wins, losses) <= alpha:
+            ways = comb(n, wins) * comb(n - wins, losses)
+            expected += ways * win**wins * lose**losses * (1 - win - lose) ** (n - wins - losses)
+    assert power_of(n, win + lose, win - lose, alpha) == pytest.approx(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 400), st.floats(0.02, 1.0), st.sampled_from([0.05, 0.025, 0.05 / 3]))
+def test_without_a_true_gain_the_test_errs_at_most_at_its_level(n: int, discordance: float, alpha: float) -> None:
+    assert power_of(n, discordance, 0.0, alpha) <= alpha + 1e-12
+
+
+def test_the_detectable_effect_agrees_with_known_sizes() -> None:
+    assert detectable_effect(1300, 0.15, 0.025) == pytest.approx(0.03, abs=0.002)
+    assert detectable_effect(630, 0.20, 0.025) == pytest.approx(0.05, abs=0.002)
+
+
+def test_the_detectable_effect_has_the_power_it_claims() -> None:
+    effect = detectable_effect(150, 0.2, 0.05 / 3)
+    assert effect is not None
+    assert power_of(150, 0.2, effect, 0.05 / 3) >= 0.8
+    assert power_of(150, 0.2, effect - 0.001, 0.05 / 3) < 0.8
+
+
+def test_more_problems_show_smaller_gains_and_too_few_show_none() -> None:
+    sizes = [detectable_effect(n, 0.2, 0.05) for n in (100, 200, 400, 800)]
+    assert sizes == sorted((size for size in sizes if size is not None), reverse=True)
+    assert detectable_effect(150, 0.02, 0.05) is None
+    assert detectable_effect(0, 0.2, 0.05) is None
