@@ -1,0 +1,289 @@
+"""A local model behind `Engine`: vLLM with prompts by token ids, and LoRA adapters loaded while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+from vllm import AsyncEngineArgs, RequestOutput, SamplingParams, TokensPrompt
+from vllm.exceptions import VLLMError
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from mesh.engine import EngineError
+from mesh.types import Completion, Member, Message, Profile, Sampling
+from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
+from serving.admission import FORBIDDEN_LAYERS, BaseModelShape
+from serving.config import VllmSpec
+from serving.hosting import PLUGIN_NAME, EngineDied
+from serving.render import Renderer, RenderError
+
+# The CPU default of 128 tokens a block means that short prompts never share a prefix.
+CPU_BLOCK_SIZE = 32
+
+
+class VllmEngine:
+    """Implements `Engine` and `AdapterHost` over one vLLM engine in child processes of this one.
+
+    Not promised: equal samples for equal seeds in different company. Rows of a batch share matrix products, whose
+    rounding depends on the batch; first-token probabilities agree within bfloat16 tolerance.
+    """
+
+    def __init__(self, spec: VllmSpec, model_dir: Path, adapters: AdapterStore) -> None:
+        self.spec = spec
+        self._model_dir = model_dir
+        self._store = adapters
+        self._base = BaseModelShape.from_directory(model_dir)
+        self._loras: dict[str, LoRARequest] = {}
+        self._lora_lock = asyncio.Lock()
+        self._lora_ids = itertools.count(1)
+        self._request_ids = itertools.count(1)
+        self._llm: AsyncLLM | None = None
+        tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        self._renderer = Renderer(tokenizer, extra_stop_ids=generation_stop_ids(model_dir))
+
+    async def start(self) -> None:
+        """Starts the engine's processes; about a minute on a CPU.
+
+        Raises:
+            EngineError: LoRA on the CPU without the plugin that makes it right.
+        """
+        if self._llm is None:
+            if self.spec.adapters and current_platform.is_cpu():
+                require_plugin()
+            self._llm = AsyncLLM.from_engine_args(engine_args(self.spec, self._model_dir, self._base))
+
+    async def shutdown(self) -> None:
+        """Ends the engine's processes."""
+        if self._llm is not None:
+            self._llm.shutdown(timeout=5.0)
+            self._llm = None
+            self._loras.clear()
+
+    async def complete(
+        self, member: Member, messages: Sequence[Message], sampling: Sampling
+    ) -> tuple[tuple[Completion, ...], int]:
+        """As `Engine.complete`. Greedy sampling draws once and repeats the answer."""
+        prompt = self._prompt(messages)
+        is_greedy = sampling.temperature == 0.0
+        facts = self._renderer.facts
+        params = SamplingParams(
+            n=1 if is_greedy else sampling.num_samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_tokens, self.spec.max_model_len - len(prompt)),
+            stop=[*sampling.stop, *facts.stop_strings],
+            stop_token_ids=list(facts.stop_token_ids),
+            seed=sampling.seed % 2**63,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._generate(prompt, params, member)
+        completions = tuple(
+            Completion(
+                text=one.text.strip(),
+                finish_reason="length" if one.finish_reason == "length" else "stop",
+                output_tokens=len(one.token_ids),
+                adapter=member.adapter,
+            )
+            for one in sorted(output.outputs, key=lambda one: one.index)
+        )
+        return completions * (sampling.num_samples if is_greedy else 1), len(prompt)
+
+    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
+        """As `Engine.choose`: probabilities of the labels as the next token, with and without a blank before them.
+
+        Raises:
+            EngineError: also when a label is no single token of this model.
+        """
+        ids_of = {label: self._renderer.label_ids(label) for label in labels}
+        missing = [label for label, ids in ids_of.items() if not ids]
+        if missing or not labels:
+            raise EngineError(f"engine {self.spec.name!r}: expected labels of one token, got {missing or 'none'}")
+        prompt = self._prompt(messages)
+        wanted = sorted({number for ids in ids_of.values() for number in ids})
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        output = await self._generate(prompt, params, member)
+        logprobs = output.outputs[0].logprobs
+        if not logprobs:
+            raise EngineError(f"engine {self.spec.name!r}: expected label log-probabilities, got none; try again")
+        # Shifted by the best one before exponentiation: labels may all be very unlikely.
+        best = max(logprobs[0][number].logprob for number in wanted)
+        weights = [sum(math.exp(logprobs[0][number].logprob - best) for number in ids_of[label]) for label in labels]
+        total = sum(weights)
+        return tuple(weight / total for weight in weights)
+
+    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
+        """As `Engine.count_tokens`; does not look at the window."""
+        return len(self._render(messages))
+
+    async def profile(self, member: Member) -> Profile:
+        """As `Engine.profile`."""
+        facts = self._renderer.facts
+        return Profile(
+            engine=self.spec.name,
+            model=self._model_dir.name,
+            max_model_len=self.spec.max_model_len,
+            has_chat_template=facts.has_template,
+            accepts_system_role=facts.accepts_system,
+            adds_bos=facts.adds_bos,
+            token_exact=True,
+            stop_token_ids=facts.stop_token_ids,
+        )
+
+    async def load_adapter(self, adapter: Adapter) -> float:
+        """As `AdapterHost.load_adapter`. The files are verified first: a bad one must not reach a running engine."""
+        started = time.perf_counter()
+        async with self._lora_lock:
+            if adapter.hash in self._loras:
+                return time.perf_counter() - started
+            self._check_fits(adapter)
+            try:
+                path = self._store.path(adapter.hash)
+            except (AdapterMissing, AdapterCorrupt) as error:
+                raise EngineError(f"engine {self.spec.name!r}: {error}") from error
+            # The id is never used again; name and path stand for the same content for ever.
+            request = LoRARequest(adapter.hash, next(self._lora_ids), str(path))
+            # vLLM reports a failed load as a bare Exception, so it is taken as a value.
+            (result,) = await asyncio.gather(self._running().add_lora(request), return_exceptions=True)
+            if result is not True:
+                raise EngineError(f"engine {self.spec.name!r}: expected to load {adapter.hash[:12]}, got {result!r}")
+            self._loras[adapter.hash] = request
+        return time.perf_counter() - started
+
+    async def retire_adapter(self, adapter_hash: str) -> None:
+        """As `AdapterHost.retire_adapter`. Requests under way finish; the files stay, because vLLM may read again."""
+        async with self._lora_lock:
+            request = self._lora(adapter_hash)
+            del self._loras[adapter_hash]
+            await asyncio.gather(self._running().remove_lora(request.lora_int_id), return_exceptions=True)
+
+    async def probe(self) -> None:
+        """Generates one token: vLLM's own health check does not see an engine that hangs. Raises as `complete`."""
+        params = SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY)
+        await self._generate(self._renderer.encode_content("1"), params, None)
+
+    async def _generate(self, prompt: list[int], params: SamplingParams, member: Member | None) -> RequestOutput:
+        lora = self._lora(member.adapter) if member is not None and member.adapter is not None else None
+        stream = self._running().generate(
+            TokensPrompt(prompt_token_ids=prompt), params, f"r{next(self._request_ids)}", lora_request=lora
+        )
+        last: RequestOutput | None = None
+        try:
+            async for output in stream:
+                last = output
+        except EngineDeadError as error:
+            raise EngineDied(f"engine {self.spec.name!r} died; see its log") from error
+        except (VLLMError, ValueError) as error:
+            raise EngineError(f"engine {self.spec.name!r} refused the request: {error}") from error
+        if last is None:
+            raise EngineError(f"engine {self.spec.name!r} gave no output; try again")
+        return last
+
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        prompt = self._render(messages)
+        if len(prompt) >= self.spec.max_model_len:
+            raise EngineError(
+                f"engine {self.spec.name!r}: expected a prompt shorter than {self.spec.max_model_len} tokens, "
+                f"got {len(prompt)}; shorten it or raise max_model_len"
+            )
+        return prompt
+
+    def _render(self, messages: Sequence[Message]) -> list[int]:
+        try:
+            return self._renderer.render(messages)
+        except RenderError as error:
+            raise EngineError(f"engine {self.spec.name!r}: {error}") from error
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineError(f"engine {self.spec.name!r} is not running; start it first")
+        if self._llm.errored:
+            raise EngineDied(f"engine {self.spec.name!r} died; see its log")
+        return self._llm
+
+    def _lora(self, adapter_hash: str) -> LoRARequest:
+        request = self._loras.get(adapter_hash)
+        if request is None:
+            raise EngineError(f"engine {self.spec.name!r} has no adapter {adapter_hash[:12]}; load it first")
+        return request
+
+    def _check_fits(self, adapter: Adapter) -> None:
+        name = f"engine {self.spec.name!r}"
+        if not self.spec.adapters:
+            raise EngineError(f"{name} takes no adapters; set adapters: true in its spec")
+        if adapter.base != self._base.fingerprint:
+            raise EngineError(
+                f"{name}: expected an adapter for {self._base.name} ({self._base.fingerprint[:12]}), got one for "
+                f"{adapter.base[:12]}; load it into the engine of its own base"
+            )
+        if adapter.rank > self.spec.max_lora_rank:
+            raise EngineError(f"{name}: expected rank at most {self.spec.max_lora_rank}, got {adapter.rank}")
+        if len(self._loras) >= self.spec.max_cpu_loras:
+            raise EngineError(f"{name}: expected at most {self.spec.max_cpu_loras} adapters; retire one first")
+
+
+def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncEngineArgs:
+    """vLLM's settings for a spec."""
+    layers = {name.rpartition(".")[2] for name in base.matrices if ".layers." in name}
+    lora: dict[str, Any] = {}
+    if spec.adapters:
+        lora = {
+            "enable_lora": True,
+            "max_loras": spec.max_loras,
+            "max_cpu_loras": spec.max_cpu_loras,
+            "max_lora_rank": spec.max_lora_rank,
+            # Without this, vLLM also wraps the output layer, whose adapter nobody may have.
+            "lora_target_modules": sorted(layers - set(FORBIDDEN_LAYERS)),
+        }
+    return AsyncEngineArgs(
+        model=str(model_dir),
+        tokenizer=str(model_dir),
+        load_format="safetensors",
+        # The model's own sampling defaults would mix with ours.
+        generation_config="vllm",
+        trust_remote_code=False,
+        dtype=spec.dtype,
+        max_model_len=spec.max_model_len,
+        max_num_seqs=spec.max_num_seqs,
+        # Always set: by default an engine claims nearly all memory, so a second one cannot start.
+        kv_cache_memory_bytes=int(spec.kv_cache_gib * 2**30),
+        block_size=CPU_BLOCK_SIZE if spec.num_gpus == 0 else None,
+        enable_prefix_caching=True,
+        enforce_eager=spec.enforce_eager,
+        tensor_parallel_size=spec.tensor_parallel,
+        disable_log_stats=True,
+        seed=0,
+        **lora,
+    )
+
+
+def require_plugin() -> None:
+    """Raises EngineError unless vLLM will find the LoRA plugin: without it, CPU results of mixed batches are wrong."""
+    if not any(point.name == PLUGIN_NAME for point in entry_points(group="vllm.general_plugins")):
+        raise EngineError(
+            f"expected the vLLM plugin {PLUGIN_NAME!r} to be installed, found none; run `pip install --no-deps -e .` "
+            "in the repository (`make setup` does)"
+        )
+
+
+def generation_stop_ids(model_dir: Path) -> tuple[int, ...]:
+    """End tokens that generation_config.json names; () without that file."""
+    file = model_dir / "generation_config.json"
+    if not file.is_file():
+        return ()
+    found = json.loads(file.read_text()).get("eos_token_id")
+    listed = found if isinstance(found, list) else [found]
+    return tuple(number for number in listed if isinstance(number, int))
