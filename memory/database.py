@@ -108,6 +108,20 @@ def translated(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {type(error).__name__}: {error}") from error
 
 
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All of the block's writes, or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # After a full disk SQLite has rolled back by itself; to ask again would hide the first error.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def _check_sqlite(version: str) -> None:
     if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
@@ -133,7 +147,6 @@ def _prepare(connection: apsw.Connection, path: Path, readonly: bool) -> None:
     if readonly:
         connection.pragma("query_only", True)
     else:
-        connection.transaction_mode = "IMMEDIATE"
         if connection.pragma("journal_mode", "wal") != "wal":
             raise StoreError(f"{path}: this file system cannot hold a WAL; keep memory on a local disk")
         connection.pragma("synchronous", "FULL")
@@ -155,7 +168,7 @@ def _is_empty(connection: apsw.Connection) -> bool:
 
 
 def _create(connection: apsw.Connection) -> None:
-    with connection:
+    with transaction(connection):
         connection.execute(SCHEMA)
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", SCHEMA_VERSION)

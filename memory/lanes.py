@@ -14,7 +14,7 @@ import numpy as np
 from memory import rows
 from memory.graph import follow
 from memory.index import Rows
-from memory.recall import Candidate, Fused, Lane, fuse, is_relevant, query_terms, weighted_overlap
+from memory.recall import Candidate, Lane, fuse, query_terms, weighted_overlap
 
 Pool = Literal["anchor", "verified", "failed", "any"]
 
@@ -76,6 +76,7 @@ class Query(NamedTuple):
     search: Search
     scope: Scope
     min_similarity: float
+    min_overlap: float
 
 
 def weighted_words(connection: apsw.Connection, text: str) -> dict[str, float]:
@@ -106,28 +107,31 @@ def matching_rows(connection: apsw.Connection, words: Mapping[str, float]) -> li
 def candidates(
     connection: apsw.Connection, query: Query, pool: Pool, anchors: Sequence[Candidate] = ()
 ) -> list[Candidate]:
-    """Fused candidates of one pool, best first, not yet filtered by relevance; `anchors` open the graph lane."""
+    """Fused candidates of one pool, best first; `anchors`, if given, open the graph lane.
+
+    What is not near enough enters no lane: a vector below `min_similarity`, a text below `min_overlap`.
+    """
     allowed = _allowed(connection, query.scope, pool)
     known = set(allowed.tolist())
-    similarity = dict(query.search(allowed))
+    similarity = {row: cosine for row, cosine in query.search(allowed) if cosine >= query.min_similarity}
     came_of = _came_of(connection, anchors, known) if anchors else {}
+    matches = list(islice((row for row in query.matches if row in known), DEPTH))
+    nodes = rows.nodes_by_row(connection, [*similarity, *came_of, *matches])
+    overlap = {row: weighted_overlap(query.words, node.text) for row, node in nodes.items()}
     lanes: dict[Lane, list[int]] = {
-        "text": list(islice((row for row in query.matches if row in known), DEPTH)),
+        "text": [row for row in matches if overlap[row] >= query.min_overlap],
         "vector": list(similarity),
         "graph": list(came_of),
     }
-    return _with_experiences(connection, query, fuse(lanes), similarity, came_of)
-
-
-def relevant(connection: apsw.Connection, query: Query, pool: Pool, anchors: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates of one pool that are near enough to the query, best first."""
-    found = candidates(connection, query, pool, anchors)
-    return [candidate for candidate in found if is_relevant(candidate, query.min_similarity)]
+    return [
+        Candidate(one, nodes[one.row], similarity.get(one.row), overlap[one.row], came_of.get(one.row))
+        for one in fuse(lanes)
+    ]
 
 
 def find_anchors(connection: apsw.Connection, query: Query) -> list[Candidate]:
     """Problems and errors like the query, best first."""
-    return relevant(connection, query, "anchor", ())[:NUM_ANCHORS]
+    return candidates(connection, query, "anchor")[:NUM_ANCHORS]
 
 
 def _allowed(connection: apsw.Connection, scope: Scope, pool: Pool) -> Rows:
@@ -148,23 +152,3 @@ def _came_of(connection: apsw.Connection, anchors: Sequence[Candidate], allowed:
         if row in allowed:
             came_of.setdefault(row, f"it came of a similar {problems[step.start].experience.kind.value}")
     return came_of
-
-
-def _with_experiences(
-    connection: apsw.Connection,
-    query: Query,
-    fused: Sequence[Fused],
-    similarity: Mapping[int, float],
-    came_of: Mapping[int, str],
-) -> list[Candidate]:
-    nodes = rows.nodes_by_row(connection, [candidate.row for candidate in fused])
-    return [
-        Candidate(
-            fused=candidate,
-            experience=nodes[candidate.row],
-            similarity=similarity.get(candidate.row),
-            overlap=weighted_overlap(query.words, nodes[candidate.row].text),
-            via=came_of.get(candidate.row),
-        )
-        for candidate in fused
-    ]

@@ -8,6 +8,7 @@ import apsw
 import numpy as np
 
 from memory import rows
+from memory.database import transaction
 from memory.embed import Embedder, Vectors, checked_vectors
 from memory.index import Coverage, Rows, VectorIndex, index_directory
 from memory.types import Kind
@@ -50,7 +51,7 @@ class VectorMirror:
         """Embed and store what this embedder has not embedded yet."""
         while missing := rows.without_vector(self._connection, self.embedder.id, EMBEDDED_KINDS, _FILL_BATCH):
             vectors = self.embed([text for _, text in missing])
-            with self._connection:
+            with transaction(self._connection):
                 for (row, _), vector in zip(missing, vectors, strict=True):
                     rows.insert_vector(self._connection, row, self.embedder.id, vector)
 

@@ -71,12 +71,6 @@ def fuse(lanes: Mapping[Lane, Sequence[int]], k: int = RRF_K) -> list[Fused]:
     return sorted(fused, key=lambda candidate: (-candidate.score, candidate.row))
 
 
-def is_relevant(candidate: Candidate, min_similarity: float) -> bool:
-    """Near enough to the query by meaning or by words, or reached from a problem that was."""
-    near = candidate.similarity is not None and candidate.similarity >= min_similarity
-    return near or candidate.overlap >= MIN_OVERLAP or candidate.via is not None
-
-
 def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], limit: int) -> list[Recollection]:
     """At most `limit` recollections: verified ones first, failures in the places that are left, no text twice."""
     chosen: list[Recollection] = []

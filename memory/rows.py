@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import apsw
 import numpy as np
 
-from memory.database import StoreError
+from memory.database import StoreError, transaction
 from memory.embed import Vectors
 from memory.index import Rows
 from memory.ledger import GENESIS
@@ -34,7 +34,7 @@ def write(connection: apsw.Connection, writing: Writing, embedder: str) -> None:
     Everything must be new. Raises StoreError if an edge leads to an experience that is not stored.
     """
     ids = [experience.id for experience in writing.experiences]
-    with connection:
+    with transaction(connection):
         event = _append_event(
             connection, "remembered", {"entries": ids, "edges": [list(_triple(edge)) for edge in writing.edges]}
         )

@@ -18,7 +18,7 @@ from memory.embed import Embedder, Vectors
 from memory.index import Rows
 from memory.ledger import exclusive_lock
 from memory.mirror import VectorMirror, embed_new
-from memory.recall import choose, recollection
+from memory.recall import MIN_OVERLAP, choose, recollection
 from memory.stats import MemoryStats, read_stats, write_brief
 from memory.types import Edge, Experience, Recollection
 
@@ -121,10 +121,10 @@ class Memory:
             return []
         with self._guarded():
             self._mirror.refresh()
-            question = self._question(query, lanes.Scope(task_type, splits))
+            question = self._question(query, lanes.Scope(task_type, splits), self.min_similarity, MIN_OVERLAP)
             anchors = lanes.find_anchors(self._connection, question)
-            solutions = lanes.relevant(self._connection, question, "verified", anchors)
-            failures = lanes.relevant(self._connection, question, "failed", anchors)
+            solutions = lanes.candidates(self._connection, question, "verified", anchors)
+            failures = lanes.candidates(self._connection, question, "failed", anchors)
         return choose(solutions, failures, limit)
 
     def search(self, text: str, limit: int = 10) -> list[Recollection]:
@@ -133,7 +133,8 @@ class Memory:
             return []
         with self._guarded():
             self._mirror.refresh()
-            found = lanes.candidates(self._connection, self._question(text, lanes.Scope()), "any")
+            question = self._question(text, lanes.Scope(), min_similarity=-1.0, min_overlap=0.0)
+            found = lanes.candidates(self._connection, question, "any")
         return [recollection(candidate, warning=_failed(candidate.experience)) for candidate in found[:limit]]
 
     def get(self, id: str) -> Experience | None:
@@ -211,7 +212,7 @@ class Memory:
         if self.readonly:
             raise StoreError(f"{self.directory}: opened read-only; open it without readonly to write")
 
-    def _question(self, text: str, scope: lanes.Scope) -> lanes.Query:
+    def _question(self, text: str, scope: lanes.Scope, min_similarity: float, min_overlap: float) -> lanes.Query:
         readable = text.encode("utf-8", "replace").decode()
         vector = self._query_vector(readable)
 
@@ -220,7 +221,7 @@ class Memory:
 
         words = lanes.weighted_words(self._connection, readable)
         matches = lanes.matching_rows(self._connection, words)
-        return lanes.Query(words, matches, search, scope, self.min_similarity)
+        return lanes.Query(words, matches, search, scope, min_similarity, min_overlap)
 
     def _embed_query(self, text: str) -> Vectors:
         return self._mirror.embed([text])[0]

@@ -7,12 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.recall import (
-    MIN_OVERLAP,
     Candidate,
     Fused,
     choose,
     fuse,
-    is_relevant,
     query_terms,
     recollection,
     weighted_overlap,
@@ -77,14 +75,6 @@ def test_overlap_is_the_share_of_weight_not_of_words() -> None:
     assert weighted_overlap({"the": 0.1, "apple": 0.9}, "The pear") == pytest.approx(0.1)
     assert weighted_overlap({"the": 0.1, "apple": 0.9}, "apple pie") == pytest.approx(0.9)
     assert weighted_overlap({}, "anything") == 0.0
-
-
-def test_relevance_needs_meaning_or_words_or_a_similar_problem() -> None:
-    far = candidate("x", overlap=MIN_OVERLAP - 0.01, similarity=0.29)
-    assert not is_relevant(far, min_similarity=0.3)
-    assert is_relevant(far._replace(similarity=0.3), min_similarity=0.3)
-    assert is_relevant(far._replace(overlap=MIN_OVERLAP), min_similarity=0.3)
-    assert is_relevant(far._replace(via="it came of a similar problem"), min_similarity=0.3)
 
 
 def test_failures_take_only_the_places_that_solutions_leave() -> None:
