@@ -9,6 +9,7 @@ from typing import Any
 
 from evolve.report.data import AccuracyRow, Counts
 from evolve.report.headline import points, share, signed
+from evolve.report.measure import Comparison
 
 
 def number(value: int) -> str:
@@ -58,12 +59,19 @@ def lookup(counts: Counts, name: str) -> str:
 
 
 def num_problems(row: AccuracyRow) -> str:
-    """How many problems a row rests on; 'a–b' where its methods differ; a dash for none."""
+    """How many problems a row rests on: the most that any of its methods answered; a dash for none."""
+    return number(most) if (most := _most(row)) else "–"
+
+
+def is_smaller_than(comparison: Comparison, row: AccuracyRow) -> bool:
+    """Whether a method answered fewer problems than others of its row, so that its own number must be shown."""
+    sides = [side for side in (comparison.before, comparison.after) if side]
+    return bool(sides) and max(side.n for side in sides) < _most(row)
+
+
+def _most(row: AccuracyRow) -> int:
     sides = [side for comparison in row.comparisons for side in (comparison.before, comparison.after) if side]
-    sizes = sorted({side.n for side in sides})
-    if not sizes:
-        return "–"
-    return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]}"
+    return max((side.n for side in sides), default=0)
 
 
 def short(text: str, limit: int) -> str:

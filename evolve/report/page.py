@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evolve.report.data import ReportData
-from evolve.report.formats import FILTERS
+from evolve.report.formats import FILTERS, is_smaller_than
 from evolve.report.headline import caveats, headline
 from evolve.report.plots import accuracy_plot, loss_plot, stage_plot
 from memory.ledger import publish_bytes
@@ -22,6 +22,7 @@ def render(data: ReportData) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
     environment.filters.update(FILTERS)
+    environment.tests["smaller_than"] = is_smaller_than
     plots = {
         "accuracy": "" if data.overall is None else accuracy_plot(data.overall),
         "stages": stage_plot(data.stages),

@@ -98,6 +98,7 @@ def loss_plot(candidates: Sequence[CandidateView]) -> str:
             dashes = "solid" if candidate.status == "ok" else "dashed"
             colour = _SERIES[index % len(_SERIES)]
             axes.plot(steps, losses, color=colour, linewidth=1.6, linestyle=dashes, label=candidate.name)
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
         axes.grid(axis="y", linewidth=0.6)
