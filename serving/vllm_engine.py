@@ -12,8 +12,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
-from vllm import AsyncEngineArgs, RequestOutput, SamplingParams, TokensPrompt
+from vllm import AsyncEngineArgs, CompletionOutput, RequestOutput, SamplingParams, TokensPrompt
 from vllm.exceptions import VLLMError
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
@@ -75,7 +76,7 @@ class VllmEngine:
         self, member: Member, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[tuple[Completion, ...], int]:
         """As `Engine.complete`. Greedy sampling draws once and repeats the answer."""
-        prompt = self._prompt(messages)
+        prompt = self._prompt(member, messages)
         is_greedy = sampling.temperature == 0.0
         facts = self._renderer.facts
         params = SamplingParams(
@@ -88,16 +89,7 @@ class VllmEngine:
             seed=sampling.seed % 2**63,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output = await self._generate(prompt, params, member)
-        completions = tuple(
-            Completion(
-                text=one.text.strip(),
-                finish_reason="length" if one.finish_reason == "length" else "stop",
-                output_tokens=len(one.token_ids),
-                adapter=member.adapter,
-            )
-            for one in sorted(output.outputs, key=lambda one: one.index)
-        )
+        completions = tuple(_completion(one, member) for one in await self._sample(prompt, params, member))
         return completions * (sampling.num_samples if is_greedy else 1), len(prompt)
 
     async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
@@ -110,7 +102,7 @@ class VllmEngine:
         missing = [label for label, ids in ids_of.items() if not ids]
         if missing or not labels:
             raise EngineError(f"engine {self.spec.name!r}: expected labels of one token, got {missing or 'none'}")
-        prompt = self._prompt(messages)
+        prompt = self._prompt(member, messages)
         wanted = sorted({number for ids in ids_of.values() for number in ids})
         params = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
@@ -175,6 +167,20 @@ class VllmEngine:
         params = SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY)
         await self._generate(self._renderer.encode_content("1"), params, None)
 
+    async def _sample(self, prompt: list[int], params: SamplingParams, member: Member) -> list[CompletionOutput]:
+        """All samples of a request, the first of them alone: it leaves the prompt in the prefix cache.
+
+        Asked for together they would each compute the whole prompt, since none finds it there.
+        """
+        if params.n == 1:
+            return list((await self._generate(prompt, params, member)).outputs)
+        first, others = params.clone(), params.clone()
+        first.n, others.n = 1, params.n - 1
+        others.seed = None if params.seed is None else params.seed + 1
+        outputs = list((await self._generate(prompt, first, member)).outputs)
+        rest = (await self._generate(prompt, others, member)).outputs
+        return [*outputs, *sorted(rest, key=lambda one: one.index)]
+
     async def _generate(self, prompt: list[int], params: SamplingParams, member: Member | None) -> RequestOutput:
         lora = self._lora(member.adapter) if member is not None and member.adapter is not None else None
         stream = self._running().generate(
@@ -192,7 +198,9 @@ class VllmEngine:
             raise EngineError(f"engine {self.spec.name!r} gave no output; try again")
         return last
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    def _prompt(self, member: Member, messages: Sequence[Message]) -> list[int]:
+        if member.engine != self.spec.name:
+            raise EngineError(f"engine {self.spec.name!r}: expected a member of its own, got one of {member.engine!r}")
         prompt = self._render(messages)
         if len(prompt) >= self.spec.max_model_len:
             raise EngineError(
@@ -255,7 +263,7 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
         # The model's own sampling defaults would mix with ours.
         generation_config="vllm",
         trust_remote_code=False,
-        dtype=spec.dtype,
+        dtype=weight_dtype(spec),
         max_model_len=spec.max_model_len,
         max_num_seqs=spec.max_num_seqs,
         # Always set: by default an engine claims nearly all memory, so a second one cannot start.
@@ -267,6 +275,27 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
         disable_log_stats=True,
         seed=0,
         **lora,
+    )
+
+
+def weight_dtype(spec: VllmSpec) -> str:
+    """The spec's number format; "auto" is float32 on a CPU without bfloat16 instructions.
+
+    Such a CPU multiplies bfloat16 some 60 times slower than float32, and most checkpoints are stored in it.
+    """
+    if spec.dtype != "auto" or not current_platform.is_cpu():
+        return spec.dtype
+    abilities = torch.cpu.get_capabilities()
+    fast = bool(abilities.get("amx_bf16")) or bool(abilities.get("avx512_bf16"))
+    return "bfloat16" if fast else "float32"
+
+
+def _completion(one: CompletionOutput, member: Member) -> Completion:
+    return Completion(
+        text=one.text.strip(),
+        finish_reason="length" if one.finish_reason == "length" else "stop",
+        output_tokens=len(one.token_ids),
+        adapter=member.adapter,
     )
 
 
