@@ -143,8 +143,8 @@ def test_recall_stays_in_the_task_type(memory) -> None:
 
 def test_many_entries_of_another_split_do_not_crowd_out_the_right_one(memory) -> None:
     memory.remember([note(Kind.SOLUTION, f"{APPLES} {number}", "passed", split="gate") for number in range(300)])
-    memory.remember([note(Kind.SOLUTION, f"{PEARS} six", "passed")])
-    assert [one.text for one in memory.recall(APPLES, splits=["train"])] == [f"{PEARS} six"]
+    memory.remember([note(Kind.SOLUTION, f"{APPLES} six", "passed")])
+    assert [(one.text, one.lane) for one in memory.recall(APPLES, splits=["train"])] == [(f"{APPLES} six", "both")]
 
 
 def test_never_more_than_the_limit(memory) -> None:
