@@ -16,7 +16,7 @@ class LoraTraining(Record):
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=16, ge=1, le=512, description="LoRA rank; an engine's max_lora_rank is the limit")
-    alpha: float = Field(default=32.0, gt=0, description="LoRA scale numerator: the update is weighted by alpha / rank")
+    alpha: int = Field(default=32, gt=0, description="LoRA scale numerator: the update is weighted by alpha / rank")
     learning_rate: float = Field(default=3e-4, gt=0, lt=1, description="peak rate; LoRA wants 1e-4 to 5e-4, not 2e-5")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="shape of the rate after the warm-up"

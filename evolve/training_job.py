@@ -30,6 +30,11 @@ class TrainingJob(Record):
     out_dir: str = Field(description="directory of this job's results, on storage that driver and worker share")
 
     @property
+    def adapter_dir(self) -> Path:
+        """Where the finished adapter lies; it appears whole, or not at all."""
+        return Path(self.out_dir) / ADAPTER_NAME
+
+    @property
     def digest(self) -> str:
         """Hash of what determines the result: all but where things lie on this machine."""
         return content_hash(self.model_dump(mode="json", exclude={"base_dir", "out_dir"}))
@@ -60,7 +65,7 @@ class TrainingReport(Record):
     reason: str = Field(default="", description="why it was quarantined; empty when ok")
     losses: tuple[float, ...] = Field(default=(), description="mean loss per learned token, one number a step")
     num_rows: int = Field(default=0, description="rows learned from")
-    num_rows_too_long: int = Field(default=0, description="rows left out because they exceed max_length")
+    num_rows_left_out: int = Field(default=0, description="rows longer than max_length, or not continuing the prompt")
     trained_tokens: int = Field(default=0, description="tokens of all rows seen, prompts included, every pass counted")
     computed_tokens: int = Field(default=0, description="tokens that went through the model: shared beginnings once")
     learned_tokens: int = Field(default=0, description="tokens the loss was taken over")
@@ -70,7 +75,9 @@ class TrainingReport(Record):
         default=0.0, description="estimate: 4 per weight and computed token (the base gets no gradient)"
     )
     base_dtype: str = ""
-    adapter_dir: str | None = Field(default=None, description="None when quarantined")
+    adapter_sha256: str | None = Field(
+        default=None, description="of the weights file in the job's adapter_dir; None when quarantined"
+    )
 
     @property
     def num_steps(self) -> int:
@@ -125,6 +132,6 @@ def finished_report(job: TrainingJob) -> TrainingReport | None:
     report = read_record(path, TrainingReport)
     if report.job != job.digest:
         return None
-    if report.adapter_dir is not None and not (Path(job.out_dir) / ADAPTER_NAME).is_dir():
+    if report.status == "ok" and not job.adapter_dir.is_dir():
         return None
     return report

@@ -26,7 +26,7 @@ def specialist(adapter: str, generation: int, engine: str = "left", parents: tup
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def line() -> list[Generation]:
     zero = founders([member("left"), member("right")])
     one = successor(zero, [member("left", "a1"), member("right")], [specialist("a1", 1)])

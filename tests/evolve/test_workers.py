@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from evolve.recipes import Recipe, TrainingRow
+from evolve.scripted_train import scripted_shape
+from evolve.training_config import LoraTraining, ScriptedTraining, TrainingConfig, WorkersConfig
+from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport, finished_report, publish_report
+from evolve.workers import WorkersError, run_jobs, write_progress
+from mesh.types import Message, Part
+from serving.adapters import AdapterStore
+
+ROW = TrainingRow(
+    task_id="t", task_type="sum", messages=(Message(role="user", parts=(Part(text="1 + 1?"),)),), completion="2"
+)
+QUICK = WorkersConfig(timeout_s=60, poll_s=0.05)
+
+
+def job(out: Path, name: str = "one", base: str = "left", training: TrainingConfig | None = None) -> TrainingJob:
+    training = training or ScriptedTraining()
+    recipe = Recipe(name=name, base=base, family=base, mix=("own_correct",), training=training, seed=1)
+    return TrainingJob(base_name=base, base_dir="", recipe=recipe, rows=(ROW,), seed=1, out_dir=str(out / name))
+
+
+def run(jobs, config=QUICK, on_progress=None, **settings) -> list[TrainingReport]:
+    return asyncio.run(run_jobs(jobs, config, on_progress, **settings))
+
+
+def test_scripted_adapters_pass_admission_and_depend_on_the_job_alone(tmp_path):
+    here, there, other = job(tmp_path / "a"), job(tmp_path / "b"), job(tmp_path / "a", name="two")
+    reports = run([here, there, other])
+    assert [report.status for report in reports] == ["ok"] * 3
+    assert reports[0] == reports[1]
+    store = AdapterStore(tmp_path / "store")
+    hashes = [store.admit(j.adapter_dir, scripted_shape("left"), max_rank=1).hash for j in (here, there, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_adapters_of_two_scripted_bases_are_never_the_same(tmp_path):
+    one, two = job(tmp_path / "a"), job(tmp_path / "b", base="right")
+    run([one, two])
+    store = AdapterStore(tmp_path / "store")
+    left = store.admit(one.adapter_dir, scripted_shape("left"), max_rank=1)
+    right = store.admit(two.adapter_dir, scripted_shape("right"), max_rank=1)
+    assert left.base != right.base
+
+
+def test_a_finished_job_is_not_repeated_and_one_without_its_adapter_is(tmp_path):
+    work = job(tmp_path)
+    (first,) = run([work])
+    weights = work.adapter_dir / "adapter_model.safetensors"
+    before = weights.stat().st_ino
+    assert run([work]) == [first]
+    assert weights.stat().st_ino == before
+    work.adapter_dir.rename(tmp_path / "gone")
+    assert finished_report(work) is None
+    assert run([work]) == [first]
+    assert weights.is_file()
+
+
+def test_a_scripted_divergence_is_quarantined(tmp_path):
+    work = job(tmp_path, training=ScriptedTraining(diverges=True))
+    (report,) = run([work])
+    assert (report.status, report.adapter_sha256) == ("quarantined", None)
+    assert "nan" in report.reason
+    assert finished_report(work) == report
+
+
+def test_lora_jobs_without_ray_are_refused(tmp_path):
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(WorkersError, match="expected a running Ray"):
+        run([job(tmp_path, training=LoraTraining())])
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    # Started in seconds, but workers come one by one: too slow for the unit tests.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def trained(work: TrainingJob) -> TrainingReport:
+    return TrainingReport(
+        job=work.digest, recipe=work.recipe.name, base_name=work.base_name, status="ok", reason=str(os.getpid())
+    )
+
+
+def lora(tmp_path: Path, name: str, base: str = "left") -> TrainingJob:
+    return job(tmp_path, name, base, LoraTraining(num_threads=1))
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("local_ray")
+class TestOnRay:
+    def test_a_worker_that_is_killed_once_is_started_again(self, tmp_path):
+        marker = tmp_path / "died"
+
+        def work(given: TrainingJob) -> TrainingReport:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return TrainingReport(job=given.digest, recipe=given.recipe.name, base_name=given.base_name, status="ok")
+
+        (report,) = run([lora(tmp_path, "one")], work=work)
+        assert marker.exists()
+        assert report.status == "ok"
+
+    def test_a_worker_that_is_killed_again_is_quarantined_and_the_others_go_on(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            if given.recipe.name == "doomed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return TrainingReport(job=given.digest, recipe=given.recipe.name, base_name=given.base_name, status="ok")
+
+        doomed, fine = run([lora(tmp_path, "doomed"), lora(tmp_path, "fine")], work=work)
+        assert doomed.status == "quarantined"
+        assert "died 2 time(s)" in doomed.reason
+        assert fine.status == "ok"
+        assert finished_report(lora(tmp_path, "doomed")) == doomed
+
+    def test_a_job_that_takes_too_long_is_stopped_and_says_where(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            (tmp_path / "pid").write_text(str(os.getpid()))
+            write_progress(
+                Path(given.out_dir) / "progress.json",
+                TrainingProgress(recipe=given.recipe.name, step=3, num_steps=9, loss=1.5, seconds=1.0),
+            )
+            time.sleep(600)
+            raise AssertionError("not stopped")
+
+        seen: list[TrainingProgress] = []
+        config = WorkersConfig(timeout_s=20, poll_s=0.05)
+        (report,) = run([lora(tmp_path, "slow")], config, seen.append, work=work)
+        assert report.status == "quarantined"
+        assert "stopped after 20 s at step 3 of 9" in report.reason
+        assert [(p.step, p.loss) for p in seen] == [(3, 1.5)]
+        pid = int((tmp_path / "pid").read_text())
+        deadline = time.monotonic() + 20
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not os.path.exists(f"/proc/{pid}")
+
+    def test_a_job_that_never_starts_says_what_it_asks_for(self, tmp_path):
+        greedy = job(tmp_path, "greedy", training=LoraTraining(num_threads=64))
+        (report,) = run([greedy], WorkersConfig(timeout_s=1, poll_s=0.05), work=trained)
+        assert "did not start within 1 s: it asks Ray for 64 CPU(s)" in report.reason
+
+    def test_a_training_that_raises_is_quarantined_with_what_it_said(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            raise ValueError("the base is not a language model")
+
+        (report,) = run([lora(tmp_path, "bad")], work=work)
+        assert report.reason == "training failed: ValueError: the base is not a language model"
+
+    def test_one_base_trains_one_adapter_at_a_time_in_a_process_of_its_own(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            begin = time.time()
+            time.sleep(0.3)
+            reason = f"{os.getpid()} {begin} {time.time()} {os.environ['OMP_NUM_THREADS']}"
+            return TrainingReport(
+                job=given.digest, recipe=given.recipe.name, base_name=given.base_name, status="ok", reason=reason
+            )
+
+        jobs = [lora(tmp_path, "a"), lora(tmp_path, "b")]
+        reports = run(jobs, WorkersConfig(timeout_s=60, max_concurrent=4, poll_s=0.05), work=work)
+        (pid_a, *a), (pid_b, *b) = (report.reason.split() for report in reports)
+        assert pid_a != pid_b
+        assert float(a[1]) <= float(b[0]) or float(b[1]) <= float(a[0])
+        assert a[2] == b[2] == "1"
+
+    def test_a_report_that_a_killed_driver_never_read_is_found_again(self, tmp_path):
+        done = lora(tmp_path, "done").model_copy(update={"out_dir": str(tmp_path / "done")})
+        report = trained(done)
+        done.adapter_dir.mkdir(parents=True)
+        publish_report(done, report)
+        assert run([done], work=trained) == [report]
