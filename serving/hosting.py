@@ -57,7 +57,6 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
         # Names the only plugin that may run: any installed package could bring one.
         "VLLM_PLUGINS": PLUGIN_NAME,
     }
