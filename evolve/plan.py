@@ -72,7 +72,8 @@ def plan_run(config: RunConfig, problems: ProblemSet, rates: Rates | None = None
     stages = [StagePlan(stage="start engines", seconds=rates.start_s)]
     for number in range(config.num_generations):
         stages += _generation(config, problems, rates, number)
-    stages.append(_councils(config, rates, f"generation {config.num_generations} councils", _train(config, problems)))
+    last = _sample(problems.of(Split.TRAIN), config.harvest.councils_per_type)
+    stages.append(_councils(config, rates, f"generation {config.num_generations} councils", last))
     audit = problems.of(Split.AUDIT)
     k = config.evaluation.audit_samples_per_member
     stages.append(_proposals(rates, "audit proposals", audit, 2 * num_seats * k))
