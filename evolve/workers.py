@@ -51,8 +51,8 @@ async def run_jobs(
     """Run all jobs and return their reports in the order of `jobs`.
 
     A job that an earlier run finished is not repeated. One base trains one adapter at a time; different bases train
-    side by side, `config.max_concurrent` at most. A job that fails, exceeds its time, or whose process died more often than
-    `config.num_retries` allows is quarantined with the reason; the others go on.
+    side by side, `config.max_concurrent` at most. A job that fails, exceeds its time, or whose process died more often
+    than `config.num_retries` allows is quarantined with the reason; the others go on.
     LoRA jobs need a running Ray; scripted ones run in this process. `work` is what a worker does, for tests.
 
     Raises:
