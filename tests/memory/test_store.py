@@ -436,7 +436,7 @@ for number in range(start, start + 100_000):
         memory.publish_index()
 """
     acknowledged: list[str] = []
-    for trial in range(3):
+    for trial in range(2):
         writer = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         acknowledged += [writer.stdout.readline().strip() for _ in range(5 + 9 * trial)]
