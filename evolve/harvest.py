@@ -13,7 +13,7 @@ from evolve.problem_types import Problem, ProblemSet
 from evolve.splits import Split
 from memory.types import Recollection, Record
 from mesh.lessons import lessons
-from mesh.types import Deliberation, Outcome
+from mesh.types import Deliberation
 
 
 class Harvest(Record):
@@ -40,7 +40,7 @@ async def gather(lab: Lab, generation: Generation, problems: ProblemSet) -> Harv
     proposals = await lab.hold(stage, _directory(lab, number) / "harvest.parquet", asks)
     councils = await hold_councils(lab, generation, problems)
     judged = await lab.judge_all(stage, [*proposals, *councils], train)
-    await remember(lab, f"generation-{number}", councils, judged)
+    await remember(lab, f"generation-{number}", [*telling(proposals, judged), *councils], judged)
     return Harvest(proposals=tuple(proposals), councils=tuple(councils), judged=judged)
 
 
@@ -68,6 +68,18 @@ async def last_councils(
     return councils, judged
 
 
+def telling(proposals: Sequence[Deliberation], judged: Judgements) -> list[Deliberation]:
+    """One member's proposals of each problem: the first whose answer is right, else the first; one lesson is enough."""
+    right = judged.lookup()
+    chosen: dict[str, tuple[bool, Deliberation]] = {}
+    for deliberation in proposals:
+        task_id = deliberation.task.id
+        is_right = right.get((task_id, deliberation.verdict.answer or ""), False)
+        if task_id not in chosen or (is_right and not chosen[task_id][0]):
+            chosen[task_id] = (is_right, deliberation)
+    return [deliberation for _, deliberation in chosen.values()]
+
+
 class RecalledByTask(Record):
     """What memory gave for each problem of a stage; journalled, so that a continued run recalls the same."""
 
@@ -92,32 +104,27 @@ async def _recall_all(lab: Lab, stage: str, problems: Sequence[Problem]) -> Reca
     return await lab.journal.record(name, [p.task.id for p in problems], RecalledByTask, work)
 
 
-async def remember(lab: Lab, stage: str, councils: Sequence[Deliberation], judged: Judgements) -> Remembered:
-    """Write each council's lessons to memory; the same content is one entry, so a repeated write changes nothing."""
+async def remember(lab: Lab, stage: str, deliberations: Sequence[Deliberation], judged: Judgements) -> Remembered:
+    """Write the lessons of each deliberation to memory; the same content is one entry, so repeating changes nothing."""
     outcomes = {(o.task_id, o.answer): o for o in judged.outcomes}
     memory = lab.memory
 
     async def work() -> Remembered:
         if memory is None:
             return Remembered(num_experiences=0, num_edges=0)
+        lab.observer.stage(f"remember {stage}", len(deliberations))
         num_experiences = num_edges = 0
-        for council in councils:
-            outcome = outcomes.get((council.task.id, council.verdict.answer))
-            if outcome is None:
-                continue
-            experiences, edges = lessons(council, outcome, run=lab.config.name, split=Split.TRAIN.value)
-            memory.remember(experiences, edges)
-            num_experiences += len(experiences)
-            num_edges += len(edges)
+        for held in deliberations:
+            outcome = outcomes.get((held.task.id, held.verdict.answer))
+            if outcome is not None:
+                experiences, edges = lessons(held, outcome, run=lab.config.name, split=Split.TRAIN.value)
+                memory.remember(experiences, edges)
+                num_experiences += len(experiences)
+                num_edges += len(edges)
+            lab.observer.advance()
         return Remembered(num_experiences=num_experiences, num_edges=num_edges)
 
-    return await lab.journal.record(f"remember-{stage}", [c.id for c in councils], Remembered, work)
-
-
-def outcome_of(deliberation: Deliberation, judged: Judgements) -> Outcome | None:
-    """The judged verdict of a deliberation; None when the mesh gave no answer."""
-    by_answer = {(o.task_id, o.answer): o for o in judged.outcomes}
-    return by_answer.get((deliberation.task.id, deliberation.verdict.answer))
+    return await lab.journal.record(f"remember-{stage}", [d.id for d in deliberations], Remembered, work)
 
 
 def _of_generation(lab: Lab, generation: Generation, problems: ProblemSet) -> list[Problem]:

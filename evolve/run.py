@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from evolve.config import ConfigError, RunConfig, dump_config
+from evolve.footprint import Footprint
 from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lab import Lab
@@ -44,7 +44,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
         if finished is not None:
             return finished
         facts = _facts(directory)
-        with ExitStack() as stack:
+        with ExitStack() as stack, Footprint() as footprint:
             judge = stack.enter_context(Judge())
             memory = None
             if config.memory.enabled:
@@ -55,7 +55,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
                 if memory is not None:
                     memory.publish_index()
                 stats = memory.stats() if memory is not None else None
-                data = report_of(config, result, _finish(facts), lab.times, stats)
+                data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats)
         observer.finished()
         _leave_report(directory, data)
         return data
@@ -112,9 +112,8 @@ def _facts(directory: Path) -> Facts:
     return facts
 
 
-def _finish(facts: Facts) -> Facts:
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return facts.model_copy(update={"finished_at": datetime.now(UTC), "driver_peak_gib": peak_kib / 2**20})
+def _finish(facts: Facts, peak_gib: float) -> Facts:
+    return facts.model_copy(update={"finished_at": datetime.now(UTC), "peak_memory_gib": peak_gib})
 
 
 def _version(name: str) -> str | None:

@@ -56,7 +56,8 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
         console.print(data.audit.note, style="dim", highlight=False, markup=False)
     minutes = (data.wall_seconds or 0.0) / 60
     tokens = sum(stage.output_tokens for stage in data.stages)
-    console.print(f"{minutes:.1f} minutes, {tokens:,} output tokens.", highlight=False, markup=False)
+    memory = "" if data.peak_memory_gib is None else f", {data.peak_memory_gib:.1f} GiB of memory at most"
+    console.print(f"{minutes:.1f} minutes, {tokens:,} output tokens{memory}.", highlight=False, markup=False)
     console.print(f"Report: {directory / 'report.html'}", highlight=False, markup=False)
 
 

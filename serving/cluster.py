@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ def start_local_ray(config: RayConfig) -> LocalRay:
         object_store_memory=config.object_store_mib * 2**20,
         include_dashboard=False,
         log_to_driver=False,
+        logging_level=logging.ERROR,
         _node_ip_address=_LOOPBACK,
         _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
     )

@@ -62,7 +62,8 @@ class VllmSpec(Record):
     num_gpus: float = Field(default=0.0, ge=0.0, description="GPUs this engine takes from the cluster; 0: CPU")
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs one copy of the model is spread over")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="number format of the weights; auto: as they are stored"
+        default="auto",
+        description="number format of the weights; auto: as stored, but float32 on a CPU without bfloat16 instructions",
     )
     enforce_eager: bool = Field(default=True, description="no graph compilation; LoRA on the CPU needs it")
     adapters: bool = Field(default=True, description="False: a plain engine that refuses adapters")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -278,7 +278,7 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
     )
 
 
-def weight_dtype(spec: VllmSpec) -> str:
+def weight_dtype(spec: VllmSpec) -> Literal["auto", "bfloat16", "float16", "float32"]:
     """The spec's number format; "auto" is float32 on a CPU without bfloat16 instructions.
 
     Such a CPU multiplies bfloat16 some 60 times slower than float32, and most checkpoints are stored in it.
