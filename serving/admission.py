@@ -121,7 +121,7 @@ def _examine_config(file: Path, max_rank: int) -> tuple[LoraConfig | None, list[
     try:
         raw = read_json(file)
     except (ValueError, RecursionError) as error:
-        return None, [str(error)]
+        return None, [f"{file.name}: expected JSON: {error}"]
     if not isinstance(raw, dict):
         return None, [f"{file.name}: expected a JSON object, got {type(raw).__name__}"]
     reasons = [
