@@ -1,0 +1,116 @@
+"""The command line as the shell sees it: exit codes, JSON, messages, and an answer in no time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SIMULATED = "configs/simulated.yaml"
+
+
+def evomesh(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from evolve.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom evolve.cli import app\n"
+        "heavy = {'torch', 'vllm', 'ray', 'faiss', 'transformers', 'numpy', 'pyarrow', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_help_lists_every_command() -> None:
+    text = evomesh("--help").stdout
+    for command in ("evolve", "deliberate", "batch", "report", "models", "memory", "config", "estimate", "doctor"):
+        assert command in text
+
+
+def test_bad_configuration_exits_with_2_and_names_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\nrun_dir: y\nseeed: 1\n")
+    done = evomesh("evolve", str(path))
+    assert done.returncode == 2
+    assert "did you mean 'seed'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_weights_exit_with_4_and_say_what_to_do(tmp_path: Path) -> None:
+    text = Path("configs/smoke.yaml").read_text().replace("model_store: models", f"model_store: {tmp_path}/none")
+    path = tmp_path / "smoke.yaml"
+    path.write_text(text.replace("runs/smoke", str(tmp_path / "run")))
+    done = evomesh("evolve", str(path))
+    assert done.returncode == 4
+    assert "expected a prepared model, found none" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    text = Path(SIMULATED).read_text()
+    text = text.replace("{train: 40, dev: 40, gate: 120, audit: 60}", "{train: 10, dev: 6, gate: 12, audit: 6}")
+    path = directory.parent / "simulated.yaml"
+    path.write_text(text.replace("runs/simulated", str(directory)))
+    done = evomesh("evolve", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "AUDIT accuracy" in done.stdout
+    return directory
+
+
+def test_finished_run_answers_again_as_json(finished_run: Path) -> None:
+    done = evomesh("evolve", str(finished_run.parent / "simulated.yaml"), "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["run"] == "simulated"
+
+
+def test_report_of_a_run_and_of_none(finished_run: Path, tmp_path: Path) -> None:
+    assert json.loads(evomesh("report", str(finished_run), "--json").stdout)["generations"]
+    done = evomesh("report", str(tmp_path))
+    assert done.returncode == 2
+    assert "expected a finished run" in done.stderr
+
+
+def test_memory_of_a_run_is_searched_counted_and_summed_up(finished_run: Path) -> None:
+    assert json.loads(evomesh("memory", "stats", str(finished_run), "--json").stdout)["num_experiences"] > 0
+    assert "brief" in json.loads(evomesh("memory", "brief", str(finished_run), "--json").stdout)
+    assert isinstance(json.loads(evomesh("memory", "search", str(finished_run), "sum", "--json").stdout), list)
+
+
+def test_deliberate_prints_the_transcript_with_the_seats_of_a_run(finished_run: Path) -> None:
+    config = str(finished_run.parent / "simulated.yaml")
+    done = evomesh("deliberate", "What is 17 + 25?", "--number", "-c", config, "--run", str(finished_run))
+    assert done.returncode == 0, done.stderr
+    assert "First proposals" in done.stdout
+    assert "Verdict:" in done.stdout
+
+
+def test_batch_records_a_bad_line_and_answers_the_rest(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"question": "1 + 1 =", "answer_kind": "number"}\nnot json\n{"question": "2 + 3 =", "answer_kind": "number"}\n')
+    out = tmp_path / "out"
+    done = evomesh("batch", str(tasks), "--out", str(out), "-c", SIMULATED, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["num_tasks"], summary["num_malformed"]) == (2, 1)
+    assert len((out / "answers.jsonl").read_text().splitlines()) == 2
+    assert '"line": 2' in (out / "errors.jsonl").read_text()
+
+
+def test_config_show_and_schema_are_readable_by_machines() -> None:
+    assert json.loads(evomesh("config", "show", SIMULATED, "--json").stdout)["gate"]["alpha"] == 0.05
+    assert "properties" in json.loads(evomesh("config", "schema").stdout)
+
+
+def test_estimate_prints_the_detectable_effect_before_the_run() -> None:
+    plan = json.loads(evomesh("estimate", SIMULATED, "--json").stdout)
+    assert 0.0 < plan["detectable_effect"] < 0.3
+    assert plan["num_gate_problems"] == 240
