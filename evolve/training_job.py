@@ -16,6 +16,7 @@ from memory.types import Record, content_hash
 REPORT_NAME = "training_report.json"
 ADAPTER_NAME = "adapter"
 SMOOTHING_STEPS = 5
+FEWEST_SMOOTHED = 3
 DIVERGENCE_FACTOR = 2.0
 
 
@@ -100,13 +101,14 @@ def quarantined(job: TrainingJob, reason: str) -> TrainingReport:
 def diverged(losses: Sequence[float]) -> str | None:
     """Why these losses disqualify a candidate, or None.
 
-    A loss that is not finite does, and so does a last stretch (mean of up to 5 steps) above twice the first stretch.
+    A loss that is not finite does, and so does a last stretch (mean of 3 to 5 steps) above twice the first stretch.
+    Under 6 steps the second is not judged: batches differ that much by themselves.
     """
     for step, loss in enumerate(losses):
         if not math.isfinite(loss):
             return f"loss is {loss} at step {step}"
     width = min(SMOOTHING_STEPS, len(losses) // 2)
-    if width == 0:
+    if width < FEWEST_SMOOTHED:
         return None
     first, last = sum(losses[:width]) / width, sum(losses[-width:]) / width
     if last > DIVERGENCE_FACTOR * first:
