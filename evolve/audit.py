@@ -91,7 +91,7 @@ async def audit(
         table=AccuracyTable(
             split="AUDIT",
             rows=rows,
-            note=f"Alone and {VOTE}: {k} independent first proposals of each member for each problem; alone is the share "
+            note=f"Alone and {VOTE}: {k} independent first proposals of each member for each problem; alone: the share "
             f"of right proposals, the vote is the plurality over all of them. {FIRST} and {MESH}: full councils on a "
             "sample of the problems, one first proposal of each member, before and after they read each other.",
         ),

@@ -201,3 +201,7 @@ def _exit(command: Callable[[], None]) -> NoReturn:
         typer.secho("interrupted; the same command continues here", fg="yellow", err=True)
         sys.exit(130)
     sys.exit(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,10 @@ TYPICAL_ANSWER_SHARE = 0.5
 """Share of `max_tokens` a first proposal takes on average; answers mostly stop long before the limit."""
 SPLIT_COUNCIL_SHARE = 0.8
 """Share of councils expected to disagree at first, and so to talk."""
+EXAMPLES_PER_PROBLEM = 0.4
+"""Verified, distinct examples that one member gives for one TRAIN problem; small models solve less than half."""
+TOKENS_PER_ROW = 150
+"""Prompt and answer of a training row."""
 BYTES_PER_PROPOSAL = 400
 """Compressed bytes of one proposal in a trace."""
 
@@ -24,7 +28,7 @@ class Rates(Record):
 
     output_tokens_per_s: float = Field(default=110.0, gt=0, description="over all engines together")
     proposals_per_s: float = Field(default=9.0, gt=0, description="short proposals, prompts included, over all engines")
-    trained_tokens_per_s: float = Field(default=250.0, gt=0, description="one training job")
+    trained_tokens_per_s: float = Field(default=200.0, gt=0, description="one training job")
     start_s: float = Field(default=120.0, ge=0, description="starting all engines")
 
 
@@ -134,9 +138,15 @@ def _councils(config: RunConfig, rates: Rates, stage: str, problems: Sequence[Pr
 def _training_seconds(config: RunConfig, rates: Rates, num_problems: int) -> float:
     if config.training.kind != "lora":
         return 1.0
-    rows = min(num_problems * config.curation.max_per_problem, 10**9)
-    tokens = rows * config.training.num_epochs * 120
-    return len(config.serving.engines) * tokens / rates.trained_tokens_per_s
+    seats, recipes = len(config.serving.engines), config.recipes
+    rows_of_arm = {
+        "own": EXAMPLES_PER_PROBLEM * num_problems * (recipes.own + recipes.placebo + recipes.per_task_type),
+        "cross": EXAMPLES_PER_PROBLEM * num_problems * seats * recipes.cross_family,
+    }
+    most = recipes.max_rows or 10**9
+    rows = sum(min(most, count) for count in rows_of_arm.values())
+    tokens = rows * config.training.num_epochs * TOKENS_PER_ROW
+    return seats * tokens / rates.trained_tokens_per_s
 
 
 def _train(config: RunConfig, problems: ProblemSet) -> list[Problem]:

@@ -95,7 +95,8 @@ def test_deliberate_prints_the_transcript_with_the_seats_of_a_run(finished_run: 
 
 def test_batch_records_a_bad_line_and_answers_the_rest(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.jsonl"
-    tasks.write_text('{"question": "1 + 1 =", "answer_kind": "number"}\nnot json\n{"question": "2 + 3 =", "answer_kind": "number"}\n')
+    good = '{"question": "1 + 1 =", "answer_kind": "number"}'
+    tasks.write_text(f"{good}\nnot json\n{good.replace('1 +', '2 +')}\n")
     out = tmp_path / "out"
     done = evomesh("batch", str(tasks), "--out", str(out), "-c", SIMULATED, "--json")
     assert done.returncode == 0, done.stderr

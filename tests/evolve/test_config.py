@@ -31,7 +31,7 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> No
 
 
 def test_unknown_key_deep_inside_names_its_path_and_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"harvest.sampels_per_member: unknown key; did you mean 'samples_per_member'"):
+    with pytest.raises(ConfigError, match=r"harvest.sampels_per_member: .* mean 'samples_per_member'"):
         load_config(write(tmp_path, harvest={"sampels_per_member": 3}))
 
 
@@ -73,5 +73,5 @@ def test_training_rank_above_the_engines_is_refused(tmp_path: Path) -> None:
 
 
 def test_scripted_engines_cannot_be_trained_for_real(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use training.kind 'scripted'"):
+    with pytest.raises(ConfigError, match=r"use training\.kind 'scripted'"):
         load_config(write(tmp_path, training={"kind": "lora"}))

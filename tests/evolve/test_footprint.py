@@ -6,7 +6,13 @@ import time
 
 from evolve.footprint import Footprint
 
-HOLD = "import time; block = bytearray(200 * 2**20); block[::4096] = b'x' * len(block[::4096]); print('held', flush=True); time.sleep(30)"
+HOLD = """
+import time
+block = bytearray(200 * 2**20)
+block[::4096] = b"x" * len(block[::4096])
+print("held", flush=True)
+time.sleep(30)
+"""
 
 
 def test_memory_of_a_child_counts_and_is_kept_after_it_ended() -> None:

@@ -25,7 +25,9 @@ TIMES = {"times.jsonl", "facts.json", "report.html", "driver.lock"}
 def small_config(directory: Path) -> RunConfig:
     """Two scripted engines, forty sums in a file: a whole run in half a second."""
     tasks = directory / "tasks.jsonl"
-    rows = [{"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a in range(11, 21) for b in range(30, 38)]
+    rows = [
+        {"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a in range(11, 21) for b in range(30, 38)
+    ]
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return RunConfig.model_validate(
         {
