@@ -37,14 +37,19 @@ Started = Callable[[str], None]
 class LocalRay:
     """A connection to Ray; `close` ends a cluster that was started here and leaves a joined one alone."""
 
-    def __init__(self, *, is_own: bool) -> None:
+    def __init__(self, *, is_own: bool, roots: tuple[psutil.Process, ...] = ()) -> None:
+        """`roots`: the processes that starting the cluster brought up below this one."""
         self._is_own = is_own
+        self._roots = roots
 
     def close(self) -> None:
-        """Disconnects; a second call does nothing."""
-        if self._is_own:
-            self._is_own = False
-            ray.shutdown()
+        """Disconnects; of an own cluster nothing is left running, not even what a crash had orphaned in it."""
+        if not self._is_own:
+            return
+        self._is_own = False
+        below = [process for root in self._roots if root.is_running() for process in root.children(recursive=True)]
+        ray.shutdown()
+        _end_all([*self._roots, *below])
 
 
 def start_local_ray(config: RayConfig) -> LocalRay:
@@ -59,6 +64,7 @@ def start_local_ray(config: RayConfig) -> LocalRay:
     if config.address is not None:
         ray.init(address=config.address, log_to_driver=False)
         return LocalRay(is_own=True)
+    before = set(psutil.Process().children())
     ray.init(
         num_cpus=config.num_cpus,
         resources={ENGINE_RESOURCE: MAX_ENGINES_PER_NODE},
@@ -69,7 +75,7 @@ def start_local_ray(config: RayConfig) -> LocalRay:
         _node_ip_address=_LOOPBACK,
         _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
     )
-    return LocalRay(is_own=True)
+    return LocalRay(is_own=True, roots=tuple(set(psutil.Process().children()) - before))
 
 
 async def start_fleet(config: ServingConfig, adapters: AdapterStore, started: Started = lambda name: None) -> Fleet:
@@ -107,13 +113,10 @@ class RayFleet(Fleet):
 
 
 async def stop_fleet(fleet: Fleet) -> None:
-    """Stops every engine; of an own cluster nothing is left running, not even what a crash had orphaned."""
-    children = [] if not isinstance(fleet, RayFleet) else psutil.Process().children(recursive=True)
+    """Stops every engine, and the Ray that was started for them; other children of this process are left alone."""
     await asyncio.gather(*(_stop(engine) for engine in fleet.engines.values()), return_exceptions=True)
     if isinstance(fleet, RayFleet):
         fleet.cluster.close()
-        if not ray.is_initialized():
-            _end_all(children)
 
 
 async def _start_here(config: ServingConfig, adapters: AdapterStore, started: Started) -> dict[str, Engine]:
@@ -160,7 +163,7 @@ async def _stop(engine: Engine) -> None:
 
 
 def _end_all(processes: list[psutil.Process]) -> None:
-    """Kills what is left of `processes`, which are children seen before the cluster was closed."""
+    """Kills what is left of `processes` after a moment; psutil knows a process from another that got its number."""
     _, left = psutil.wait_procs(processes, timeout=5.0)
     for process in left:
         process.kill()

@@ -1,0 +1,144 @@
+"""The real engines: the contract, adapters loaded while they run, isolation of base rows, and a killed engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psutil
+import pytest
+
+from mesh.engine import EngineError
+from mesh.types import Member, Message, Part, Sampling
+from serving.actor import RayEngine
+from serving.adapters import Adapter
+from serving.cluster import RayFleet
+from tests.contract.engine_contract import ADAPTER_CONTRACT, CONTRACT, AdapterCheck, Check
+
+pytestmark = pytest.mark.engine
+
+
+NAMES = ("smol", "gemma")
+LABEL_TOLERANCE = 0.02
+Adapters = dict[str, tuple[Adapter, ...]]
+
+
+def member(name: str, adapter: Adapter | None = None) -> Member:
+    return Member(name=name, engine=name, family=name, adapter=None if adapter is None else adapter.hash)
+
+
+def ask(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", parts=(Part(text=text, trusted=False),)),)
+
+
+BALLOT = ask("Is seven a prime number?\nA: yes\nB: no\nReply with the letter alone.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def test_engine_keeps_the_contract(fleet: RayFleet, name: str, check: Check) -> None:
+    asyncio.run(check(fleet.engines[name], member(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("check", ADAPTER_CONTRACT, ids=lambda check: check.__name__)
+def test_engine_keeps_the_adapter_contract(
+    fleet: RayFleet,
+    adapters: Adapters,
+    name: str,
+    check: AdapterCheck,
+) -> None:
+    asyncio.run(check(fleet.engines[name], member(name), adapters[name][0]))
+
+
+def test_families_differ_in_template_and_both_put_bos_first(fleet: RayFleet) -> None:
+    smol, gemma = (asyncio.run(fleet.profile(member(name))) for name in NAMES)
+    assert (smol.has_chat_template, gemma.has_chat_template) == (True, False)
+    assert smol.adds_bos
+    assert gemma.adds_bos
+    assert smol.token_exact
+    assert gemma.token_exact
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_base_rows_keep_their_probabilities_beside_lora_neighbours(
+    fleet: RayFleet, adapters: Adapters, name: str
+) -> None:
+    """The stock CPU ops give base rows the weights of the last adapter slot."""
+
+    async def scenario() -> None:
+        for adapter in adapters[name]:
+            await fleet.load_adapter(name, adapter)
+        base, specialists = member(name), [member(name, adapter) for adapter in adapters[name]]
+        alone = await fleet.choose(base, BALLOT, "AB")
+        apart = [(await fleet.choose(one, BALLOT, "AB"))[0] for one in specialists]
+        # The adapters are strong: a contaminated base row could not pass for a clean one.
+        assert min(abs(weight - alone[0]) for weight in apart) > 5 * LABEL_TOLERANCE
+        mixed = await asyncio.gather(*(fleet.choose(one, BALLOT, "AB") for one in [base, *specialists] * 4))
+        for place, weights in enumerate(mixed):
+            expected = [alone[0], *apart][place % 3]
+            assert abs(weights[0] - expected) < LABEL_TOLERANCE
+        for adapter in adapters[name]:
+            await fleet.retire_adapter(name, adapter.hash)
+
+    asyncio.run(scenario())
+
+
+def test_adapter_of_another_base_is_refused_and_the_engine_lives(fleet: RayFleet, adapters: Adapters) -> None:
+    async def scenario() -> None:
+        with pytest.raises(EngineError, match="expected an adapter for smollm2-135m-instruct"):
+            await fleet.load_adapter("smol", adapters["gemma"][0])
+        assert await fleet.choose(member("smol"), BALLOT, "AB")
+
+    asyncio.run(scenario())
+
+
+def test_adapter_is_loaded_into_a_running_engine_in_seconds(fleet: RayFleet, adapters: Adapters) -> None:
+    async def scenario() -> float:
+        seconds = await fleet.load_adapter("smol", adapters["smol"][1])
+        await fleet.retire_adapter("smol", adapters["smol"][1].hash)
+        return seconds
+
+    assert asyncio.run(scenario()) < 10.0
+
+
+def test_killed_engine_comes_back_with_its_adapters(fleet: RayFleet, adapters: Adapters) -> None:
+    """kill -9 of vLLM's own process: the actor leaves, Ray starts it again, and it reads from disk what it held."""
+    adapter = adapters["smol"][0]
+    specialist, sampling = member("smol", adapter), Sampling(temperature=0.0, max_tokens=8)
+
+    async def ask_patiently() -> str:
+        deadline = time.monotonic() + 900
+        while True:
+            try:
+                completions, _ = await fleet.complete(specialist, ask("What is 3 + 4?"), sampling)
+                return completions[0].text
+            except EngineError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(2)
+
+    async def scenario() -> None:
+        await fleet.load_adapter("smol", adapter)
+        before = await ask_patiently()
+        victims = engine_processes(await pid_of(fleet, "smol"))
+        assert victims
+        victims[0].kill()
+        assert await ask_patiently() == before
+        gone, left = psutil.wait_procs(victims, timeout=30)
+        assert left == [], f"orphans of the killed engine: {left}; gone: {gone}"
+        await fleet.retire_adapter("smol", adapter.hash)
+
+    asyncio.run(scenario())
+
+
+async def pid_of(fleet: RayFleet, name: str) -> int:
+    engine = fleet.engines[name]
+    assert isinstance(engine, RayEngine)
+    return await engine.start()
+
+
+def engine_processes(actor_pid: int) -> list[psutil.Process]:
+    """vLLM's core and workers below an actor, core first."""
+    children = psutil.Process(actor_pid).children(recursive=True)
+    return sorted(children, key=lambda process: (process.name() != "VLLM::EngineCore", process.pid))
