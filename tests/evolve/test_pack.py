@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolve.pack import TokenRow, pack_rows, rows_per_pass
@@ -16,6 +16,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_every_row_can_be_read_back_along_what_its_last_label_position_sees(rows):
     packed = pack_rows(rows)
@@ -33,6 +34,7 @@ def test_every_row_can_be_read_back_along_what_its_last_label_position_sees(rows
     assert start == len(packed.label_ids)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_no_beginning_is_computed_twice_and_nobody_sees_what_comes_later(rows):
     packed = pack_rows(rows)
