@@ -21,6 +21,8 @@ from mesh.types import AnswerKind, Deliberation, Member
 from serving.fleet import Fleet
 
 OUT = Console()
+if not OUT.is_terminal:
+    OUT = Console(width=110)  # a log has no width of its own, and tables cut at 80 cannot be read
 
 
 def foreseeable() -> Mapping[type[BaseException], ExitCode]:

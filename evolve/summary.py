@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from evolve.config import RunConfig
 from evolve.plan import Plan
-from evolve.report.data import AccuracyRow, ReportData
+from evolve.report.data import ReportData
 from evolve.report.headline import caveats, headline, share, signed
 from evolve.report.measure import Accuracy, Comparison
 
@@ -62,33 +63,33 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
 
 
 def _accuracy_table(data: ReportData) -> Table:
-    table = Table(title="AUDIT accuracy, 95% intervals", title_justify="left")
-    table.add_column("task type")
-    table.add_column("method")
-    for name in ("n", "before", "after", "difference", "best constant"):
-        table.add_column(name, justify="right")
+    table = Table(title="AUDIT accuracy, 95% intervals", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task type", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for name in ("n", "before", "after", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in data.audit.rows:
-        for index, comparison in enumerate(row.comparisons):
-            table.add_row(*_cells(row, comparison, first=index == 0))
+        label = row.task_type or "all"
+        if row.constant is not None:
+            table.add_row(label, "best constant", "", share(row.constant.accuracy.mean), "", "", style="dim")
+            label = ""
+        for comparison in row.comparisons:
+            table.add_row(label, *_cells(comparison))
+            label = ""
         table.add_section()
     return table
 
 
-def _cells(row: AccuracyRow, comparison: Comparison, *, first: bool) -> tuple[str, ...]:
-    measured = comparison.before or comparison.after
-    constant = share(row.constant.accuracy.mean) if row.constant and first else ""
-    difference = comparison.difference
+def _cells(comparison: Comparison) -> tuple[str, ...]:
+    measured, difference = comparison.before or comparison.after, comparison.difference
     return (
-        (row.task_type or "all") if first else "",
         comparison.method,
         str(measured.n) if measured else "",
         _accuracy(comparison.before),
         _accuracy(comparison.after),
         ""
         if difference is None
-        else f"{signed(100 * difference.mean, 1)} [{signed(100 * difference.low, 1)}, "
-        f"{signed(100 * difference.high, 1)}]",
-        constant,
+        else f"{signed(100 * difference.mean, 1)} [{signed(100 * difference.low)}, {signed(100 * difference.high)}]",
     )
 
 
