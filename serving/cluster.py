@@ -27,6 +27,8 @@ _RAY_ENVIRONMENT = {
     # Without this, a crashed actor leaves vLLM's child processes behind.
     "RAY_process_group_cleanup_enabled": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray runs workers at niceness 15 by default: next to anything else on the machine an engine would starve.
+    "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "HF_HUB_OFFLINE": "1",
 }

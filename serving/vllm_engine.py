@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
 from vllm import AsyncEngineArgs, CompletionOutput, RequestOutput, SamplingParams, TokensPrompt
 from vllm.exceptions import VLLMError
 from vllm.lora.request import LoRARequest
@@ -51,8 +50,7 @@ class VllmEngine:
         self._lora_ids = itertools.count(1)
         self._request_ids = itertools.count(1)
         self._llm: AsyncLLM | None = None
-        tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        self._renderer = Renderer(tokenizer, extra_stop_ids=generation_stop_ids(model_dir))
+        self._probed: Renderer | None = None
 
     async def start(self) -> None:
         """Starts the engine's processes; about a minute on a CPU.
@@ -64,6 +62,9 @@ class VllmEngine:
             if self.spec.adapters and current_platform.is_cpu():
                 require_plugin()
             self._llm = AsyncLLM.from_engine_args(engine_args(self.spec, self._model_dir, self._base))
+            # vLLM's own copy: a second tokenizer of 262,144 words would take another 500 MiB.
+            tokenizer: Any = self._llm.get_tokenizer()
+            self._probed = Renderer(tokenizer, extra_stop_ids=generation_stop_ids(self._model_dir))
 
     async def shutdown(self) -> None:
         """Ends the engine's processes."""
@@ -214,6 +215,12 @@ class VllmEngine:
             return self._renderer.render(messages)
         except RenderError as error:
             raise EngineError(f"engine {self.spec.name!r}: {error}") from error
+
+    @property
+    def _renderer(self) -> Renderer:
+        if self._probed is None:
+            raise EngineError(f"engine {self.spec.name!r} is not running; start it first")
+        return self._probed
 
     def _running(self) -> AsyncLLM:
         if self._llm is None:
