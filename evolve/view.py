@@ -47,6 +47,9 @@ class Facts(Record):
     finished_at: datetime | None = None
     machine: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+    weights: tuple[tuple[str, str], ...] = Field(
+        default=(), description="(engine, fingerprint over names, shapes and hashes of its weights)"
+    )
     peak_memory_gib: float | None = Field(default=None, description="most memory of all processes together")
 
 
@@ -59,7 +62,7 @@ def report_of(
     return ReportData(
         run=config.name,
         config=dump_config(config),
-        versions=facts.versions,
+        versions=(*facts.versions, *((f"{name} weights", sha256[:16]) for name, sha256 in facts.weights)),
         machine=facts.machine,
         started_at=facts.started_at,
         finished_at=facts.finished_at,
@@ -94,7 +97,7 @@ def report_of(
             [*cases, *_cases(first.harvest.councils, first.harvest.judged)],
             lambda deliberation: "\n".join(transcript(deliberation)),
         ),
-        notes=run.problems.report.warnings,
+        notes=run.problems.report.notes,
     )
 
 
