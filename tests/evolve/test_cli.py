@@ -6,17 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from evolve.cli import app
 
 SIMULATED = "configs/simulated.yaml"
 
 
-def evomesh(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from evolve.cli import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def evomesh(*arguments: str) -> Result:
+    """The command in this process: importing the libraries anew for every command would take minutes."""
+    return CliRunner().invoke(app, arguments)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -39,8 +39,16 @@ def test_bad_configuration_exits_with_2_and_names_the_key(tmp_path: Path) -> Non
     path = tmp_path / "bad.yaml"
     path.write_text("name: x\nrun_dir: y\nseeed: 1\n")
     done = evomesh("evolve", str(path))
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "did you mean 'seed'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_real_command_exits_with_2_on_a_bad_configuration_and_shows_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evolve.cli", "config", "validate", str(tmp_path / "none.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -49,7 +57,7 @@ def test_missing_weights_exit_with_4_and_say_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "smoke.yaml"
     path.write_text(text.replace("runs/smoke", str(tmp_path / "run")))
     done = evomesh("evolve", str(path))
-    assert done.returncode == 4
+    assert done.exit_code == 4
     assert "expected a prepared model, found none" in done.stderr
 
 
@@ -61,21 +69,21 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = directory.parent / "simulated.yaml"
     path.write_text(text.replace("runs/simulated", str(directory)))
     done = evomesh("evolve", str(path))
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "AUDIT accuracy" in done.stdout
     return directory
 
 
 def test_finished_run_answers_again_as_json(finished_run: Path) -> None:
     done = evomesh("evolve", str(finished_run.parent / "simulated.yaml"), "--json")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert json.loads(done.stdout)["run"] == "simulated"
 
 
 def test_report_of_a_run_and_of_none(finished_run: Path, tmp_path: Path) -> None:
     assert json.loads(evomesh("report", str(finished_run), "--json").stdout)["generations"]
     done = evomesh("report", str(tmp_path))
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "expected a finished run" in done.stderr
 
 
@@ -88,7 +96,7 @@ def test_memory_of_a_run_is_searched_counted_and_summed_up(finished_run: Path) -
 def test_deliberate_prints_the_transcript_with_the_seats_of_a_run(finished_run: Path) -> None:
     config = str(finished_run.parent / "simulated.yaml")
     done = evomesh("deliberate", "What is 17 + 25?", "--number", "-c", config, "--run", str(finished_run))
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "First proposals" in done.stdout
     assert "Verdict:" in done.stdout
 
@@ -99,7 +107,7 @@ def test_batch_records_a_bad_line_and_answers_the_rest(tmp_path: Path) -> None:
     tasks.write_text(f"{good}\nnot json\n{good.replace('1 +', '2 +')}\n")
     out = tmp_path / "out"
     done = evomesh("batch", str(tasks), "--out", str(out), "-c", SIMULATED, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["num_tasks"], summary["num_malformed"]) == (2, 1)
     assert len((out / "answers.jsonl").read_text().splitlines()) == 2
