@@ -15,7 +15,7 @@ from evolve.report.data import AccuracyRow, AccuracyTable, ConstantAnswer
 from evolve.report.measure import Comparison, compare
 from evolve.splits import Split
 from memory.types import Record
-from mesh.types import Deliberation
+from mesh.types import Deliberation, Member
 
 VOTE = "first-round vote"
 FIRST = "council's first vote"
@@ -49,15 +49,7 @@ async def audit(
         proposal_asks(lab.config, "audit", items, members, settings.audit_samples_per_member),
     )
     some = first_of_each_type(items, settings.audit_councils_per_type)
-    councils = {}
-    for label, seats in {"before": before, "after": after}.items():
-        if label == "after" and after == before:
-            continue
-        councils[label] = await lab.hold(
-            f"audit councils {label}",
-            lab.directory / "audit" / f"councils-{label}.parquet",
-            council_asks(lab.config, "audit councils", some, seats),
-        )
+    councils = await _hold_councils(lab, some, before, after)
     held = [council for group in councils.values() for council in group]
     judged = await lab.judge_all("audit", [*drawn, *held], items)
     right = judged.lookup()
@@ -99,6 +91,21 @@ async def audit(
         after=tuple(councils.get("after", ())),
         judged=judged,
     )
+
+
+async def _hold_councils(
+    lab: Lab, problems: Sequence[Problem], before: Sequence[Member], after: Sequence[Member]
+) -> dict[str, list[Deliberation]]:
+    """Councils of the old seats ("before") and, where they changed, of the new ones ("after"), on the same problems."""
+    arms = {"before": before} if after == before else {"before": before, "after": after}
+    return {
+        label: await lab.hold(
+            f"audit councils {label}",
+            lab.directory / "audit" / f"councils-{label}.parquet",
+            council_asks(lab.config, "audit councils", problems, seats),
+        )
+        for label, seats in arms.items()
+    }
 
 
 def merge_rows(left: Sequence[AccuracyRow], right: Sequence[AccuracyRow]) -> tuple[AccuracyRow, ...]:
