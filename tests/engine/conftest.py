@@ -26,7 +26,7 @@ MEMBERS = tuple(Member(name=name, engine=name, family=name) for name in FAMILIES
 RANK = 8
 
 
-def random_adapter(directory: Path, base: BaseModelShape, *, seed: int, strength: float = 0.05) -> Path:
+def random_adapter(directory: Path, base: BaseModelShape, *, seed: int, strength: float = 0.2) -> Path:
     """A LoRA adapter on every attention and feed-forward matrix, strong enough to change what the model says."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -62,8 +62,14 @@ def adapters(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def fleet(adapter_store: AdapterStore) -> Iterator[RayFleet]:
     """Both families in Ray actors; afterwards not one of their processes is left."""
+    # Two slots for two adapters: the last slot, whose weights the stock ops give to base rows, is then in use.
+    slots = {"max_loras": 2, "max_cpu_loras": 4}
     specs = tuple(
-        VllmSpec(name=name, family=name, model=source, max_model_len=1024, kv_cache_gib=0.5, cpu_cores=str(core % 2))
+        VllmSpec.model_validate(
+            {"name": name, "family": name, "model": source, "cpu_cores": str(core % 2), "kv_cache_gib": 0.5}
+            | {"max_model_len": 1024}
+            | slots
+        )
         for core, (name, source) in enumerate(FAMILIES.items())
     )
     config = ServingConfig(engines=specs, model_store=MODELS.root, start_timeout_s=1500, call_timeout_s=900)

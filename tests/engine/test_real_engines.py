@@ -31,6 +31,12 @@ def ask(text: str) -> tuple[Message, ...]:
     return (Message(role="user", parts=(Part(text=text, trusted=False),)),)
 
 
+def distance(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Largest difference of a label's probability."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+LABELS = ("A", "B", "C", "D", "E", "F")
 BALLOT = ask("Is seven a prime number?\nA: yes\nB: no\nReply with the letter alone.")
 
 
@@ -70,14 +76,13 @@ def test_base_rows_keep_their_probabilities_beside_lora_neighbours(
         for adapter in adapters[name]:
             await fleet.load_adapter(name, adapter)
         base, specialists = member(name), [member(name, adapter) for adapter in adapters[name]]
-        alone = await fleet.choose(base, BALLOT, "AB")
-        apart = [(await fleet.choose(one, BALLOT, "AB"))[0] for one in specialists]
+        alone = await fleet.choose(base, BALLOT, LABELS)
+        apart = [await fleet.choose(one, BALLOT, LABELS) for one in specialists]
         # The adapters are strong: a contaminated base row could not pass for a clean one.
-        assert min(abs(weight - alone[0]) for weight in apart) > 5 * LABEL_TOLERANCE
-        mixed = await asyncio.gather(*(fleet.choose(one, BALLOT, "AB") for one in [base, *specialists] * 4))
+        assert min(distance(alone, weights) for weights in apart) > 5 * LABEL_TOLERANCE
+        mixed = await asyncio.gather(*(fleet.choose(one, BALLOT, LABELS) for one in [base, *specialists] * 4))
         for place, weights in enumerate(mixed):
-            expected = [alone[0], *apart][place % 3]
-            assert abs(weights[0] - expected) < LABEL_TOLERANCE
+            assert distance(weights, [alone, *apart][place % 3]) < LABEL_TOLERANCE
         for adapter in adapters[name]:
             await fleet.retire_adapter(name, adapter.hash)
 
