@@ -27,7 +27,8 @@ test-unit: setup ## The unit tests alone.
 	$(BIN)/pytest --durations=10
 
 test-engine: setup ## The tests on the real engines and the quickstart models: some minutes.
-	$(BIN)/pytest -m engine --durations=0
+	$(BIN)/pytest -m engine --ignore=tests/engine --durations=5
+	$(BIN)/pytest -m engine --durations=5 tests/engine  # apart: its engines keep one Ray for the whole session
 
 bench: setup ## Run every benchmark in scripts/bench_*.py.
 	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
