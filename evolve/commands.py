@@ -110,7 +110,7 @@ def batch_command(path: Path, run_dir: Path | None, tasks: Path, out: Path, *, a
     config = load_config(path)
 
     def show(progress: BatchProgress) -> None:
-        if not as_json:
+        if not as_json and OUT.is_terminal:
             OUT.print(f"{progress.num_done}/{progress.num_tasks} tasks", end="\r", highlight=False)
 
     async def work() -> BatchSummary:

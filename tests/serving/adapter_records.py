@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from serving.adapters import Adapter
-
 from memory.types import content_hash
+from serving.adapters import Adapter
 
 
 def adapter_record(name: str, *, rank: int = 8) -> Adapter:
