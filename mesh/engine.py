@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from mesh.types import Completion, Member, Message, Profile, Sampling
+from mesh.types import Completion, Member, Message, Profile, Sampling, Score
 
 
 class EngineError(RuntimeError):
@@ -30,6 +30,14 @@ class Engine(Protocol):
         """Probability of each label as the next thing said, normalised over `labels` (they sum to 1).
 
         `labels` are distinct capital letters. Raises EngineError as `complete` does.
+        """
+        ...
+
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+        """How likely the member finds `text` as the next thing said; one prefill, nothing is sampled.
+
+        `text` is data: none of it is read as structure. Raises EngineError as `complete` does, for an empty text,
+        and where `Profile.can_score` is False.
         """
         ...
 

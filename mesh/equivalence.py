@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
-AnswerKind = Literal["number", "text"]
+from pydantic import Field
+
+from memory.types import Record
+
+AnswerKind = Literal["number", "text", "math", "free"]
+"""number: one number; text: one line, compared by spelling; math: a formula; free: prose."""
 
 MAX_FRACTION_DIGITS = 30
 """A longer numerator or denominator is compared as written: reducing it could take for ever."""
@@ -17,13 +23,37 @@ _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 _QUOTES = "\"'`“”‘’ "
 
 
-def canonical(answer: str, kind: AnswerKind) -> str:
+class Sameness(Record):
+    """Which answers of one deliberation are one: by spelling, and by what was found out beyond spelling."""
+
+    kind: AnswerKind
+    merged: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="disjoint groups of canonical spellings that are one answer; the first stands for all"
+    )
+
+    @cached_property
+    def _stands_for(self) -> dict[str, str]:
+        return {spelling: group[0] for group in self.merged for spelling in group}
+
+    def key(self, answer: str) -> str:
+        """The spelling that stands for every answer equal to this one."""
+        spelling = canonical(answer, self.kind)
+        return self._stands_for.get(spelling, spelling)
+
+
+Equality = AnswerKind | Sameness
+"""How answers are compared: by spelling alone, or with what a deliberation found out about them."""
+
+
+def canonical(answer: str, kind: Equality) -> str:
     """The spelling that stands for every equal answer; applying it twice changes nothing.
 
     Numbers lose signs, zeros and thousands separators that mean nothing ("07.0" and "7" are one, so are "1/2" and
     "0.5"); what is no number is treated as text. Text loses case, extra white space, a trailing period and
     surrounding quotes. Not covered: symbolic equality ("2x" and "x+x"), units, synonyms.
     """
+    if isinstance(kind, Sameness):
+        return kind.key(answer)
     if kind == "number":
         number = _canonical_number(answer)
         if number is not None:
@@ -32,7 +62,7 @@ def canonical(answer: str, kind: AnswerKind) -> str:
     return words.lstrip(_QUOTES).rstrip(_QUOTES + ".")
 
 
-def same_answer(first: str | None, second: str | None, kind: AnswerKind) -> bool:
+def same_answer(first: str | None, second: str | None, kind: Equality) -> bool:
     """Whether two answers are one; an abstention (None) equals only an abstention."""
     if first is None or second is None:
         return first is second

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from mesh.equivalence import canonical, same_answer
+from mesh.equivalence import Equality, canonical, same_answer
 from mesh.parse import own_words
 from mesh.seeds import derive_random
-from mesh.types import AnswerKind, Part, Proposal, Reading, Shown
+from mesh.types import Part, Proposal, Reading, Shown
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Room:
 
 
 def read_peers(
-    reader: str, number: int, held: Mapping[str, Proposal], kind: AnswerKind, room: Room, seed: int
+    reader: str, number: int, held: Mapping[str, Proposal], kind: Equality, room: Room, seed: int
 ) -> Reading:
     """What `reader` is shown of the others' positions in round `number`.
 
@@ -46,7 +46,7 @@ def read_peers(
     return Reading(reader=reader, round=number, shown=tuple(shown))
 
 
-def strongest_opponent(reading: Reading, own: Proposal | None, kind: AnswerKind) -> Shown | None:
+def strongest_opponent(reading: Reading, own: Proposal | None, kind: Equality) -> Shown | None:
     """The shown answer against the reader's own that most peers hold (the first shown of equals); None if none is."""
     if own is None or own.answer is None:
         return None

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mesh.equivalence import canonical
-from mesh.types import AnswerKind, Proposal, Verdict, Vote, positions
+from mesh.equivalence import Equality, canonical
+from mesh.types import Proposal, Verdict, Vote, positions
 
 
 @dataclass
@@ -32,7 +32,7 @@ class _Pile:
         return (self.num_ballots, round(math.fsum(self.masses), 9), len(self.families), len(self.members))
 
 
-def plurality(proposals: Sequence[Proposal], kind: AnswerKind) -> Verdict:
+def plurality(proposals: Sequence[Proposal], kind: Equality) -> Verdict:
     """The most frequent answer among `proposals`, each one ballot; equal answers are counted together.
 
     Tie rule: more distinct families behind it, then more distinct members, then the earliest proposal in the given
@@ -44,7 +44,7 @@ def plurality(proposals: Sequence[Proposal], kind: AnswerKind) -> Verdict:
     return _decide(piles, len(proposals), f"plurality of {_plural(len(proposals), 'proposal')}", proposals, kind)
 
 
-def tally_votes(votes: Sequence[Vote], proposals: Sequence[Proposal], kind: AnswerKind) -> Verdict:
+def tally_votes(votes: Sequence[Vote], proposals: Sequence[Proposal], kind: Equality) -> Verdict:
     """The answer with the most votes among those that `proposals` hold.
 
     One ballot a member: only its first vote counts. A vote for an answer that nobody proposed is a ballot for nobody.
@@ -71,7 +71,7 @@ def tally_votes(votes: Sequence[Vote], proposals: Sequence[Proposal], kind: Answ
     return _decide(piles, len(ballots), f"plurality of {_plural(len(ballots), 'vote')}", proposals, kind)
 
 
-def _piles(proposals: Sequence[Proposal], kind: AnswerKind) -> dict[str, _Pile]:
+def _piles(proposals: Sequence[Proposal], kind: Equality) -> dict[str, _Pile]:
     piles: dict[str, _Pile] = {}
     for seat, proposal in enumerate(proposals):
         if proposal.answer is None:
@@ -85,7 +85,7 @@ def _piles(proposals: Sequence[Proposal], kind: AnswerKind) -> dict[str, _Pile]:
 
 
 def _decide(
-    piles: dict[str, _Pile], num_ballots: int, method: str, proposals: Sequence[Proposal], kind: AnswerKind
+    piles: dict[str, _Pile], num_ballots: int, method: str, proposals: Sequence[Proposal], kind: Equality
 ) -> Verdict:
     ranked = sorted(piles.values(), key=lambda pile: (*(-value for value in pile.merit), pile.first_seat))
     if not ranked:

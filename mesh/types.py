@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from pydantic import Field
 
-from memory.types import Evidence, Recollection, Record
-from mesh.equivalence import AnswerKind, canonical, same_answer
+from memory.types import Evidence, Recollection, Record, content_hash
+from mesh.equivalence import AnswerKind, Equality, Sameness, canonical, same_answer
 from mesh.text import Text
 
-Phase = Literal["propose", "extract", "critique", "revise", "vote"]
+Phase = Literal[
+    "propose",
+    "extract",
+    "same",
+    "digest",
+    "critique",
+    "revise",
+    "account",
+    "vote",
+    "rank",
+    "synthesise",
+    "plan",
+    "review",
+]
+Tier = Literal["extraction", "reflection", "deep"]
+Level = Literal["full", "digest", "crux", "count"]
 
 
 class Part(Record):
@@ -51,6 +67,10 @@ class Task(Record):
     answer_kind: AnswerKind = "text"
     instruction: Text = Field(default="", description="how to answer, from the operator; empty: none")
     demonstrations: tuple[Demonstration, ...] = ()
+    context: tuple[Text, ...] = Field(
+        default=(), description="what earlier steps came to; models wrote it, so it is shown as data"
+    )
+    tags: tuple[str, ...] = Field(default=(), description="what the operator marks a task by, e.g. to ask a person")
 
 
 class Sampling(Record):
@@ -73,6 +93,10 @@ class Usage(Record):
     seconds: float = Field(
         default=0.0, description="wall seconds the calls took, summed; overlapping calls count twice"
     )
+    engine_seconds: float = Field(
+        default=0.0,
+        description="the calls' share of their engines' busy time: calls under way together share each second",
+    )
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -80,6 +104,7 @@ class Usage(Record):
             output_tokens=self.output_tokens + other.output_tokens,
             num_calls=self.num_calls + other.num_calls,
             seconds=self.seconds + other.seconds,
+            engine_seconds=self.engine_seconds + other.engine_seconds,
         )
 
     @staticmethod
@@ -100,14 +125,34 @@ class Completion(Record):
     adapter: str | None = Field(default=None, description="hash of the adapter that produced it; None: the base model")
 
 
+class Score(Record):
+    """How likely a model finds a given text after a given prompt."""
+
+    log_prob: float = Field(description="natural logarithm of the probability of the whole text")
+    num_tokens: int = Field(ge=1)
+    num_bytes: int = Field(ge=1, description="UTF-8 bytes of the text, so that tokenizers can be compared")
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Surprise: bits this model needs for a byte of the text. 0: it was certain of every token."""
+        return -self.log_prob / math.log(2.0) / self.num_bytes
+
+
 class Member(Record):
-    """A seat in a deliberation: which engine answers, with which adapter."""
+    """A seat in a deliberation: which engine answers, with which adapter, in which part."""
 
     name: str = Field(description="unique within a mesh; shown to people, never to other members")
     engine: str = Field(description="name of the engine that serves it")
     family: str = Field(description="model family; members of one family share blind spots")
     adapter: str | None = Field(default=None, description="content hash of a LoRA adapter; None: the base model")
     role: str = ""
+    persona: Text = Field(default="", description="how this member should go about it, from the operator; empty: none")
+    tiers: tuple[Tier, ...] = Field(
+        default=(),
+        description="work it takes: extraction (reading answers, digests), reflection (critiques, votes, reviews), "
+        "deep (proposals, revisions, synthesis); empty: all of it",
+    )
+    skills: tuple[str, ...] = Field(default=(), description="task types it is preferred for where work is delegated")
 
 
 class Profile(Record):
@@ -121,6 +166,12 @@ class Profile(Record):
     adds_bos: bool = Field(description="a beginning-of-sequence token is put first")
     token_exact: bool = Field(description="untrusted text is rendered by token ids; False: sanitised text only")
     can_choose: bool = Field(default=True, description="label probabilities for votes are exact")
+    can_score: bool = Field(default=False, description="the likelihood of a given text can be read")
+    needs_alternation: bool = Field(default=False, description="user and assistant turns must take turns")
+    takes_tools: bool = Field(default=False, description="the chat template has a place for tool definitions")
+    thinking: tuple[str, str] | None = Field(
+        default=None, description="marks around the model's thinking, e.g. <think> and </think>; None: it has none"
+    )
     stop_token_ids: tuple[int, ...] = ()
 
 
@@ -132,6 +183,7 @@ class Exchange(Record):
     round: int = 0
     messages: tuple[Message, ...]
     completions: tuple[Completion, ...] = ()
+    weights: tuple[float, ...] = Field(default=(), description="of a closed choice: probability of each label")
     usage: Usage = Usage()
 
 
@@ -145,6 +197,14 @@ class Proposal(Record):
     round: int = Field(default=0, description="0: the independent first proposal; r: after the r-th reading of peers")
     sample: int = 0
     adapter: str | None = None
+    quote: str | None = Field(
+        default=None,
+        description="the step of its own earlier text that the member called wrong when it changed its mind",
+    )
+    withdrew: str | None = Field(
+        default=None,
+        description="the new answer it gave and took back, naming no wrong step; text and answer are its earlier ones",
+    )
 
 
 class Shown(Record):
@@ -157,6 +217,9 @@ class Shown(Record):
     text: str = Field(
         default="", description="what stood in the prompt: the author's whole text, or less where room was short"
     )
+    level: Level = Field(
+        default="full", description="whole text; its author's digest; answer and the step before it; or the count alone"
+    )
 
 
 class Reading(Record):
@@ -165,6 +228,7 @@ class Reading(Record):
     reader: str
     round: int
     shown: tuple[Shown, ...]
+    num_left_out: int = Field(default=0, description="distinct answers for which there was no room at all")
 
 
 class Critique(Record):
@@ -186,17 +250,86 @@ class Vote(Record):
     weights: tuple[tuple[str, float], ...] = Field(description="(answer, probability) for every option, best first")
 
 
+class Cluster(Record):
+    """One distinct answer and who stands behind it."""
+
+    answer: str
+    weight: float = Field(description="its share of all weight, 0 to 1")
+    members: tuple[str, ...]
+    families: tuple[str, ...]
+    author: str = Field(default="", description="member whose text argues for it best; empty: nobody proposed it")
+    argument: str = Field(default="", description="that text")
+
+
+Shape = Literal[
+    "consensus across families", "consensus within one family", "split by family", "one against all", "scattered",
+    "mixed", "nobody answered",
+]  # fmt: skip
+
+
+class Diagnosis(Record):
+    """What the disagreement behind a verdict looks like. Every number is computed from the trace."""
+
+    shape: Shape
+    clusters: tuple[Cluster, ...] = Field(description="distinct answers, the chosen one first")
+    num_ballots: int = Field(description="proposals or votes that were counted, abstentions included")
+    n_eff: float = Field(description="how many independent votes those members are worth, 1 to their number")
+    weighting: str = Field(description="what the weights rest on, in words, e.g. 'equal: nothing is measured yet'")
+    entropy: float = Field(description="of the weights over the distinct answers, in bits; 0: one answer")
+    without_family: tuple[tuple[str, str | None], ...] = Field(
+        default=(), description="(family, verdict without it) for every family; one that differs makes it unstable"
+    )
+    surprise: float | None = Field(
+        default=None, description="bits per byte of the chosen text under the other families, mean; None: not scored"
+    )
+
+    @property
+    def dissent(self) -> tuple[Cluster, ...]:
+        """Every distinct answer but the chosen one, strongest first."""
+        return self.clusters[1:]
+
+
 class Verdict(Record):
-    """What the mesh decided. `answer` None: every member abstained or failed."""
+    """What the mesh decided. `answer` None: every member abstained or failed, or a person is waited for."""
 
     answer: str | None
     method: str = Field(description="rule that decided, e.g. 'plurality of 8 proposals'")
     support: tuple[tuple[str, float], ...] = Field(default=(), description="(answer, weight), best first")
     dissent: tuple[str, ...] = Field(default=(), description="members whose own last answer differs")
     confidence: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="share of the weight behind the answer; uncalibrated"
+        default=0.0, ge=0.0, le=1.0, description="probability that the answer is right if `calibrated`, else its share"
     )
+    calibrated: bool = Field(default=False, description="True: `confidence` was fitted to judged outcomes")
     tied: bool = Field(default=False, description="True: decided by the tie rule")
+    diagnosis: Diagnosis | None = Field(default=None, description="None: a verdict along the way")
+
+
+class Question(Record):
+    """What a person is asked: a closed choice among the answers on the table, or a new answer."""
+
+    deliberation: str = Field(description="id of the deliberation that waits")
+    task_id: Text
+    step: str = Field(default="", description="place in the pattern, e.g. 'draft/check'; empty: the whole")
+    reason: str = Field(description="the condition that was met, e.g. 'split by family'")
+    question: Text
+    choices: tuple[Text, ...] = Field(description="distinct answers, the mesh's own choice first")
+    arguments: tuple[Text, ...] = Field(default=(), description="for each choice, the text that argues for it best")
+
+    @property
+    def id(self) -> str:
+        """Short name, made from the content: another question has another id."""
+        return content_hash(self)[:12]
+
+
+class PersonAnswer(Record):
+    """What a person decided. Exactly one of `choice` and `edit` is set."""
+
+    question: str = Field(description="`Question.id`")
+    content: str = Field(description="content hash of the question as the person saw it")
+    choice: int | None = Field(default=None, ge=0, description="index into the question's choices")
+    edit: Text | None = Field(default=None, description="an answer of the person's own")
+    by: str = Field(description="who answered")
+    note: Text = ""
 
 
 class Failure(Record):
@@ -209,7 +342,7 @@ class Failure(Record):
     message: str
 
 
-def positions(proposals: Iterable[Proposal], kind: AnswerKind) -> dict[str, Proposal]:
+def positions(proposals: Iterable[Proposal], kind: Equality) -> dict[str, Proposal]:
     """What each member stands for: the first proposal that holds its most frequent readable answer.
 
     A member that abstained every time maps to its first abstention. Members come in order of first appearance.
@@ -238,6 +371,16 @@ class Deliberation(Record):
     critiques: tuple[Critique, ...] = ()
     votes: tuple[Vote, ...] = ()
     failures: tuple[Failure, ...] = ()
+    profiles: tuple[Profile, ...] = Field(default=(), description="what is known of every engine that took part")
+    merged: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="groups of canonical spellings that were found to be one answer"
+    )
+    questions: tuple[Question, ...] = Field(default=(), description="what a person was asked")
+    replies: tuple[PersonAnswer, ...] = Field(default=(), description="what the person said; fewer: still waiting")
+    step: str = Field(default="", description="name of this part in the pattern it belongs to")
+    children: tuple[Deliberation, ...] = Field(
+        default=(), description="the parts of a pattern, in the order they ended"
+    )
     first_verdict: Verdict = Field(description="plurality over the independent first proposals alone")
     verdict: Verdict
     exchanges: tuple[Exchange, ...] = ()
@@ -245,7 +388,25 @@ class Deliberation(Record):
     @property
     def usage(self) -> Usage:
         """Sum over every call."""
-        return Usage.total(exchange.usage for exchange in self.exchanges)
+        own = Usage.total(exchange.usage for exchange in self.exchanges)
+        return Usage.total([own, *(child.usage for child in self.children)]) if self.children else own
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a person still has to answer, here or in a part."""
+        return len(self.replies) < len(self.questions) or any(child.is_waiting for child in self.children)
+
+    @property
+    def equality(self) -> Equality:
+        """Which answers of this deliberation are one."""
+        return Sameness(kind=self.task.answer_kind, merged=self.merged) if self.merged else self.task.answer_kind
+
+    def walk(self) -> Iterator[tuple[str, Deliberation]]:
+        """This deliberation and all its parts, parents first, each with its path ('' for the whole)."""
+        yield "", self
+        for child in self.children:
+            for path, part in child.walk():
+                yield f"{child.step}/{path}" if path else child.step, part
 
     def round_of(self, number: int) -> tuple[Proposal, ...]:
         """Proposals of one round."""
@@ -256,13 +417,13 @@ class Deliberation(Record):
         """Each member's position in the last round it spoke in; an abstention there is its position."""
         held: dict[str, Proposal] = {}
         for number in sorted({p.round for p in self.proposals}):
-            held.update(positions(self.round_of(number), self.task.answer_kind))
+            held.update(positions(self.round_of(number), self.equality))
         return held
 
     @property
     def mind_changes(self) -> tuple[tuple[str, str | None, str | None], ...]:
         """(member, answer before, answer after) wherever a revision changed the member's position."""
-        kind = self.task.answer_kind
+        kind = self.equality
         latest = positions(self.round_of(0), kind)
         changes = []
         for number in sorted({p.round for p in self.proposals if p.round > 0}):
