@@ -15,7 +15,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from memory.ledger import publish_json, read_record
 from memory.types import Record
 from mesh.engine import EngineError
-from mesh.types import Completion, Member, Message, Profile, Sampling
+from mesh.text import well_formed
+from mesh.types import Completion, Member, Message, Profile, Sampling, Score
 from serving.adapters import Adapter, AdapterStore
 from serving.config import EngineSpec
 from serving.hosting import EngineDied, HostedEngine, build_engine, engine_environment
@@ -81,6 +82,10 @@ class EngineActor:
     ) -> tuple[float, ...] | Refusal:
         """As `Engine.choose`."""
         return await self._ask(lambda engine: engine.choose(member, messages, labels))
+
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score | Refusal:
+        """As `Engine.score`."""
+        return await self._ask(lambda engine: engine.score(member, messages, text))
 
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int | Refusal:
         """As `Engine.count_tokens`."""
@@ -193,6 +198,11 @@ class RayEngine:
     async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
         """As `Engine.choose`."""
         return tuple(await self._call("choose", member, tuple(messages), tuple(labels)))
+
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+        """As `Engine.score`."""
+        # Ray cannot carry half a character from one process to another.
+        return Score.model_validate(await self._call("score", member, tuple(messages), well_formed(text)))
 
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
         """As `Engine.count_tokens`."""

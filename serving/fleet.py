@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from mesh.engine import Engine, EngineError
-from mesh.types import Completion, Member, Message, Profile, Sampling, Usage
+from mesh.types import Completion, Member, Message, Profile, Sampling, Score, Usage
 from serving.adapters import Adapter, AdapterHost
 
 
 class Fleet:
     """Implements `Engine` over named engines. Holds no connection and no process of its own.
 
-    `usage` counts what went through this object and succeeded; a choice counts as one call, without tokens.
+    `usage` counts what went through this object and succeeded; a choice or a score counts as one call, without
+    tokens.
     """
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
@@ -55,6 +56,13 @@ class Fleet:
         weights = await engine.choose(member, messages, labels)
         self._count(member.engine, started)
         return weights
+
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+        """As `Engine.score`."""
+        engine, started = self._engine(member.engine), time.perf_counter()
+        score = await engine.score(member, messages, text)
+        self._count(member.engine, started)
+        return score
 
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
         """As `Engine.count_tokens`."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from mesh.engine import EngineError
-from mesh.types import Completion, Member, Message, Profile, Sampling
+from mesh.types import Completion, Member, Message, Profile, Sampling, Score
 from serving.adapters import Adapter
 from serving.config import RemoteSpec
 from serving.remote_client import RemoteClient, RequestRefused
@@ -84,6 +84,14 @@ class RemoteEngine:
                 "keep this member out of votes"
             )
         return tuple(float(label == named) for label in labels)
+
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+        """Always raises EngineError: servers do not tell how likely a given text is."""
+        self._check(member)
+        raise EngineError(
+            f"engine {self.spec.name!r} is remote and cannot score a given text (can_score is False); "
+            "ask a vllm engine, or leave this member out"
+        )
 
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
         """An estimate: UTF-8 bytes divided by four, rounded up, and four tokens for every turn."""

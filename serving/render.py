@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from mesh.text import well_formed
 from mesh.types import Message, Part
 from serving.templates import (
     PlainWriter,
     RenderError,
     Role,
+    Skeleton,
     TemplateFacts,
     TemplateWriter,
     Tokenizer,
@@ -51,8 +53,23 @@ class Renderer:
         if not messages:
             raise RenderError("expected at least one message, got none")
         turns = self._turns(messages)
+        return self._ids(self._skeleton(_roles(turns)), [self._text(parts) for _, parts in turns])
+
+    def render_with_answer(self, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+        """Token ids up to where the assistant's answer to `messages` begins, and those of `answer` in that place.
+
+        An assistant turn at the end is continued. Where a template writes an assistant's answers in another way than
+        it calls for them (with an empty thought before, say), this is the way of answers. Raises as `render` does.
+        """
+        if not messages or messages[-1].role == "assistant":
+            return self.render(messages), self.encode_content(answer)
+        turns = self._turns(messages)
+        *before, opening, _, _ = self._skeleton((*_roles(turns), "assistant"))
+        blank = " " if str(opening).endswith(" ") else ""
         texts = [self._text(parts) for _, parts in turns]
-        skeleton = self._skeleton(tuple(role for role, _ in turns))
+        return self._ids((*before, str(opening).removesuffix(" ")), texts), self.encode_content(blank + answer)
+
+    def _ids(self, skeleton: Skeleton, texts: Sequence[str]) -> list[int]:
         if not self.facts.has_template:
             # Encoded in one piece, so that words get the tokens they have in running text.
             text = "".join(piece if isinstance(piece, str) else texts[piece] for piece in skeleton)
@@ -71,6 +88,7 @@ class Renderer:
 
     def encode_content(self, text: str) -> list[int]:
         """Token ids of `text`, none of which is a control token, whatever `text` holds."""
+        text = well_formed(text)
         ids = self._plain_ids(text)
         found = {number for number in ids if number in self._control_ids}
         if not found:
@@ -132,6 +150,10 @@ class Renderer:
             return _broken(match.group())
 
         return self._markers.sub(defuse, line + untrusted)[start:]
+
+
+def _roles(turns: Sequence[Turn]) -> tuple[Role, ...]:
+    return tuple(role for role, _ in turns)
 
 
 def _marker_pattern(facts: TemplateFacts) -> re.Pattern[str] | None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 
 from mesh.engine import EngineError
-from mesh.types import Completion, Member, Message, Profile, Sampling
+from mesh.parse import parse_answer
+from mesh.text import well_formed
+from mesh.types import Completion, Member, Message, Profile, Sampling, Score
 from serving.adapters import Adapter, BaseModelShape
 from serving.config import ScriptedSpec
 from serving.scripted_prompt import Prompt, read_prompt
 from serving.scripted_solver import Operation, draw, near_miss, pick, solve
 
 FAVOUR = 0.8
-"""Probability of the label it favours in a choice; the other labels share the rest."""
+"""Probability of the label it favours in a choice, and of the answer it holds in a scored text."""
+OTHER_ANSWER = (1.0 - FAVOUR) / 6
+NO_ANSWER = 0.01
+NATS_PER_BYTE = 0.5
+"""What the words of a scored text cost, whatever they say; the answer in them costs the rest."""
 
 
 class ScriptedEngine:
@@ -65,6 +72,23 @@ class ScriptedEngine:
         rest = (1.0 - FAVOUR) / (len(labels) - 1)
         return tuple(FAVOUR if label == favourite else rest for label in labels)
 
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+        """As `Engine.score`: every byte costs the same, and the answer in the text costs least if it is held right.
+
+        What the member holds to be right is what it answers at temperature 0.
+        """
+        prompt_tokens, num_tokens = self._admit(member, messages), len(text.split())
+        if not num_tokens:
+            raise EngineError(f"engine {self.spec.name!r}: expected a text to score, got {text!r}, which has no words")
+        self._check_length(prompt_tokens + num_tokens)
+        await asyncio.sleep(self.spec.latency_s)
+        answer = parse_answer(text, "number")
+        belief = OTHER_ANSWER if answer is not None else NO_ANSWER
+        if answer is not None and answer == self._holds(member, read_prompt(messages).question):
+            belief = FAVOUR
+        num_bytes = len(well_formed(text).encode())
+        return Score(log_prob=math.log(belief) - NATS_PER_BYTE * num_bytes, num_tokens=num_tokens, num_bytes=num_bytes)
+
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
         """Words of all turns, and one for the role of each."""
         self._check_engine(member)
@@ -82,6 +106,7 @@ class ScriptedEngine:
             accepts_system_role=True,
             adds_bos=False,
             token_exact=True,
+            can_score=True,
         )
 
     async def load_adapter(self, adapter: Adapter) -> float:
@@ -120,6 +145,12 @@ class ScriptedEngine:
             return OBJECTION.format(answer=answer)
         return f"{LEADS[pick(len(LEADS), 'words', *key)]} Answer: {answer}"
 
+    def _holds(self, member: Member, question: str) -> str:
+        """Its answer to a question alone, at temperature 0."""
+        operation, right = solve(question)
+        key = (0, 0, member.engine, member.name, question)
+        return right if draw(*key) < self._chance(member, operation) else near_miss(right, *key)
+
     def _favourite(self, member: Member, prompt: Prompt) -> str | None:
         """The label it would vote for, whatever order the options are listed in; None if there are no options."""
         operation, right = solve(prompt.question)
@@ -140,12 +171,15 @@ class ScriptedEngine:
         if member.adapter is not None:
             self._check_adapter(member.adapter)
         num_tokens = _num_tokens(messages)
+        self._check_length(num_tokens)
+        return num_tokens
+
+    def _check_length(self, num_tokens: int) -> None:
         if num_tokens >= self.spec.max_model_len:
             raise EngineError(
                 f"engine {self.spec.name!r}: the prompt has {num_tokens} tokens and the window holds "
                 f"{self.spec.max_model_len}; shorten the prompt or raise max_model_len"
             )
-        return num_tokens
 
     def _check_engine(self, member: Member) -> None:
         if member.engine != self.spec.name:

@@ -26,6 +26,9 @@ ABSENT = "0" * 64
 LABEL_TOLERANCE = 0.02
 """Two runs of one choice may differ by rounding (bf16, another batch, the prefix cache), not by more."""
 
+SCORE_TOLERANCE = 0.02
+"""The same, for the bits of a whole text."""
+
 Check = Callable[[Engine, Member], Coroutine[Any, Any, None]]
 AdapterCheck = Callable[[Engine, Member, Adapter], Coroutine[Any, Any, None]]
 
@@ -51,7 +54,7 @@ def _task(question: str, demonstrations: tuple[Demonstration, ...] = ()) -> Task
     )
 
 
-async def check_engine_has_the_four_verbs(engine: Engine, member: Member) -> None:
+async def check_engine_has_the_verbs(engine: Engine, member: Member) -> None:
     """The protocol is implemented, and the member is the engine's own."""
     assert isinstance(engine, Engine)
     assert (await engine.profile(member)).engine == member.engine
@@ -158,6 +161,56 @@ async def check_choice_repeats_in_any_label_order(engine: Engine, member: Member
 async def check_choice_of_one_label_is_certain(engine: Engine, member: Member) -> None:
     """A single option gets all the weight."""
     assert await engine.choose(member, ballot("What is 3 + 4?", "7"), ["A"]) == (1.0,)
+
+
+async def check_score_is_finite_and_repeats(engine: Engine, member: Member) -> None:
+    """A negative log-probability of known length; the same call gives it again. Where it cannot be read: an error."""
+    messages, text = ask("What is 3 + 4?"), "The answer is 7 – surely."
+    if not (await engine.profile(member)).can_score:
+        await expect_engine_error(engine.score(member, messages, text))
+        return
+    first, second = await engine.score(member, messages, text), await engine.score(member, messages, text)
+    assert -math.inf < first.log_prob < 0.0
+    assert first.num_bytes == len(text.encode()) == len(text) + 2
+    assert 1 <= first.num_tokens <= first.num_bytes
+    assert first.num_tokens == second.num_tokens
+    assert math.isclose(first.bits_per_byte, second.bits_per_byte, rel_tol=SCORE_TOLERANCE)
+
+
+async def check_garbage_surprises_more_than_an_answer(engine: Engine, member: Member) -> None:
+    """The least that can be asked of every model: letters at random cost more than a sentence of their length."""
+    if not (await engine.profile(member)).can_score:
+        return
+    messages, answer, garbage = ask("What is 3 + 4?"), "The answer is 7.", "Xqz ovkwjt gu y%"
+    assert len(answer) == len(garbage)
+    surprise = [(await engine.score(member, messages, text)).bits_per_byte for text in (answer, garbage)]
+    assert surprise[0] < surprise[1]
+
+
+async def check_score_takes_any_text_as_data(engine: Engine, member: Member) -> None:
+    """Control markers, half a character and a blank before the text are scored as the words they are."""
+    if not (await engine.profile(member)).can_score:
+        return
+    messages = ask("What is 3 + 4?")
+    plain = await engine.score(member, messages, "7")
+    for text in (HOSTILE, "7 \ud800", " 7", "7\n\n7"):
+        score = await engine.score(member, messages, text)
+        assert -math.inf < score.log_prob < 0.0
+        assert score.num_bytes == len(text.encode("utf-8", "replace"))
+        assert score.num_tokens >= plain.num_tokens
+    hostile = await engine.score(member, messages, HOSTILE)
+    assert hostile.num_tokens > len(HOSTILE.split()) // 2
+
+
+async def check_unscorable_texts_are_refused_and_the_engine_lives(engine: Engine, member: Member) -> None:
+    """Nothing to score, more than the window holds, an absent adapter, somebody else's member."""
+    messages, window = ask("What is 3 + 4?"), (await engine.profile(member)).max_model_len
+    for text in ("", "remember " * (window + 1)):
+        await expect_engine_error(engine.score(member, messages, text))
+    for changes in ({"adapter": ABSENT}, {"engine": f"not-{member.engine}"}):
+        await expect_engine_error(engine.score(member.model_copy(update=changes), messages, "7"))
+    completions, _ = await engine.complete(member, messages, SHORT)
+    assert len(completions) == 1
 
 
 async def check_earlier_turns_are_accepted(engine: Engine, member: Member) -> None:
@@ -275,7 +328,7 @@ HOSTILE = (
 )
 
 CONTRACT: tuple[Check, ...] = (
-    check_engine_has_the_four_verbs,
+    check_engine_has_the_verbs,
     check_profile_is_stable_and_sane,
     check_samples_are_counted,
     check_prompt_length_is_counted_alike,
@@ -287,6 +340,10 @@ CONTRACT: tuple[Check, ...] = (
     check_choice_is_a_distribution,
     check_choice_repeats_in_any_label_order,
     check_choice_of_one_label_is_certain,
+    check_score_is_finite_and_repeats,
+    check_garbage_surprises_more_than_an_answer,
+    check_score_takes_any_text_as_data,
+    check_unscorable_texts_are_refused_and_the_engine_lives,
     check_earlier_turns_are_accepted,
     check_control_markers_in_untrusted_text_are_words,
     check_too_long_prompt_is_refused_and_the_engine_lives,

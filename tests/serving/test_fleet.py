@@ -84,9 +84,9 @@ def test_fleet_of_nothing_is_refused() -> None:
 
 
 class BareEngine:
-    """An engine with the four verbs and no more."""
+    """An engine with the verbs of the protocol and no more."""
 
     def __init__(self) -> None:
         inner = ScriptedEngine(ScriptedSpec(name="alpha", family="one"))
-        self.complete, self.choose = inner.complete, inner.choose
+        self.complete, self.choose, self.score = inner.complete, inner.choose, inner.score
         self.count_tokens, self.profile = inner.count_tokens, inner.profile

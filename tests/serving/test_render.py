@@ -113,6 +113,33 @@ def test_open_assistant_turn_is_continued() -> None:
     assert shown(tiny_tokenizer(None), messages).endswith("Hi\nAnswer: The answer is")
 
 
+@pytest.mark.parametrize("template", [CHATML, TEXT_MARKERS, None])
+def test_answer_to_be_scored_stands_where_the_template_writes_an_answer(template: str | None) -> None:
+    renderer, asked = Renderer(tiny_tokenizer(template)), [turn("user", "1 + 2?")]
+    prompt, answer = renderer.render_with_answer(asked, "It is 3.")
+    assert prompt == renderer.render(asked)
+    assert [*prompt, *answer] == renderer.render([*asked, turn("assistant", "It is 3.")])
+
+
+def test_answer_to_be_scored_is_data_and_may_continue_an_open_turn() -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    renderer, talk = Renderer(tokenizer), [turn("user", "1 + 2?"), turn("assistant", "It is ")]
+    assert renderer.render_with_answer(talk, "3.")[0] == renderer.render(talk)
+    _, answer = renderer.render_with_answer(talk, "3<|im_end|>\ud800")
+    assert not set(answer) & control_ids(tokenizer)
+    assert tokenizer.decode(answer) == "3<|im_end|>?"
+
+
+def test_template_that_calls_for_answers_in_another_way_than_it_writes_them_is_followed() -> None:
+    template = CHATML.replace(
+        "{{ m['content'] }}", "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+    )
+    tokenizer = tiny_tokenizer(template)
+    prompt, answer = Renderer(tokenizer).render_with_answer([turn("user", "Hi")], "3")
+    assert str(tokenizer.decode(prompt)).endswith("<|im_start|>assistant\n<think></think>")
+    assert tokenizer.decode(answer) == "3"
+
+
 def test_conversation_the_template_refuses_is_an_error() -> None:
     renderer = Renderer(tiny_tokenizer(NO_SYSTEM_ALTERNATING))
     with pytest.raises(RenderError, match="must alternate"):

@@ -151,6 +151,22 @@ def test_stop_string_and_budget_cut_the_text() -> None:
     assert parse_answer(asyncio.run(said(stop=("\n",))).text, "number") == "42"
 
 
+def test_score_is_highest_for_what_the_member_would_answer_greedily() -> None:
+    async def run(of: ScriptedEngine, member: Member) -> None:
+        messages = proposal_messages(task("What is 20 + 22?"))
+        (greedy,), _ = await of.complete(member, messages, FREE.model_copy(update={"temperature": 0.0}))
+        held = parse_answer(greedy.text, "number")
+        texts = [f"Answer: {answer}" for answer in ("32", "40", "41", "42", "43", "44", "52", "??")]
+        surprise = {text: (await of.score(member, messages, text)).bits_per_byte for text in texts}
+        assert min(surprise, key=lambda text: surprise[text]) == f"Answer: {held}"
+        assert max(surprise, key=lambda text: surprise[text]) == "Answer: ??"
+
+    adapter, of = adapter_record("a"), engine(skill=0.0, adapter_gain=1.0)
+    asyncio.run(of.load_adapter(adapter))
+    for member in (MEMBER, MEMBER.model_copy(update={"adapter": adapter.hash})):
+        asyncio.run(run(of, member))
+
+
 def test_latency_is_waited_for_and_calls_overlap() -> None:
     async def ten() -> None:
         of = engine(latency_s=0.05)
