@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from memory.types import Record
+from mesh.text import Text
+from mesh.types import Tier
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -39,12 +41,29 @@ class HubModel(Record):
 ModelSource = Annotated[PackagedModel | DirectoryModel | HubModel, Field(discriminator="kind")]
 
 
-class VllmSpec(Record):
+class _Spec(Record):
+    """What every engine has, whatever runs it; the last three are handed on to the member that stands for it."""
+
+    name: Name = Field(description="unique engine name; members refer to it")
+    family: str = Field(min_length=1, description="model family; members of one family share blind spots")
+    price_per_hour: float | None = Field(
+        default=None, ge=0.0, description="money an hour of this engine costs, in any one currency; null: not counted"
+    )
+    persona: Text = Field(default="", description="how its member should go about a task; empty: nothing is said")
+    tiers: tuple[Tier, ...] = Field(
+        default=(),
+        description="work its member takes: extraction (reading answers, digests), reflection (critiques, votes, "
+        "reviews), deep (proposals, revisions, synthesis); empty: all of it",
+    )
+    skills: tuple[str, ...] = Field(
+        default=(), description="task types its member is preferred for where work is delegated"
+    )
+
+
+class VllmSpec(_Spec):
     """One vLLM engine with one base model and any number of LoRA adapters on it."""
 
     kind: Literal["vllm"] = "vllm"
-    name: Name = Field(description="unique engine name; members refer to it")
-    family: str = Field(min_length=1, description="model family; members of one family share blind spots")
     model: ModelSource = Field(description="where the base weights come from")
     max_model_len: int = Field(default=2048, ge=64, description="window, in tokens, prompt and answer together")
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
@@ -88,19 +107,23 @@ class ScriptedSkill(Record):
     skill: float = Field(ge=0.0, le=1.0, description="probability that one sample is right")
 
 
-class ScriptedSpec(Record):
+class ScriptedSpec(_Spec):
     """A deterministic stand-in for a model: solves the sums it can read with a set probability."""
 
     kind: Literal["scripted"] = "scripted"
-    name: Name = Field(description="unique engine name; members refer to it")
-    family: str = Field(min_length=1, description="model family reported for its members")
     skill: float = Field(default=0.5, ge=0.0, le=1.0, description="probability that one sample is right")
-    skills: tuple[ScriptedSkill, ...] = Field(default=(), description="kinds of question with a skill of their own")
+    operations: tuple[ScriptedSkill, ...] = Field(default=(), description="kinds of question with a skill of their own")
     adapter_gain: float = Field(
         default=0.1, ge=-1.0, le=1.0, description="added to `skill` for a member with an adapter; negative: it hurts"
     )
     max_model_len: int = Field(default=2048, ge=64, description="window, in its own tokens")
-    latency_s: float = Field(default=0.0, ge=0.0, description="seconds every call takes")
+    latency_s: float = Field(default=0.0, ge=0.0, description="seconds every call takes, whatever is said")
+    latency_per_token_s: float = Field(
+        default=0.0, ge=0.0, description="seconds more for every token of a call's longest sample"
+    )
+    num_slots: int | None = Field(
+        default=None, ge=1, description="calls served at the same time, the others wait; null: all of them"
+    )
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
         default=16, description="largest adapter rank it accepts"
     )
@@ -109,12 +132,10 @@ class ScriptedSpec(Record):
     )
 
 
-class RemoteSpec(Record):
+class RemoteSpec(_Spec):
     """A member on any OpenAI-compatible server. Adapters cannot be loaded there."""
 
     kind: Literal["remote"] = "remote"
-    name: Name = Field(description="unique engine name; members refer to it")
-    family: str = Field(min_length=1, description="model family; members of one family share blind spots")
     base_url: str = Field(pattern=r"^https?://", description="root of the API, usually ending in /v1")
     model: str = Field(min_length=1, description="model name the server expects")
     api_key_env: str | None = Field(

@@ -38,7 +38,8 @@ class ScriptedEngine:
         self.spec = spec
         self._base = None if spec.base_shape is None else BaseModelShape.from_directory(spec.base_shape).fingerprint
         self._adapters: dict[str, Adapter] = {}
-        self._skills = {entry.operation: entry.skill for entry in spec.skills}
+        self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._skills = {entry.operation: entry.skill for entry in spec.operations}
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
@@ -57,15 +58,16 @@ class ScriptedEngine:
     ) -> tuple[tuple[Completion, ...], int]:
         """As `Engine.complete`."""
         prompt_tokens = self._admit(member, messages)
-        await asyncio.sleep(self.spec.latency_s)
         prompt = read_prompt(messages)
         texts = [self._says(member, prompt, sampling, sample) for sample in range(sampling.num_samples)]
-        return tuple(_completion(text, sampling, member.adapter) for text in texts), prompt_tokens
+        completions = tuple(_completion(text, sampling, member.adapter) for text in texts)
+        await self._take_time(max(completion.output_tokens for completion in completions))
+        return completions, prompt_tokens
 
     async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
         """As `Engine.choose`; all labels weigh the same when the prompt shows no answer under any of them."""
         self._admit(member, messages)
-        await asyncio.sleep(self.spec.latency_s)
+        await self._take_time(1)
         favourite = self._favourite(member, read_prompt(messages))
         if len(labels) == 1 or favourite not in labels:
             return tuple(1.0 / len(labels) for _ in labels)
@@ -81,7 +83,7 @@ class ScriptedEngine:
         if not num_tokens:
             raise EngineError(f"engine {self.spec.name!r}: expected a text to score, got {text!r}, which has no words")
         self._check_length(prompt_tokens + num_tokens)
-        await asyncio.sleep(self.spec.latency_s)
+        await self._take_time(1)
         answer = parse_answer(text, "number")
         belief = OTHER_ANSWER if answer is not None else NO_ANSWER
         if answer is not None and answer == self._holds(member, read_prompt(messages).question):
@@ -128,6 +130,19 @@ class ScriptedEngine:
         """Makes members with this adapter unusable. Raises EngineError if it is not loaded."""
         self._check_adapter(adapter_hash)
         del self._adapters[adapter_hash]
+
+    async def _take_time(self, num_tokens: int) -> None:
+        """Waits as long as a call of so many tokens takes, once one of the slots is free."""
+        seconds = self.spec.latency_s + self.spec.latency_per_token_s * num_tokens
+        if self.spec.num_slots is None:
+            await asyncio.sleep(seconds)
+            return
+        loop = asyncio.get_running_loop()
+        if self._slots is None or self._slots[0] is not loop:
+            # A semaphore belongs to the event loop it was first used in.
+            self._slots = loop, asyncio.Semaphore(self.spec.num_slots)
+        async with self._slots[1]:
+            await asyncio.sleep(seconds)
 
     def _says(self, member: Member, prompt: Prompt, sampling: Sampling, sample: int) -> str:
         """One sample, before stop strings and budget cut it."""

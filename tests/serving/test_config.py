@@ -21,6 +21,19 @@ REMOTE = SCRIPTED | {"kind": "remote", "base_url": "http://h/v1", "model": "m"}
 
 
 @pytest.mark.parametrize("spec", [VLLM, SCRIPTED, REMOTE])
+def test_every_engine_may_have_a_price_and_say_what_its_member_is_for(spec: dict[str, Any]) -> None:
+    plain = SPEC.validate_python(spec)
+    assert (plain.price_per_hour, plain.persona, plain.tiers, plain.skills) == (None, "", (), ())
+    seat = {"price_per_hour": 0.5, "persona": "Doubt first.", "tiers": ["reflection"], "skills": ["chain_sum"]}
+    read = SPEC.validate_python(spec | seat)
+    assert (read.price_per_hour, read.persona) == (0.5, "Doubt first.")
+    assert (read.tiers, read.skills) == (("reflection",), ("chain_sum",))
+    for wrong in ({"price_per_hour": -1}, {"tiers": ["shallow"]}, {"skills": "chain_sum"}):
+        with pytest.raises(ValidationError):
+            SPEC.validate_python(spec | wrong)
+
+
+@pytest.mark.parametrize("spec", [VLLM, SCRIPTED, REMOTE])
 def test_every_kind_of_engine_is_read_by_its_tag_and_written_back_equal(spec: dict[str, Any]) -> None:
     read = SPEC.validate_python(spec)
     assert read.kind == spec["kind"]

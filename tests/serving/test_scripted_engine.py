@@ -57,7 +57,7 @@ def test_share_of_right_samples_is_the_skill(skill: float) -> None:
 
 
 def test_each_kind_of_question_can_have_its_own_skill() -> None:
-    mixed = engine(skill=1.0, skills=[ScriptedSkill(operation="gcd", skill=0.0)])
+    mixed = engine(skill=1.0, operations=[ScriptedSkill(operation="gcd", skill=0.0)])
     assert set(samples(mixed)) == {"42"}
     assert "2" not in samples(mixed, "What is the gcd of 26 and 760?")
 
@@ -122,7 +122,7 @@ def test_vote_follows_the_right_answer_to_whatever_letter_it_was_dealt() -> None
 
 
 def test_vote_of_the_unskilled_falls_on_one_wrong_answer_however_dealt() -> None:
-    of = engine(skill=0.0, skills=[])
+    of = engine(skill=0.0)
     chosen = set()
     for options in (["41", "44", "43"], ["43", "41", "44"]):
         messages = vote_messages(task("What is 20 + 22?"), options)
@@ -176,3 +176,26 @@ def test_latency_is_waited_for_and_calls_overlap() -> None:
     started = time.perf_counter()
     asyncio.run(ten())
     assert 0.05 <= time.perf_counter() - started < 0.4
+
+
+def test_longer_answers_take_longer_and_samples_are_drawn_together() -> None:
+    async def seconds(of: ScriptedEngine, sampling: Sampling) -> float:
+        started = time.perf_counter()
+        await of.complete(MEMBER, proposal_messages(task("What is 20 + 22?")), sampling)
+        return time.perf_counter() - started
+
+    slow = engine(latency_s=0.01, latency_per_token_s=0.02)
+    assert 0.03 <= asyncio.run(seconds(slow, FREE.model_copy(update={"max_tokens": 1}))) < 0.1
+    assert 0.1 <= asyncio.run(seconds(slow, FREE.model_copy(update={"num_samples": 8}))) < 0.7
+
+
+def test_calls_beyond_the_slots_wait_in_every_event_loop() -> None:
+    async def seconds(of: ScriptedEngine) -> float:
+        started = time.perf_counter()
+        messages = proposal_messages(task("What is 20 + 22?"))
+        await asyncio.gather(*(of.complete(MEMBER, messages, FREE) for _ in range(6)))
+        return time.perf_counter() - started
+
+    of = engine(latency_s=0.03, num_slots=2)
+    for _ in range(2):
+        assert asyncio.run(seconds(of)) >= 0.09
