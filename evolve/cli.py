@@ -34,13 +34,19 @@ app = typer.Typer(
 )
 memory_app = typer.Typer(help="What the mesh remembers of a run.", no_args_is_help=True)
 config_app = typer.Typer(help="Check, show and describe configurations.", no_args_is_help=True)
+review_app = typer.Typer(help="Questions that a mesh puts to a person.", no_args_is_help=True)
+audit_app = typer.Typer(help="The log of what people were asked and decided.", no_args_is_help=True)
 app.add_typer(memory_app, name="memory")
+app.add_typer(review_app, name="review")
+app.add_typer(audit_app, name="audit")
 app.add_typer(config_app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Config = Annotated[Path, typer.Argument(help="YAML configuration of a run.")]
 WithConfig = Annotated[Path, typer.Option("--config", "-c", help="Configuration that names engines and protocol.")]
 RunDir = Annotated[Path, typer.Argument(help="Directory of a run.")]
+ReviewDir = Annotated[Path, typer.Argument(metavar="DIR", help="Directory that a batch wrote its answers to.")]
+QuestionId = Annotated[str, typer.Argument(metavar="ID", help="Id of a question, or how it begins.")]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
 ]
@@ -155,6 +161,53 @@ def memory_stats(run: RunDir, as_json: Json = False) -> None:
     from evolve.memory_commands import stats_command
 
     _exit(lambda: stats_command(run, as_json=as_json))
+
+
+@review_app.command("list")
+def review_list(
+    directory: ReviewDir,
+    everything: Annotated[bool, typer.Option("--all", help="Answered questions too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the questions that wait for a person."""
+    from evolve.review_commands import list_command
+
+    _exit(lambda: list_command(directory, everything=everything, as_json=as_json))
+
+
+@review_app.command("show")
+def review_show(directory: ReviewDir, question: QuestionId, as_json: Json = False) -> None:
+    """Show one question: why it is asked, the choices and what argues for each."""
+    from evolve.review_commands import show_command
+
+    _exit(lambda: show_command(directory, question, as_json=as_json))
+
+
+@review_app.command("answer")
+def review_answer(
+    directory: ReviewDir,
+    question: QuestionId,
+    choice: Annotated[int | None, typer.Option(help="Number of a choice, as shown, from 1.")] = None,
+    edit: Annotated[str | None, typer.Option(help="An answer of your own.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who answers.", show_default="your user name")] = None,
+    note: Annotated[str, typer.Option(help="Why; kept in the log.")] = "",
+    content: Annotated[
+        str | None, typer.Option(help="Content hash as shown: refuse the answer if the question is another.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question, once and for all."""
+    from evolve.review_commands import answer_command
+
+    _exit(lambda: answer_command(directory, question, (choice, edit), by, note, content, as_json=as_json))
+
+
+@audit_app.command("verify")
+def audit_verify(directory: ReviewDir, as_json: Json = False) -> None:
+    """Check every hash of the log of questions and answers, and that each answer fits its question."""
+    from evolve.review_commands import verify_command
+
+    _exit(lambda: verify_command(directory, as_json=as_json))
 
 
 @config_app.command("validate")

@@ -28,6 +28,7 @@ if not OUT.is_terminal:
 def foreseeable() -> Mapping[type[BaseException], ExitCode]:
     """Errors that are reported as one message; everything else is a defect and keeps its traceback."""
     from memory.database import StoreError
+    from mesh.reviews import ReviewError
     from serving.batch import BatchError
     from serving.batch_tasks import TaskFileError
     from serving.models import ModelError
@@ -37,6 +38,7 @@ def foreseeable() -> Mapping[type[BaseException], ExitCode]:
         ConfigError: ExitCode.BAD_CONFIG,
         ProblemsError: ExitCode.BAD_CONFIG,
         TaskFileError: ExitCode.BAD_CONFIG,
+        ReviewError: ExitCode.BAD_CONFIG,
         AlreadyLocked: ExitCode.LOCKED,
         ModelError: ExitCode.MISSING,
         FileNotFoundError: ExitCode.MISSING,

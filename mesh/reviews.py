@@ -227,7 +227,7 @@ def _check_content(review: Review, content: str | None) -> None:
 def _check_open(review: Review) -> None:
     if review.answer is not None:
         raise ReviewError(
-            f"question {review.id}: already answered by {review.answer.by} at {review.answered_at}; an answer stays"
+            f"question {review.id}: already answered by {review.answer.by!r} at {review.answered_at}; an answer stays"
         )
 
 

@@ -240,7 +240,7 @@ def test_second_answer_to_one_question_is_refused_and_names_the_first(tmp_path: 
     desk = ReviewDesk(tmp_path)
     desk.put(question())
     desk.answer(question().id, by="ana", edit="  nine \n")
-    with pytest.raises(ReviewError, match=r"already answered by ana at 20.*; an answer stays"):
+    with pytest.raises(ReviewError, match=r"already answered by 'ana' at 20.*; an answer stays"):
         ReviewDesk(tmp_path).answer(question().id, by="bo", choice=0)
     found = desk.put(question())
     assert found is not None
