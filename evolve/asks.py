@@ -19,7 +19,15 @@ Recall = Callable[[Problem], Sequence[Recollection]]
 def base_seats(config: RunConfig) -> tuple[Member, ...]:
     """Generation 0: one seat for every engine, on its base model."""
     return tuple(
-        Member(name=engine.name, engine=engine.name, family=engine.family) for engine in config.serving.engines
+        Member(
+            name=engine.name,
+            engine=engine.name,
+            family=engine.family,
+            persona=engine.persona,
+            tiers=engine.tiers,
+            skills=engine.skills,
+        )
+        for engine in config.serving.engines
     )
 
 
@@ -48,7 +56,7 @@ def council_asks(
     recall: Recall = lambda _: (),
 ) -> list[Ask]:
     """Full councils of all members together."""
-    talk = config.deliberation.model_dump(exclude={"kind", "sampling", "call_timeout_s", "max_tokens_total"})
+    talk = config.deliberation.model_dump(exclude={"kind", "sampling", "call_timeout_s", "budget"})
     return [
         Ask(
             key=problem.task.id,
@@ -79,5 +87,5 @@ def _limits(config: RunConfig, problem: Problem) -> dict[str, object]:
     return {
         "sampling": sampling.model_copy(update={"max_tokens": problem.max_tokens}),
         "call_timeout_s": config.deliberation.call_timeout_s,
-        "max_tokens_total": config.deliberation.max_tokens_total,
+        "budget": config.deliberation.budget,
     }

@@ -47,6 +47,15 @@ WithConfig = Annotated[Path, typer.Option("--config", "-c", help="Configuration 
 RunDir = Annotated[Path, typer.Argument(help="Directory of a run.")]
 ReviewDir = Annotated[Path, typer.Argument(metavar="DIR", help="Directory that a batch wrote its answers to.")]
 QuestionId = Annotated[str, typer.Argument(metavar="ID", help="Id of a question, or how it begins.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", "-p", help="A protocol by name (single, vote, switch, council, escalate, rank...) or a YAML file."
+    ),
+]
+Measured = Annotated[
+    Path | None, typer.Option("--reliability", help="Measured weights; default: reliability.json of --run, if there.")
+]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
 ]
@@ -69,16 +78,20 @@ def deliberate(
     question: Annotated[str, typer.Argument(help="What to ask the mesh.")],
     config: WithConfig = DEFAULT_CONFIG,
     run: FromRun = None,
-    task_type: Annotated[str, typer.Option("--type", help="Task type, for memory and prompts.")] = "general",
-    number: Annotated[bool, typer.Option("--number", help="The answer is a number.")] = False,
+    protocol: Protocol = None,
+    reliability: Measured = None,
+    task_type: Annotated[str, typer.Option("--type", help="Task type, for memory and measured weights.")] = "general",
+    answer: Annotated[str, typer.Option("--answer", help="What the answer is: text, number, math or free.")] = "text",
+    number: Annotated[bool, typer.Option("--number", help="Short for --answer number.")] = False,
     seed: Annotated[int, typer.Option(help="Another seed, another draw.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Put one question to the full council and show the whole transcript."""
-    from evolve.commands import deliberate_command
+    """Put one question to the mesh and show the whole transcript."""
+    from evolve.commands import How, deliberate_command
 
-    kind = "number" if number else "text"
-    _exit(lambda: deliberate_command(config, run, question, (task_type, kind), seed, as_json=as_json))
+    kind = "number" if number else answer
+    how = How(config, run, protocol, reliability)
+    _exit(lambda: deliberate_command(how, question, (task_type, kind), seed, as_json=as_json))
 
 
 @app.command()
@@ -87,12 +100,26 @@ def batch(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for answers, traces and errors.")],
     config: WithConfig = DEFAULT_CONFIG,
     run: FromRun = None,
+    protocol: Protocol = None,
+    reliability: Measured = None,
     as_json: Json = False,
 ) -> None:
     """Deliberate a file of tasks; the same command continues where it was cut off."""
-    from evolve.commands import batch_command
+    from evolve.commands import How, batch_command
 
-    _exit(lambda: batch_command(config, run, tasks, out, as_json=as_json))
+    _exit(lambda: batch_command(How(config, run, protocol, reliability), tasks, out, as_json=as_json))
+
+
+@app.command()
+def reliability(
+    run: RunDir,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/reliability.json.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure members on a run's judged traces: the weights, pairs and confidences that deliberations rest on."""
+    from evolve.commands import reliability_command
+
+    _exit(lambda: reliability_command(run, out, as_json=as_json))
 
 
 @app.command()

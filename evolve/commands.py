@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -15,9 +18,12 @@ from evolve.cli import ExitCode
 from evolve.config import ConfigError, RunConfig, dump_config, load_config
 from evolve.journal import JournalError
 from evolve.problem_types import ProblemsError
-from memory.ledger import AlreadyLocked, LedgerError
+from memory.ledger import AlreadyLocked, LedgerError, publish_json, read_json
 from mesh.engine import EngineError
-from mesh.types import AnswerKind, Deliberation, Member
+from mesh.equivalence import AnswerKind
+from mesh.inert import describe_talk
+from mesh.reliability import Reliability
+from mesh.types import Deliberation, Member
 from serving.fleet import Fleet
 
 OUT = Console()
@@ -80,46 +86,86 @@ def evolve_command(path: Path, run_dir: Path | None, *, as_json: bool) -> None:
     print_summary(OUT, data, config.run_dir)
 
 
-def deliberate_command(
-    path: Path, run_dir: Path | None, question: str, kind: tuple[str, str], seed: int, *, as_json: bool
-) -> None:
+@dataclass(frozen=True)
+class How:
+    """What `deliberate` and `batch` are told alike."""
+
+    config: Path
+    run: Path | None
+    protocol: str | None
+    reliability: Path | None
+
+    def measured(self) -> Reliability | None:
+        """What is measured of the members; None: nothing, all weights are equal."""
+        from evolve.measured import RELIABILITY, read_reliability
+
+        if self.reliability is not None:
+            return read_reliability(self.reliability)
+        found = None if self.run is None else self.run / RELIABILITY
+        return read_reliability(found) if found is not None and found.exists() else None
+
+
+def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int, *, as_json: bool) -> None:
     """`evomesh deliberate`."""
+    from evolve.protocols import chosen_protocol
     from memory.types import content_hash
-    from mesh.deliberate import deliberate
+    from mesh.deliberate import check_seats, deliberate
+    from mesh.job import Job
+    from mesh.reviews import ReviewDesk
     from mesh.transcript import transcript
     from mesh.types import Task
 
-    config = load_config(path)
-    answer_kind: AnswerKind = "number" if kind[1] == "number" else "text"
+    config = load_config(how.config)
+    protocol, kinds = chosen_protocol(config, how.protocol), get_args(AnswerKind)
+    if kind[1] not in kinds:
+        raise ConfigError(f"--answer: expected one of {', '.join(kinds)}, got {kind[1]!r}")
+    answer_kind: AnswerKind = next(one for one in kinds if one == kind[1])
     task = Task(id=content_hash(question)[:16], question=question, type=kind[0], answer_kind=answer_kind)
+    reviews = config.run_dir / "reviews"
+    job = Job(prices=_prices(config), reliability=how.measured(), desk=ReviewDesk(reviews))
+    paused = reviews / f"paused-{content_hash([task.id, protocol, seed])[:16]}.json"
 
     async def work() -> Deliberation:
-        async with _serving(config, run_dir, quiet=as_json) as (fleet, members):
-            return await deliberate(task, members, fleet, config.deliberation, seed=seed)
+        async with _serving(config, how.run, quiet=as_json) as (fleet, members):
+            check_seats(members, protocol, job)
+            earlier = Deliberation.model_validate(read_json(paused)) if paused.exists() else None
+            try:
+                return await deliberate(task, members, fleet, protocol, seed=seed, job=job, earlier=earlier)
+            finally:
+                await job.close()
 
     held = asyncio.run(work())
+    if held.is_waiting:
+        publish_json(paused, held)
+    else:
+        paused.unlink(missing_ok=True)
     if as_json:
         print_json(held)
-    else:
-        for line in transcript(held):
-            OUT.print(line, markup=False, highlight=False)
+        return
+    for line in transcript(held):
+        OUT.print(line, markup=False, highlight=False)
+    if held.is_waiting:
+        OUT.print(f"It waits for a person: evomesh review list {reviews}; then the same command goes on.", markup=False)
 
 
-def batch_command(path: Path, run_dir: Path | None, tasks: Path, out: Path, *, as_json: bool) -> None:
+def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
     """`evomesh batch`."""
+    from evolve.protocols import chosen_protocol
     from serving.batch import BatchProgress, BatchSummary, run_batch
 
-    config = load_config(path)
+    config = load_config(how.config)
+    protocol, measured = chosen_protocol(config, how.protocol), how.measured()
 
     def show(progress: BatchProgress) -> None:
         if not as_json and OUT.is_terminal:
             OUT.print(f"{progress.num_done}/{progress.num_tasks} tasks", end="\r", highlight=False)
 
     async def work() -> BatchSummary:
-        async with _serving(config, run_dir, quiet=as_json) as (fleet, members):
+        async with _serving(config, how.run, quiet=as_json) as (fleet, members):
             return await run_batch(
-                tasks, out, members, fleet, config.deliberation,
-                seed=config.seed, concurrency=config.concurrency, progress=show,
+                tasks, out, members, fleet, protocol,
+                seed=config.seed, concurrency=config.concurrency, reliability=measured, prices=_prices(config),
+                progress=show,
             )  # fmt: skip
 
     summary = asyncio.run(work())
@@ -128,10 +174,50 @@ def batch_command(path: Path, run_dir: Path | None, tasks: Path, out: Path, *, a
         return
     OUT.print(
         f"{summary.num_answered} of {summary.num_tasks} tasks answered, {summary.num_malformed} malformed lines, "
-        f"{summary.num_resumed} finished by an earlier start, {summary.usage.output_tokens:,} output tokens. "
-        f"Answers: {out / 'answers.jsonl'}",
+        f"{summary.num_resumed} finished by an earlier start, {summary.usage.output_tokens:,} output tokens, "
+        f"{summary.usage.engine_seconds:,.0f} engine seconds. Answers: {out / 'answers.jsonl'}",
         highlight=False,
         markup=False,
+    )
+    for line in describe_talk(summary.talk):
+        OUT.print(line, highlight=False, markup=False)
+    if summary.num_waiting:
+        OUT.print(
+            f"{summary.num_waiting} tasks wait for a person: evomesh review list {out}; then the same command goes on.",
+            highlight=False,
+            markup=False,
+        )
+
+
+def reliability_command(directory: Path, out: Path | None, *, as_json: bool) -> None:
+    """`evomesh reliability`."""
+    from evolve.measured import RELIABILITY, measure_run, publish_reliability
+
+    measured, path = measure_run(directory), out or directory / RELIABILITY
+    publish_reliability(path, measured)
+    if as_json:
+        print_json(measured)
+        return
+    table = Table("member", "task type", "judged", "right", "estimate", "95% interval")
+    for row in measured.answers:
+        found = measured.accuracy(row.member, row.task_type)
+        table.add_row(
+            row.member, row.task_type, str(row.num_judged), str(row.num_correct), f"{found.mean:.2f}",
+            f"{found.low:.2f} to {found.high:.2f}",
+        )  # fmt: skip
+    OUT.print(table)
+    names = sorted({row.member for row in measured.answers})
+    for first, second in combinations(names, 2):
+        share = measured.same_wrong_share(first, second)
+        OUT.print(
+            f"{first} and {second}: correlation of errors {measured.correlation(first, second):.2f}, same wrong answer "
+            f"{'not measured' if share is None else f'{share:.2f} of the times both are wrong'}",
+            highlight=False,
+            markup=False,
+        )
+    OUT.print(f"{len(names)} members are worth {measured.num_effective(names):.1f} independent votes", highlight=False)
+    OUT.print(
+        f"Written to {path}; used by `deliberate` and `batch` with --run {directory}", markup=False, highlight=False
     )
 
 
@@ -232,6 +318,11 @@ def print_json(value: BaseModel | object) -> None:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _prices(config: RunConfig) -> dict[str, float]:
+    """Money per engine-hour by engine name, of the engines that have a price."""
+    return {spec.name: spec.price_per_hour for spec in config.serving.engines if spec.price_per_hour is not None}
 
 
 @asynccontextmanager

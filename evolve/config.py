@@ -16,7 +16,7 @@ from evolve.problem_config import FileProblems, ProblemsConfig
 from evolve.training_config import LoraTraining, RecipesConfig, TrainingConfig, WorkersConfig
 from memory.config import MemoryConfig
 from memory.types import Record
-from mesh.config import CouncilConfig
+from mesh.config import CouncilConfig, ProtocolConfig
 from serving.config import ServingConfig
 
 
@@ -77,6 +77,10 @@ class RunConfig(Record):
     deliberation: CouncilConfig = Field(
         default=CouncilConfig(), description="the full council; its sampling and limits hold for every first proposal"
     )
+    protocol: ProtocolConfig | None = Field(
+        default=None,
+        description="what `deliberate` and `batch` hold; null: escalate, which talks as `deliberation` does",
+    )
     harvest: HarvestConfig = Field(default=HarvestConfig(), description="how many traces a generation gathers")
     curation: CurationConfig = Field(default=CurationConfig(), description="which of them are learned from")
     recipes: RecipesConfig = Field(default=RecipesConfig(), description="which specialists are bred")
@@ -86,6 +90,12 @@ class RunConfig(Record):
     gate: GateConfig = Field(default=GateConfig(), description="the promotion test")
     memory: MemoryConfig = Field(default=MemoryConfig(), description="what is remembered and recalled")
     concurrency: int = Field(default=32, ge=1, description="deliberations in flight at the same time")
+
+    @model_validator(mode="after")
+    def _nobody_is_asked_during_a_run(self) -> RunConfig:
+        if self.deliberation.oversight is not None:
+            raise ValueError("deliberation.oversight: an evolution run asks nobody; set protocol.oversight instead")
+        return self
 
     @model_validator(mode="after")
     def _training_fits_the_engines(self) -> RunConfig:

@@ -1,16 +1,21 @@
-"""Calls to members: each one seeded, timed, limited and recorded whole."""
+"""Calls to members: each one seeded, timed, limited, paid for and recorded whole."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from mesh.budget import EngineClock, Purse
 from mesh.engine import Engine, EngineError
+from mesh.replay import Replay
 from mesh.seeds import derive_seed
-from mesh.types import Completion, Exchange, Member, Message, Phase, Sampling, Task, Usage
+from mesh.types import Completion, Exchange, Member, Message, Part, Phase, Sampling, Score, Task, Usage
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -24,17 +29,12 @@ class Caller:
     task: Task
     seed: int
     timeout_s: float
-    max_tokens_total: int | None
+    purse: Purse
+    clock: EngineClock
+    replay: Replay
+    path: str = ""
+    """Place in the pattern this deliberation is a part of; '' for the whole."""
     exchanges: list[Exchange] = field(default_factory=list)
-    lost_tokens: int = 0
-
-    @property
-    def tokens_left(self) -> int | None:
-        """Output tokens that may still be asked for; None: no limit. A call that timed out counts in full."""
-        if self.max_tokens_total is None:
-            return None
-        spent = sum(exchange.usage.output_tokens for exchange in self.exchanges)
-        return max(self.max_tokens_total - spent - self.lost_tokens, 0)
 
     def seed_for(self, member: str, phase: str, number: int) -> int:
         """The seed of one member's part in one phase of one round."""
@@ -45,66 +45,116 @@ class Caller:
     ) -> tuple[Completion, ...]:
         """`sampling.num_samples` completions, at least one; the seed of `sampling` is replaced."""
         sampling = sampling.model_copy(update={"seed": self.seed_for(member.name, phase, number)})
-        completions: tuple[Completion, ...] = ()
-        started, prompt_tokens = time.perf_counter(), 0
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                completions, prompt_tokens = await self.engine.complete(member, messages, sampling)
-        except TimeoutError:
-            # The engine may have written all of it before the clock ran out; nobody can tell.
-            self.lost_tokens += sampling.max_tokens * sampling.num_samples
-            raise
-        finally:
-            self._record(member, phase, number, messages, completions, prompt_tokens, started)
-        if not completions:
-            raise EngineError(f"expected {sampling.num_samples} completions from {member.engine}, got none")
-        return completions
+        asked = as_asked(member, messages)
+
+        async def ask() -> _Said:
+            completions, prompt_tokens = await self.engine.complete(member, asked, sampling)
+            if not completions:
+                raise EngineError(f"expected {sampling.num_samples} completions from {member.engine}, got none")
+            return _Said(completions, prompt_tokens)
+
+        said = await self._make(member, phase, number, asked, ask, sampling.max_tokens * sampling.num_samples)
+        return said.completions
 
     async def choose(
-        self, member: Member, number: int, messages: Sequence[Message], labels: Sequence[str]
+        self, member: Member, phase: Phase, number: int, messages: Sequence[Message], labels: Sequence[str]
     ) -> tuple[float, ...]:
         """Probability of each label, summing to 1. Recorded as one completion of one token: the likeliest label."""
-        completions: tuple[Completion, ...] = ()
-        started, prompt_tokens = time.perf_counter(), 0
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                weights = await self.engine.choose(member, messages, labels)
-                prompt_tokens = await self.engine.count_tokens(member, messages)
+        asked = as_asked(member, messages)
+
+        async def ask() -> _Said:
+            weights = await self.engine.choose(member, asked, tuple(labels))
+            prompt_tokens = await self.engine.count_tokens(member, asked)
             total = sum(weights)
             if len(weights) != len(labels) or min(weights) < 0.0 or not 0.0 < total < math.inf:
                 raise EngineError(f"expected {len(labels)} probabilities from {member.engine}, got {weights}")
             likeliest = labels[max(range(len(labels)), key=lambda i: weights[i])]
-            completions = (Completion(text=likeliest, output_tokens=1, adapter=member.adapter),)
-        except TimeoutError:
-            self.lost_tokens += 1
-            raise
-        finally:
-            self._record(member, "vote", number, messages, completions, prompt_tokens, started)
-        return tuple(weight / total for weight in weights)
+            choice = Completion(text=likeliest, output_tokens=1, adapter=member.adapter)
+            return _Said((choice,), prompt_tokens, tuple(weight / total for weight in weights))
 
-    def _record(
+        said = await self._make(member, phase, number, asked, ask, 1)
+        return said.weights
+
+    async def score(self, member: Member, number: int, messages: Sequence[Message], text: str) -> Score:
+        """How likely the member finds `text`. Recorded with (log probability, tokens, bytes) as its weights."""
+        asked = as_asked(member, messages)
+
+        async def ask() -> _Said:
+            score = await self.engine.score(member, asked, text)
+            return _Said((), score.num_tokens, (score.log_prob, float(score.num_tokens), float(score.num_bytes)))
+
+        log_prob, num_tokens, num_bytes = (await self._make(member, "score", number, asked, ask, 0)).weights
+        return Score(log_prob=log_prob, num_tokens=int(num_tokens), num_bytes=int(num_bytes))
+
+    async def _make(
         self,
         member: Member,
         phase: Phase,
         number: int,
-        messages: Sequence[Message],
-        completions: tuple[Completion, ...],
-        prompt_tokens: int,
-        started: float,
-    ) -> None:
-        usage = Usage(
-            prompt_tokens=prompt_tokens,
-            output_tokens=sum(completion.output_tokens for completion in completions),
-            num_calls=1,
-            seconds=time.perf_counter() - started,
-        )
-        self.exchanges.append(
-            Exchange(
-                member=member.name,
-                phase=phase,
-                round=number,
-                messages=tuple(messages),
-                completions=completions,
-                usage=usage,
+        asked: tuple[Message, ...],
+        ask: Callable[[], Awaitable[_Said]],
+        most_tokens: int,
+    ) -> _Said:
+        """Make one call, or take it from an earlier start; recorded either way."""
+        earlier = self.replay.take(self.path, member.name, phase, number, asked)
+        if earlier is not None:
+            return self._give_back(member, earlier)
+        limits = [limit for limit in (self.timeout_s, self.purse.seconds_left) if limit is not None]
+        said, error, lost = _Said(), "", 0
+        started, mark = time.perf_counter(), self.clock.start(member.engine)
+        try:
+            async with asyncio.timeout(min(limits)):
+                said = await ask()
+        except TimeoutError:
+            # The engine may have written all of it before the clock ran out; nobody can tell.
+            error, lost = f"TimeoutError: no answer within {min(limits):g} s", most_tokens
+            raise TimeoutError(error.partition(": ")[2]) from None
+        except EngineError as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            raise
+        finally:
+            usage = Usage(
+                prompt_tokens=said.prompt_tokens,
+                output_tokens=sum(completion.output_tokens for completion in said.completions),
+                num_calls=1,
+                seconds=time.perf_counter() - started,
+                engine_seconds=self.clock.stop(member.engine, mark),
             )
-        )
+            self.exchanges.append(
+                Exchange(
+                    member=member.name,
+                    phase=phase,
+                    round=number,
+                    messages=asked,
+                    completions=said.completions,
+                    weights=said.weights,
+                    error=error,
+                    usage=usage,
+                )
+            )
+            self.purse.spend(member.engine, usage + Usage(output_tokens=lost) if lost else usage)
+        return said
+
+    def _give_back(self, member: Member, earlier: Exchange) -> _Said:
+        self.exchanges.append(earlier)
+        self.purse.spend(member.engine, earlier.usage)
+        kind, _, message = earlier.error.partition(": ")
+        if kind == "TimeoutError":
+            raise TimeoutError(message)
+        if earlier.error:
+            raise EngineError(message)
+        return _Said(earlier.completions, earlier.usage.prompt_tokens, earlier.weights)
+
+
+@dataclass(frozen=True)
+class _Said:
+    completions: tuple[Completion, ...] = ()
+    prompt_tokens: int = 0
+    weights: tuple[float, ...] = ()
+
+
+def as_asked(member: Member, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """`messages` with the member's persona before them, if it has one."""
+    if not member.persona:
+        return tuple(messages)
+    return (Message(role="system", parts=(Part(text=member.persona),)), *messages)

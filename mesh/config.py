@@ -1,68 +1,74 @@
-"""How a mesh deliberates: a tagged union of protocols, every option with its reason."""
+"""How a mesh deliberates: the tagged union of all protocols and patterns, and what a configuration asks for."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from memory.types import Record
-from mesh.types import Sampling
+from mesh.limits import Limits
+from mesh.patterns.hierarchical import HierarchicalConfig
+from mesh.patterns.parallel import ParallelConfig
+from mesh.patterns.review import ReviewConfig
+from mesh.patterns.sequential import SequentialConfig
+from mesh.patterns.step import Step
+from mesh.protocols.council import CouncilConfig
+from mesh.protocols.debate import DebateConfig
+from mesh.protocols.escalate import EscalateConfig
+from mesh.protocols.mixture import MixtureConfig, SelfMixtureConfig
+from mesh.protocols.rank import RankConfig
+from mesh.protocols.self_consistency import SelfConsistencyConfig
+from mesh.protocols.single import SingleConfig
+from mesh.protocols.switch import SwitchConfig
+from mesh.protocols.vote import VoteConfig
 
+ProtocolConfig = Annotated[
+    SingleConfig
+    | VoteConfig
+    | SwitchConfig
+    | CouncilConfig
+    | EscalateConfig
+    | RankConfig
+    | SelfConsistencyConfig
+    | SelfMixtureConfig
+    | MixtureConfig
+    | DebateConfig
+    | SequentialConfig
+    | ParallelConfig
+    | HierarchicalConfig
+    | ReviewConfig,
+    Field(discriminator="kind"),
+]
 
-class Limits(Record):
-    """What every protocol has: how to sample, and what a deliberation may cost."""
-
-    sampling: Sampling = Field(default=Sampling(), description="how proposals and revisions are sampled")
-    call_timeout_s: float = Field(default=120.0, gt=0.0, description="a call without an answer by then is a failure")
-    max_tokens_total: int | None = Field(
-        default=None, ge=1, description="output tokens one deliberation may take; None: no limit"
-    )
-
-    @field_validator("sampling")
-    @classmethod
-    def _refuse_what_the_protocol_sets(cls, sampling: Sampling) -> Sampling:
-        if sampling.seed != 0:
-            raise ValueError(f"expected no sampling.seed, got {sampling.seed}: pass the seed to deliberate() instead")
-        if sampling.num_samples != 1:
-            raise ValueError(
-                f"expected no sampling.num_samples, got {sampling.num_samples}: set the protocol's samples_per_member"
-            )
-        return sampling
-
-
-class SingleConfig(Limits):
-    """One member answers once."""
-
-    kind: Literal["single"] = "single"
-    member: str | None = Field(default=None, description="name of the member that answers; None: the first seat")
-
-
-class VoteConfig(Limits):
-    """Every member answers `samples_per_member` times, nobody reads anybody, the most frequent answer wins."""
-
-    kind: Literal["vote"] = "vote"
-    samples_per_member: int = Field(default=1, ge=1, le=1024, description="answers drawn from each member")
-
-
-class CouncilConfig(Limits):
-    """Propose, read anonymous peers, criticise, revise, vote. Talk stops where all hold one answer."""
-
-    kind: Literal["council"] = "council"
-    samples_per_member: int = Field(
-        default=1, ge=1, le=1024, description="first answers from each member; its most frequent one is its position"
-    )
-    rounds: int = Field(default=1, ge=1, le=8, description="most times the members read each other and revise")
-    critique: bool = Field(
-        default=True, description="each member first objects to the strongest answer against its own"
-    )
-    talk_max_tokens: int = Field(default=48, ge=1, description="output tokens of one critique")
-    max_peers_shown: int = Field(
-        default=4, ge=1, le=26, description="distinct answers one reader sees, those against its own first"
-    )
-    peer_max_chars: int = Field(
-        default=400, ge=1, description="a longer text is shown as its answer alone, never cut in the middle"
-    )
+for _nested in (Step, HierarchicalConfig, ReviewConfig, SequentialConfig, ParallelConfig):
+    _nested.model_rebuild(_types_namespace={"ProtocolConfig": ProtocolConfig})
 
 
-ProtocolConfig = Annotated[SingleConfig | VoteConfig | CouncilConfig, Field(discriminator="kind")]
+def parts_of(config: Limits) -> Iterator[Limits]:
+    """A configuration and all that it is made of, outermost first."""
+    yield config
+    match config:
+        case SequentialConfig():
+            inner = [step.protocol for step in config.steps]
+        case ParallelConfig():
+            inner = [step.protocol for step in config.branches]
+        case HierarchicalConfig():
+            inner = [config.worker]
+        case ReviewConfig():
+            inner = [config.produce]
+        case _:
+            inner = []
+    for part in inner:
+        yield from parts_of(part)
+
+
+def members_named(config: Limits) -> Iterator[str]:
+    """Names of members that a configuration refers to, here and in its parts."""
+    for part in parts_of(config):
+        for field in ("member", "aggregator", "planner", "synthesiser"):
+            name = getattr(part, field, None)
+            if name is not None:
+                yield name
+        yield from getattr(part, "first", None) or ()
+        yield from getattr(part, "reviewers", ())

@@ -23,6 +23,7 @@ class TalkSummary(Record):
     num_valid_critiques: int = Field(default=0, description="neither empty nor copied from the prompt")
     num_revisions: int = 0
     num_changed: int = Field(default=0, description="revisions that hold another readable answer than before")
+    num_withdrawn: int = Field(default=0, description="revisions taken back because no wrong step was named")
     num_revised_to_nothing: int = Field(default=0, description="revisions that lost a readable answer")
     num_votes: int = 0
     num_judged: int = Field(default=0, description="deliberations whose first and final verdict were both judged")
@@ -64,8 +65,28 @@ def summarise_talk(
     return total
 
 
+def describe_talk(talk: TalkSummary) -> tuple[str, ...]:
+    """What the talking did, a line a phase, for people; nothing where nobody was shown a peer."""
+    if not talk.num_talked:
+        return ()
+    lines = [f"talked in {talk.num_talked} of {talk.num_deliberations} deliberations"]
+    if talk.valid_critique_share is not None:
+        lines.append(f"critique: {talk.valid_critique_share:.0%} of {talk.num_critiques} say something of their own")
+    if talk.changed_share is not None:
+        lines.append(
+            f"revise: {talk.changed_share:.0%} of {talk.num_revisions} change the answer; {talk.num_withdrawn} changes "
+            "were taken back, naming no wrong step"
+        )
+    if talk.num_judged:
+        lines.append(
+            f"{talk.num_wrong_to_right} verdicts turned right by talking, {talk.num_right_to_wrong} turned wrong"
+        )
+    lines += [f"{phase} is inert for these members (below {INERT_BELOW:.0%})" for phase in talk.inert_phases]
+    return tuple(lines)
+
+
 def _talk_of(deliberation: Deliberation) -> TalkSummary:
-    kind = deliberation.task.answer_kind
+    kind = deliberation.equality
     revisions = [p for p in deliberation.proposals if p.round > 0]
     latest = {name: own.answer for name, own in positions(deliberation.round_of(0), kind).items()}
     num_changed = num_lost = 0
@@ -81,6 +102,7 @@ def _talk_of(deliberation: Deliberation) -> TalkSummary:
         num_valid_critiques=sum(critique.valid for critique in deliberation.critiques),
         num_revisions=len(revisions),
         num_changed=num_changed,
+        num_withdrawn=sum(revision.withdrew is not None for revision in revisions),
         num_revised_to_nothing=num_lost,
         num_votes=len(deliberation.votes),
     )

@@ -71,17 +71,25 @@ def to_proposal(task: Task, member: Member, said: Completion, number: int, sampl
 
 
 def _notes(task: Task, recalled: Sequence[Recollection], seed: int) -> tuple[Part, ...]:
-    if not recalled:
+    if not recalled and not task.context:
         return ()
-    mark = fence_mark(derive_seed(seed, task.id, "propose", 0), [note.text for note in recalled])
-    parts = [Part(text=NOTES)]
+    mark = fence_mark(derive_seed(seed, task.id, "propose", 0), [*(note.text for note in recalled), *task.context])
+    parts = [Part(text=NOTES)] if recalled else []
     for note in recalled:
         if note.warning:
             parts.append(Part(text=WARNING))
         parts.extend(fenced(note.text, mark))
-    return (*parts, Part(text=TASK))
+    return (*parts, *context(task, mark), Part(text=TASK))
+
+
+def context(task: Task, mark: str) -> tuple[Part, ...]:
+    """What earlier steps came to, as data; nothing where there were none."""
+    if not task.context:
+        return ()
+    return (Part(text=CONTEXT), *(part for text in task.context for part in fenced(text, mark)))
 
 
 NOTES = "Notes from earlier tasks, which may not apply:\n"
 WARNING = "This was tried and failed:\n"
+CONTEXT = "Earlier steps came to this, which may be wrong:\n"
 TASK = "The question now:\n"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mesh.calls import Caller
 from mesh.fence import fence_mark, fenced
 from mesh.peers import supporters_line
-from mesh.propose import earlier_turns, opening, question, to_proposal
+from mesh.propose import context, earlier_turns, opening, question, to_proposal
 from mesh.types import Member, Message, Part, Proposal, Reading, Sampling, Task
 
 
@@ -29,10 +29,10 @@ def revision_messages(
     It ends as the demonstrations do, so that a member without a chat template goes on with an answer. An empty
     `own_text` means that the member has no readable answer yet.
     """
-    mark = fence_mark(seed, (own_text, *objections, *(shown.text for shown in reading.shown)))
-    parts: list[Part] = [*opening(task), Part(text=PEERS)]
+    mark = fence_mark(seed, (own_text, *objections, *task.context, *(shown.text for shown in reading.shown)))
+    parts: list[Part] = [*opening(task), *context(task, mark), Part(text=PEERS)]
     for shown in reading.shown:
-        parts += [supporters_line(shown), *fenced(shown.text, mark)]
+        parts += [supporters_line(shown), *(fenced(shown.text, mark) if shown.text else ())]
     if own_text:
         parts += [Part(text=YOURS), *fenced(own_text, mark)]
     for objection in objections:

@@ -1,68 +1,109 @@
-"""The table a deliberation is held at: everything said so far, one method for each phase, one boundary for failures."""
+"""The table a deliberation is held at: everything said so far, who may speak, and one boundary for failures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_args
 
 from memory.types import Recollection, content_hash
+from mesh.budget import Purse
 from mesh.calls import Caller
-from mesh.config import CouncilConfig, ProtocolConfig
-from mesh.critique import critique
 from mesh.engine import Engine, EngineError
-from mesh.equivalence import canonical
-from mesh.peers import Room, excerpt, read_peers, strongest_opponent
+from mesh.equivalence import Equality, Sameness, canonical
+from mesh.extract import extract
+from mesh.job import Job
+from mesh.limits import Limits
+from mesh.oversight import Waiting
 from mesh.propose import propose
-from mesh.revise import revise
+from mesh.replay import Replay
+from mesh.sameness import merge_groups
 from mesh.seeds import derive_seed
+from mesh.settle import settle
 from mesh.tally import plurality
 from mesh.types import (
     Critique,
     Deliberation,
     Failure,
     Member,
+    PersonAnswer,
     Phase,
+    Profile,
     Proposal,
+    Question,
     Reading,
     Task,
+    Tier,
     Verdict,
     Vote,
     positions,
 )
-from mesh.vote import MAX_OPTIONS, vote
+from mesh.weigh import weighted
 
 T = TypeVar("T")
 
-_PHASES: tuple[Phase, ...] = ("propose", "extract", "critique", "revise", "vote")
+_PHASES: tuple[Phase, ...] = get_args(Phase)
+OUT_OF_BUDGET = "BudgetExhausted"
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What a deliberation and all its parts share."""
+
+    engine: Engine
+    seed: int
+    recalled: tuple[Recollection, ...]
+    job: Job
+    purse: Purse
+    replay: Replay
+
+    def within(self, purse: Purse) -> Sitting:
+        """The same for a part with a purse of its own."""
+        return replace(self, purse=purse)
+
+
+Hold = Callable[["Table", str, Any, Task, Sequence[Member]], Awaitable[Deliberation]]
+"""Holds a part of a pattern: (parent, step, any protocol, task, members)."""
 
 
 class Table:
-    """What one deliberation has come to. A protocol calls its phases in order and decides when to stop."""
+    """What one deliberation has come to. A protocol calls phases in order and decides when to stop."""
 
     def __init__(
-        self,
-        task: Task,
-        members: tuple[Member, ...],
-        engine: Engine,
-        config: ProtocolConfig,
-        seed: int,
-        recalled: tuple[Recollection, ...],
+        self, task: Task, members: tuple[Member, ...], config: Limits, sitting: Sitting, path: str, hold: Hold
     ) -> None:
-        self.task, self.members, self.config, self.seed, self.recalled = task, members, config, seed, recalled
-        self.kind = task.answer_kind
-        self.caller = Caller(engine, task, seed, config.call_timeout_s, config.max_tokens_total)
+        self.task, self.members, self.config, self.sitting, self.path = task, members, config, sitting, path
+        self.job, self.recalled = sitting.job, sitting.recalled
+        self.seed = derive_seed(sitting.seed, "step", path) if path else sitting.seed
+        self.caller = Caller(
+            sitting.engine, task, self.seed, config.call_timeout_s, sitting.purse, sitting.job.clock,
+            sitting.replay, path,
+        )  # fmt: skip
+        self._hold = hold
+        self.equality: Equality = task.answer_kind
         self.proposals: list[Proposal] = []
         self.readings: list[Reading] = []
         self.critiques: list[Critique] = []
         self.votes: list[Vote] = []
         self.failures: list[Failure] = []
+        self.profiles: dict[str, Profile] = {}
+        self.questions: list[Question] = []
+        self.replies: list[PersonAnswer] = []
+        self.children: list[Deliberation] = []
+        self.settled: set[str] = set()
+        self.same_pairs: dict[tuple[str, str], bool] = {}
 
     @property
     def present(self) -> list[Member]:
         """Members that still take part, in seat order: a dead engine is not waited for twice."""
-        gone = {failure.member for failure in self.failures if failure.kind != "BudgetExhausted"}
+        gone = {failure.member for failure in self.failures if failure.kind != OUT_OF_BUDGET}
         return [member for member in self.members if member.name not in gone]
+
+    def seats(self, tier: Tier) -> list[Member]:
+        """Present members that take work of this tier; all present ones if none of them does."""
+        present = self.present
+        return [member for member in present if not member.tiers or tier in member.tiers] or present
 
     @property
     def last_round(self) -> int:
@@ -75,122 +116,141 @@ class Table:
         Nobody's earlier answer stands in for a revision that failed or could not be read.
         """
         last = [p for p in self.proposals if p.round == self.last_round]
-        return last if any(p.answer is not None for p in last) else [p for p in self.proposals if p.round == 0]
+        return last if any(p.answer is not None for p in last) else self.first_proposals()
+
+    def first_proposals(self) -> list[Proposal]:
+        """The independent first proposals."""
+        return [p for p in self.proposals if p.round == 0]
+
+    def held(self) -> dict[str, Proposal]:
+        """What each member stands for among the standing proposals."""
+        return positions(self.standing(), self.equality)
 
     def members_differ(self) -> bool:
         """Whether two members hold different answers; abstentions differ from nothing."""
-        held = positions(self.standing(), self.kind).values()
-        return len({canonical(p.answer, self.kind) for p in held if p.answer is not None}) > 1
+        held = self.held().values()
+        return len({canonical(p.answer, self.equality) for p in held if p.answer is not None}) > 1
 
-    async def propose(self, num_samples: int) -> None:
-        """Independent first proposals; fewer samples each where the budget says so, then fewer members."""
-        cost, left, seats = self.config.sampling.max_tokens, self.caller.tokens_left, list(self.members)
-        drawn = num_samples if left is None else min(num_samples, max(1, left // (cost * len(seats))))
-        num_heard = len(seats) if left is None else min(len(seats), left // (cost * drawn))
-        for seat, member in enumerate(seats):
+    def decide(self, proposals: Sequence[Proposal]) -> Verdict:
+        """The verdict over these proposals, weighed as the configuration says."""
+        if self.config.tally == "plurality":
+            return plurality(proposals, self.equality)
+        return weighted(proposals, self.equality, self.job.reliability, self.members, self.task.type)
+
+    async def propose(self, num_samples: int, seats: Sequence[Member] | None = None) -> list[Proposal]:
+        """Independent first proposals; fewer samples each where the budget says so, then fewer members.
+
+        `seats` None: everybody who does deep work. A member that is asked again adds further samples.
+        """
+        chosen = list(self.seats("deep") if seats is None else seats)
+        cost, purse = self.config.sampling.max_tokens, self.sitting.purse
+        left = purse.tokens_left
+        drawn = num_samples if left is None or not chosen else min(num_samples, max(1, left // (cost * len(chosen))))
+        num_heard = len(chosen) if left is None else min(len(chosen), left // (cost * drawn))
+        for seat, member in enumerate(chosen):
             done = drawn if seat < num_heard else 0
             if done < num_samples:
-                self._left_undone(member, "propose", 0, f"{done} of {num_samples} samples drawn")
+                self.leave_undone([member], "propose", 0, f"{done} of {num_samples} samples drawn, {left} tokens left")
         sampling = self.config.sampling.model_copy(update={"num_samples": drawn})
-        said = await self._hear(
-            "propose", 0, seats[:num_heard], cost * drawn, lambda m: propose(self.caller, m, sampling, self.recalled)
+        said = await self.hear(
+            "propose", 0, chosen[:num_heard], cost * drawn, lambda m: propose(self.caller, m, sampling, self.recalled)
         )
-        self.proposals += [proposal for own in said.values() for proposal in own]
+        drawn_now = [self._numbered(proposal) for own in said.values() for proposal in own]
+        return await self.add(drawn_now)
 
-    def read(self, number: int, config: CouncilConfig) -> dict[str, Reading]:
-        """Deal every present member its own anonymous view of the others."""
-        held, room = positions(self.standing(), self.kind), Room(config.max_peers_shown, config.peer_max_chars)
-        seed = derive_seed(self.seed, self.task.id, "read")
-        readings = {m.name: read_peers(m.name, number, held, self.kind, room, seed) for m in self.present}
-        self.readings += readings.values()
-        return readings
+    async def add(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """Put proposals on the table: unreadable ones get their second pass, and equal answers are found out."""
+        added = await self._extract(list(proposals))
+        self.proposals += added
+        merged = await settle(self, [p.answer for p in self.proposals if p.answer is not None])
+        if merged:
+            before = self.equality.merged if isinstance(self.equality, Sameness) else ()
+            self.equality = Sameness(kind=self.task.answer_kind, merged=merge_groups(before, merged))
+        return added
 
-    async def criticise(
-        self, number: int, readings: Mapping[str, Reading], config: CouncilConfig
-    ) -> dict[str, list[str]]:
-        """Who holds an answer objects to the strongest one against it. Valid objections by canonical target."""
-        held = positions(self.standing(), self.kind)
-        found = {m.name: strongest_opponent(readings[m.name], held.get(m.name), self.kind) for m in self.present}
-        against = {name: opponent for name, opponent in found.items() if opponent is not None}
-        sampling = config.sampling.model_copy(update={"max_tokens": config.talk_max_tokens})
-
-        async def ask(member: Member) -> Critique:
-            own = excerpt(held[member.name], config.peer_max_chars)
-            return await critique(self.caller, member, number, against[member.name], own, sampling)
-
-        seats = [member for member in self.present if member.name in against]
-        said = await self._hear("critique", number, seats, config.talk_max_tokens, ask)
-        self.critiques += said.values()
-        objections: dict[str, list[str]] = {}
-        for made in said.values():
-            if made.valid:
-                objections.setdefault(canonical(made.target_answer, self.kind), []).append(made.text)
-        return objections
-
-    async def revise(
+    async def hear(
         self,
+        phase: Phase,
         number: int,
-        readings: Mapping[str, Reading],
-        objections: Mapping[str, Sequence[str]],
-        config: CouncilConfig,
-    ) -> None:
-        """Everybody present answers again, having read the others and what was said against its own answer."""
-        held = positions(self.standing(), self.kind)
-
-        async def ask(member: Member) -> Proposal:
-            own = held.get(member.name)
-            answer = None if own is None else own.answer
-            heard = [] if answer is None else list(objections.get(canonical(answer, self.kind), ()))
-            text = "" if own is None or answer is None else excerpt(own, config.peer_max_chars)
-            reading = readings[member.name]
-            return await revise(self.caller, member, reading, text, heard[: config.max_peers_shown], config.sampling)
-
-        said = await self._hear("revise", number, self.present, config.sampling.max_tokens, ask)
-        self.proposals += said.values()
-
-    async def vote(self) -> None:
-        """A closed choice among the distinct standing answers, the most held first where there are too many."""
-        options = [answer for answer, _ in plurality(self.standing(), self.kind).support][:MAX_OPTIONS]
-        number = self.last_round
-        said = await self._hear("vote", number, self.present, 1, lambda m: vote(self.caller, m, number, options))
-        self.votes += said.values()
-
-    async def _hear(
-        self, phase: Phase, number: int, seats: Sequence[Member], max_tokens: int, ask: Callable[[Member], Awaitable[T]]
+        seats: Sequence[Member],
+        max_tokens: int,
+        ask: Callable[[Member], Awaitable[T]],
+        *,
+        calls_each: int = 1,
     ) -> dict[str, T]:
         """Ask these seats at once; what they said by name, in seat order. A phase is paid for all of them or not held.
 
-        This is the one boundary where a failure becomes a record.
+        `max_tokens` is the most that one seat may write, over its `calls_each` calls. This is the one boundary where a
+        failure becomes a record.
         """
-        left = self.caller.tokens_left
-        if left is not None and left < max_tokens * len(seats):
-            for member in seats:
-                self._left_undone(member, phase, number, f"needs {max_tokens * len(seats)} tokens for all seats")
+        purse, tokens, calls = self.sitting.purse, max_tokens * len(seats), calls_each * len(seats)
+        shortage = purse.shortage(tokens, calls) if seats else ""
+        if shortage:
+            self.leave_undone(seats, phase, number, shortage)
             return {}
 
         async def listen(member: Member) -> T | Failure:
             try:
+                if member.engine not in self.profiles:
+                    self.profiles[member.engine] = await self.job.profile(self.sitting.engine, member)
                 return await ask(member)
             except (EngineError, TimeoutError) as error:
                 message = str(error) or f"no answer within {self.config.call_timeout_s:g} s"
                 kind = type(error).__name__
                 return Failure(member=member.name, phase=phase, round=number, kind=kind, message=message)
 
-        heard = await asyncio.gather(*(listen(member) for member in seats))
+        purse.reserve(tokens, calls)
+        try:
+            heard = await asyncio.gather(*(listen(member) for member in seats))
+        finally:
+            purse.release(tokens, calls)
         self.failures += [result for result in heard if isinstance(result, Failure)]
         pairs = zip(seats, heard, strict=True)
         return {member.name: result for member, result in pairs if not isinstance(result, Failure)}
 
-    def _left_undone(self, member: Member, phase: Phase, number: int, what: str) -> None:
-        message = f"{what}: {self.caller.tokens_left} of max_tokens_total={self.config.max_tokens_total} tokens left"
-        self.failures.append(
-            Failure(member=member.name, phase=phase, round=number, kind="BudgetExhausted", message=message)
-        )
+    def leave_undone(self, seats: Sequence[Member], phase: Phase, number: int, why: str) -> None:
+        """Note what the budget did not cover."""
+        self.failures += [
+            Failure(member=member.name, phase=phase, round=number, kind=OUT_OF_BUDGET, message=why) for member in seats
+        ]
+
+    async def hold(
+        self, step: str, config: Limits, task: Task, members: Sequence[Member] | None = None
+    ) -> Deliberation:
+        """Hold a part of a pattern under the same budget. Raises Waiting when it waits for a person."""
+        child = await self._hold(self, step, config, task, self.members if members is None else members)
+        self.children.append(child)
+        if child.is_waiting:
+            raise Waiting
+        return child
+
+    async def _extract(self, proposals: list[Proposal]) -> list[Proposal]:
+        limit = self.config.extract_max_tokens
+        readers = self.seats("extraction")
+        unread = [i for i, p in enumerate(proposals) if p.answer is None and p.text.strip() and not p.withdrew]
+        if limit is None or not unread or not readers:
+            return proposals
+        by_name = {member.name: member for member in readers}
+        for index in unread:
+            proposal = proposals[index]
+            reader = by_name.get(proposal.member, readers[0])
+
+            async def ask(member: Member, proposal: Proposal = proposal) -> Proposal:
+                return await extract(self.caller, member, proposal, limit)
+
+            said = await self.hear("extract", proposal.round, [reader], limit, ask)
+            proposals[index] = said.get(reader.name, proposal)
+        return proposals
+
+    def _numbered(self, proposal: Proposal) -> Proposal:
+        earlier = sum(p.member == proposal.member and p.round == 0 for p in self.proposals)
+        return proposal.model_copy(update={"sample": proposal.sample + earlier}) if earlier else proposal
 
     def trace(self, verdict: Verdict) -> Deliberation:
         """Everything as one record; exchanges by round, phase and seat, whoever was faster."""
         seat = {member.name: index for index, member in enumerate(self.members)}
         inputs = [self.task, self.config, *self.members, *self.recalled]
+        first = plurality(self.first_proposals(), self.equality)
         return Deliberation(
             id=content_hash([self.seed, *(record.model_dump(mode="json") for record in inputs)])[:32],
             task=self.task,
@@ -203,7 +263,13 @@ class Table:
             critiques=tuple(self.critiques),
             votes=tuple(self.votes),
             failures=tuple(self.failures),
-            first_verdict=plurality([p for p in self.proposals if p.round == 0], self.kind),
+            profiles=tuple(self.profiles[engine] for engine in sorted(self.profiles)),
+            merged=self.equality.merged if isinstance(self.equality, Sameness) else (),
+            questions=tuple(self.questions),
+            replies=tuple(self.replies),
+            step=self.path.rpartition("/")[2],
+            children=tuple(self.children),
+            first_verdict=self.children[0].first_verdict if self.children and not self.proposals else first,
             verdict=verdict,
             exchanges=tuple(
                 sorted(self.caller.exchanges, key=lambda e: (e.round, _PHASES.index(e.phase), seat[e.member]))

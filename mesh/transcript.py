@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mesh.equivalence import same_answer
-from mesh.types import AnswerKind, Deliberation, Proposal, Verdict, positions
+from mesh.equivalence import Equality, same_answer
+from mesh.types import Deliberation, Proposal, Shown, Verdict, positions
 
 MAX_TEXT_CHARS = 600
 
@@ -19,46 +19,101 @@ def transcript(deliberation: Deliberation, *, max_text_chars: int = MAX_TEXT_CHA
     return tuple(_lines(deliberation, max_text_chars))
 
 
-def _lines(deliberation: Deliberation, room: int) -> Iterator[str]:
+def _lines(deliberation: Deliberation, room: int, path: str = "") -> Iterator[str]:
     task = deliberation.task
-    yield f"Task {_one_line(task.id)} ({_one_line(task.type)}), protocol {deliberation.protocol}"
+    place = f"Part {path}" if path else f"Task {_one_line(task.id)} ({_one_line(task.type)})"
+    yield f"{place}, protocol {deliberation.protocol}"
     yield from _quoted(task.question, room)
-    for note in deliberation.recalled:
+    for text in task.context:
+        yield "Given from earlier steps:"
+        yield from _quoted(text, room)
+    for note in deliberation.recalled if not path else ():
         yield f"Recalled ({note.kind}, {note.lane}, score {note.score:.2f}){' as a warning' if note.warning else ''}:"
         yield from _quoted(note.text, room)
-    yield "First proposals"
-    for proposal in deliberation.round_of(0):
-        yield from _proposal(proposal, room)
-    yield f"First verdict: {_verdict(deliberation.first_verdict)}"
+    for child in deliberation.children:
+        below = f"{path}/{child.step}" if path else child.step
+        yield from (f"  {line}" for line in _lines(child, room, below))
+    if deliberation.round_of(0):
+        yield "First proposals"
+        for proposal in deliberation.round_of(0):
+            yield from _proposal(proposal, room)
+        yield f"First verdict: {_verdict(deliberation.first_verdict)}"
     rounds = {p.round for p in deliberation.proposals} | {reading.round for reading in deliberation.readings}
-    for number in sorted(rounds - {0}):
+    for number in sorted((rounds | {critique.round for critique in deliberation.critiques}) - {0}):
         yield from _round(deliberation, number, room)
-    if deliberation.votes:
-        yield "Votes"
-    for vote in deliberation.votes:
-        weights = ", ".join(f"{_one_line(answer)} {weight:.2f}" for answer, weight in vote.weights)
-        yield f"  {vote.member} votes {_one_line(vote.answer)} ({weights})"
+    yield from _ballots(deliberation)
     if deliberation.failures:
         yield "Failures"
     for failure in deliberation.failures:
         where = f"{failure.phase}, round {failure.round}"
         yield f"  {failure.member} ({where}): {failure.kind}: {_one_line(failure.message)}"
+    yield from _person(deliberation)
     yield f"Verdict: {_verdict(deliberation.verdict)}"
-    if deliberation.verdict.dissent:
-        yield f"Dissent: {', '.join(deliberation.verdict.dissent)}"
+    yield from _diagnosis(deliberation.verdict, room)
     usage = deliberation.usage
-    yield f"{usage.num_calls} calls, {usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens"
+    yield (
+        f"{usage.num_calls} calls, {usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens, "
+        f"{usage.engine_seconds:.2f} engine seconds"
+    )
+
+
+def _ballots(deliberation: Deliberation) -> Iterator[str]:
+    if deliberation.votes:
+        yield "Votes"
+    for vote in deliberation.votes:
+        weights = ", ".join(f"{_one_line(answer)} {weight:.2f}" for answer, weight in vote.weights)
+        yield f"  {vote.member} votes {_one_line(vote.answer)} ({weights})"
+    judged = [
+        exchange for exchange in deliberation.exchanges if exchange.phase in ("rank", "review") and exchange.weights
+    ]
+    if judged:
+        yield "Judgements"
+    for exchange in judged:
+        weights = ", ".join(
+            f"{label} {weight:.2f}" for label, weight in zip("ABCDEFGH", exchange.weights, strict=False)
+        )
+        yield f"  {exchange.member} ({exchange.phase}): {weights}"
+
+
+def _person(deliberation: Deliberation) -> Iterator[str]:
+    for number, asked in enumerate(deliberation.questions):
+        choices = ", ".join(_one_line(choice) for choice in asked.choices)
+        yield f"A person was asked ({asked.reason}): {choices}"
+        if number < len(deliberation.replies):
+            reply = deliberation.replies[number]
+            said = reply.edit if reply.edit is not None else asked.choices[reply.choice or 0]
+            yield f"  {_one_line(reply.by)}: {_one_line(said)}{f' - {_one_line(reply.note)}' if reply.note else ''}"
+
+
+def _diagnosis(verdict: Verdict, room: int) -> Iterator[str]:
+    found = verdict.diagnosis
+    if found is None:
+        return
+    sure = "calibrated confidence" if verdict.calibrated else "confidence (not calibrated)"
+    yield f"Diagnosis: {found.shape}, {sure} {verdict.confidence:.2f}, worth {found.n_eff:.1f} independent votes"
+    yield f"  weights: {found.weighting}"
+    turning = [family for family, answer in found.without_family if answer != verdict.answer]
+    if turning:
+        yield f"  unstable: without {' or '.join(turning)} the verdict differs"
+    if found.surprise is not None:
+        yield f"  the other families are surprised by {found.surprise:.2f} bits per byte"
+    for cluster in found.dissent:
+        held = ", ".join(cluster.members) or "nobody any more"
+        yield f"  dissent: {_one_line(cluster.answer)} ({held})"
+        if cluster.argument and cluster.argument != cluster.answer:
+            yield from _quoted(cluster.argument, room, indent="    ")
 
 
 def _round(deliberation: Deliberation, number: int, room: int) -> Iterator[str]:
-    kind = deliberation.task.answer_kind
+    kind = deliberation.equality
     yield f"Round {number}"
     for reading in deliberation.readings:
         if reading.round == number and reading.shown:
             shown = ", ".join(
-                f"{s.label}: {_one_line(s.answer)} ({s.supporters}, by {s.author})" for s in reading.shown
+                f"{s.label}: {_one_line(s.answer)} ({s.supporters}, by {s.author}{_cut(s)})" for s in reading.shown
             )
-            yield f"  {reading.reader} reads {shown}"
+            hidden = f"; {reading.num_left_out} left out" if reading.num_left_out else ""
+            yield f"  {reading.reader} reads {shown}{hidden}"
     for critique in deliberation.critiques:
         if critique.round == number:
             flaw = "" if critique.valid else " (empty or copied: not passed on)"
@@ -71,12 +126,19 @@ def _round(deliberation: Deliberation, number: int, room: int) -> Iterator[str]:
         yield from _proposal(proposal, room, _change(before.get(proposal.member), proposal, kind))
 
 
-def _change(before: Proposal | None, after: Proposal, kind: AnswerKind) -> str:
+def _cut(shown: Shown) -> str:
+    return "" if shown.level == "full" else f", {shown.level} only"
+
+
+def _change(before: Proposal | None, after: Proposal, kind: Equality) -> str:
     if before is None:
         return ""
+    if after.withdrew is not None:
+        return f" (said {_answer(after.withdrew)}, named no wrong step, and keeps its answer)"
     if same_answer(before.answer, after.answer, kind):
         return " (stays)"
-    return f" (changed from {_answer(before.answer)})"
+    quote = f", calling wrong: {_one_line(after.quote)}" if after.quote else ""
+    return f" (changed from {_answer(before.answer)}{quote})"
 
 
 def _proposal(proposal: Proposal, room: int, remark: str = "") -> Iterator[str]:

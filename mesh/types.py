@@ -14,19 +14,9 @@ from mesh.equivalence import AnswerKind, Equality, Sameness, canonical, same_ans
 from mesh.text import Text
 
 Phase = Literal[
-    "propose",
-    "extract",
-    "same",
-    "digest",
-    "critique",
-    "revise",
-    "account",
-    "vote",
-    "rank",
-    "synthesise",
-    "plan",
-    "review",
-]
+    "propose", "extract", "same", "digest", "critique", "revise", "account", "vote", "rank", "synthesise", "plan",
+    "review", "score",
+]  # fmt: skip
 Tier = Literal["extraction", "reflection", "deep"]
 Level = Literal["full", "digest", "crux", "count"]
 
@@ -184,6 +174,7 @@ class Exchange(Record):
     messages: tuple[Message, ...]
     completions: tuple[Completion, ...] = ()
     weights: tuple[float, ...] = Field(default=(), description="of a closed choice: probability of each label")
+    error: str = Field(default="", description="why it gave nothing, 'kind: message'; empty: it was answered")
     usage: Usage = Usage()
 
 

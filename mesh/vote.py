@@ -21,7 +21,7 @@ async def vote(caller: Caller, member: Member, number: int, options: Sequence[st
     dealt = list(options)
     derive_random(caller.seed, caller.task.id, member.name, "vote", number).shuffle(dealt)
     labels = ascii_uppercase[: len(dealt)]
-    weights = await caller.choose(member, number, vote_messages(caller.task, dealt), tuple(labels))
+    weights = await caller.choose(member, "vote", number, vote_messages(caller.task, dealt), tuple(labels))
     weighed = dict(zip(dealt, weights, strict=True))
     ranked = sorted(((option, weighed[option]) for option in options), key=lambda pair: -pair[1])
     return Vote(member=member.name, family=member.family, answer=ranked[0][0], weights=tuple(ranked))

@@ -15,9 +15,14 @@ from pydantic import Field
 
 from memory.ledger import LOCK_NAME, Ledger, exclusive_lock, publish_bytes
 from memory.types import Record, content_hash
+from mesh.budget import Budget
 from mesh.config import ProtocolConfig
-from mesh.deliberate import deliberate
+from mesh.deliberate import check_seats, deliberate
 from mesh.engine import Engine, EngineError
+from mesh.inert import TalkSummary, summarise_talk
+from mesh.job import Job
+from mesh.reliability import Reliability
+from mesh.reviews import ReviewDesk
 from mesh.seeds import derive_seed
 from mesh.types import Deliberation, Member, Message, Part, Sampling, Task, Usage
 from serving.batch_tasks import TaskFile, read_tasks
@@ -46,6 +51,7 @@ class BatchSummary(Record):
 
     num_tasks: int
     num_answered: int = Field(description="tasks with an answer; the others are in the answers file with null")
+    num_waiting: int = Field(default=0, description="tasks that wait for a person; the same command goes on with them")
     num_malformed: int = Field(description="lines that gave no task, listed in errors.jsonl")
     num_resumed: int = Field(
         description="tasks that an earlier start had finished; all of them: nothing was left to do"
@@ -53,6 +59,8 @@ class BatchSummary(Record):
     usage: Usage = Field(description="of all tasks, whichever start did them")
     seconds: float = Field(description="wall seconds of the start that finished the batch")
     ignored_keys: tuple[str, ...] = Field(description="keys of the task file that were not used")
+    talk: TalkSummary = Field(default=TalkSummary(), description="what the talking did, per phase")
+    cost: float = Field(default=0.0, description="money, by the engines' prices per hour; 0 without prices")
 
 
 async def run_batch(
@@ -64,12 +72,17 @@ async def run_batch(
     *,
     seed: int,
     concurrency: int = 8,
+    reliability: Reliability | None = None,
+    prices: Mapping[str, float] | None = None,
+    budget: Budget | None = None,
     progress: Callable[[BatchProgress], None] | None = None,
 ) -> BatchSummary:
     """Deliberate every task of `tasks_path` and publish `answers.jsonl`, `traces.parquet` and `errors.jsonl`.
 
     Run again after a kill, it does the tasks that were not finished and no other; a finished batch answers at once. A
-    task whose members all fail is recorded without an answer if the engine still answers something else.
+    task whose members all fail is recorded without an answer if the engine still answers something else. Where the
+    protocol has `oversight`, questions for a person are kept in `out_dir` (`reviews.jsonl`); the others do not wait for
+    them, and the same call goes on with those that were answered. `budget` is for this start, all tasks together.
 
     Raises:
         TaskFileError: the task file cannot be read.
@@ -83,7 +96,7 @@ async def run_batch(
     file = read_tasks(tasks_path)
     with exclusive_lock(out_dir / LOCK_NAME):
         ledger = Ledger(out_dir / JOURNAL)
-        plan = _plan(file, members, protocol, seed)
+        plan = _plan(file, members, protocol, seed, reliability)
         _check_plan(ledger, plan, out_dir)
         summary = _finished(ledger, out_dir)
         if summary is None:
@@ -91,10 +104,16 @@ async def run_batch(
             _check_plan(ledger, plan | models, out_dir)
             ledger.append("start", {"plan": plan | models})
             publish_bytes(out_dir / ERRORS, _lines(malformed.model_dump() for malformed in file.malformed))
-            batch = _Batch(file.tasks, tuple(members), engine, protocol, seed, out_dir, ledger, progress)
-            await batch.work(concurrency)
+            job = Job(budget=budget, prices=prices, reliability=reliability, desk=ReviewDesk(out_dir))
+            check_seats(members, protocol, job)
+            batch = _Batch(file.tasks, tuple(members), engine, protocol, seed, out_dir, ledger, job, progress)
+            try:
+                await batch.work(concurrency)
+            finally:
+                await job.close()
             summary = batch.publish(file, started)
-        shutil.rmtree(out_dir / PARTS, ignore_errors=True)
+        if summary.num_waiting == 0:
+            shutil.rmtree(out_dir / PARTS, ignore_errors=True)
     return summary
 
 
@@ -107,11 +126,13 @@ class _Batch:
     seed: int
     out_dir: Path
     ledger: Ledger
+    job: Job
     progress: Callable[[BatchProgress], None] | None
     num_resumed: int = 0
     num_done: int = 0
     output_tokens: int = 0
     _digests: dict[int, str] = field(default_factory=dict)
+    _waiting: dict[int, str] = field(default_factory=dict)
 
     async def work(self, concurrency: int) -> None:
         """Deliberate what is not finished, at most `concurrency` tasks at a time, in the order of the file."""
@@ -119,6 +140,11 @@ class _Batch:
             int(entry.payload["index"]): str(entry.payload["digest"])
             for entry in self.ledger.entries()
             if entry.kind == "finished"
+        }
+        self._waiting = {
+            int(entry.payload["index"]): str(entry.payload["digest"])
+            for entry in self.ledger.entries()
+            if entry.kind == "waiting"
         }
         pending = [index for index in range(len(self.tasks)) if self._part(index) is None]
         self.num_done = self.num_resumed = len(self.tasks) - len(pending)
@@ -135,14 +161,17 @@ class _Batch:
         """Publish answers and traces, and write into the journal that they are complete."""
         answers: list[dict[str, object]] = []
         usages: list[Usage] = []
+        talk = TalkSummary()
 
         def noted() -> Iterator[Deliberation]:
             for index in range(len(self.tasks)):
-                deliberation = self._part(index)
+                deliberation = self._part(index) or self._paused(index)
                 if deliberation is None:
                     raise BatchError(f"{self._part_path(index)} was removed or changed meanwhile; run the batch again")
                 answers.append(_answer(deliberation))
                 usages.append(deliberation.usage)
+                nonlocal talk
+                talk = talk + summarise_talk(part for _, part in deliberation.walk())
                 yield deliberation
 
         digests = {TRACES: write_traces(self.out_dir / TRACES, noted())}
@@ -150,12 +179,17 @@ class _Batch:
         summary = BatchSummary(
             num_tasks=len(self.tasks),
             num_answered=sum(answer["answer"] is not None for answer in answers),
+            num_waiting=sum(bool(answer["waiting"]) for answer in answers),
             num_malformed=len(file.malformed),
             num_resumed=self.num_resumed,
             usage=Usage.total(usages),
             seconds=time.perf_counter() - started,
             ignored_keys=file.ignored_keys,
+            talk=talk,
+            cost=self.job.purse.cost,
         )
+        if summary.num_waiting:
+            return summary
         self.ledger.append("complete", {"files": digests, "summary": summary.model_dump(mode="json")})
         return summary
 
@@ -163,17 +197,20 @@ class _Batch:
         for index in queue:
             task = self.tasks[index]
             deliberation = await deliberate(
-                task, self.members, self.engine, self.protocol, seed=derive_seed(self.seed, task.id)
-            )
+                task, self.members, self.engine, self.protocol, seed=derive_seed(self.seed, task.id),
+                job=self.job, earlier=self._paused(index),
+            )  # fmt: skip
             if deliberation.failures and not deliberation.proposals:
                 await self._check_alive(deliberation)
             self._keep(index, deliberation)
 
     def _keep(self, index: int, deliberation: Deliberation) -> None:
         data = deliberation.model_dump_json().encode()
-        self._digests[index] = publish_bytes(self._part_path(index), data)
-        self.ledger.append("finished", {"index": index, "digest": self._digests[index]})
-        self.num_done += 1
+        digest = publish_bytes(self._part_path(index), data)
+        (self._waiting if deliberation.is_waiting else self._digests)[index] = digest
+        kind = "waiting" if deliberation.is_waiting else "finished"
+        self.ledger.append(kind, {"index": index, "digest": digest})
+        self.num_done += not deliberation.is_waiting
         self.output_tokens += deliberation.usage.output_tokens
         if self.progress is not None:
             self.progress(
@@ -205,7 +242,14 @@ class _Batch:
 
     def _part(self, index: int) -> Deliberation | None:
         """The kept trace of a finished task; None if it is not finished, or its file is not what the journal says."""
-        digest, path = self._digests.get(index), self._part_path(index)
+        return self._kept(index, self._digests.get(index))
+
+    def _paused(self, index: int) -> Deliberation | None:
+        """The kept trace of a task that waits for a person; None if it does not."""
+        return self._kept(index, self._waiting.get(index))
+
+    def _kept(self, index: int, digest: str | None) -> Deliberation | None:
+        path = self._part_path(index)
         if digest is None or not path.exists():
             return None
         data = path.read_bytes()
@@ -215,13 +259,20 @@ class _Batch:
         return self.out_dir / PARTS / f"{index:08d}.json"
 
 
-def _plan(file: TaskFile, members: Sequence[Member], protocol: ProtocolConfig, seed: int) -> dict[str, str]:
+def _plan(
+    file: TaskFile,
+    members: Sequence[Member],
+    protocol: ProtocolConfig,
+    seed: int,
+    reliability: Reliability | None,
+) -> dict[str, str]:
     """What must stay the same between two starts of one batch."""
     return {
         "task file": file.digest,
         "members": content_hash([member.model_dump(mode="json") for member in members]),
         "protocol": content_hash(protocol),
         "seed": str(seed),
+        "reliability": "none" if reliability is None else content_hash(reliability),
     }
 
 
@@ -264,6 +315,9 @@ def _answer(deliberation: Deliberation) -> dict[str, object]:
         "id": deliberation.task.id,
         "answer": verdict.answer,
         "confidence": verdict.confidence,
+        "calibrated": verdict.calibrated,
+        "waiting": deliberation.is_waiting,
+        "needs_review": deliberation.is_waiting or verdict.answer is None,
         "support": [list(pair) for pair in verdict.support],
         "tokens": deliberation.usage.output_tokens,
     }

@@ -14,7 +14,8 @@ from serving.scripted_solver import solve
 
 _FENCED = re.compile(r"^\[([0-9a-f]{6})\]\n(.*?)\n\[/\1\]$", re.DOTALL | re.MULTILINE)
 _OPTION = re.compile(r"^([A-Z])[.:)] ?(.+)$", re.MULTILINE)
-_PEERS = re.compile(r"^Answer [A-Z], given by \d+:$", re.MULTILINE)
+_PEERS = re.compile(r"^(?:Answer [A-Z], given by \d+:|Candidate \d+:)$", re.MULTILINE)
+_CANDIDATE = re.compile(r"^Answer ([A-Z]):\n\[([0-9a-f]{6})\]\n(.*?)\n\[/\2\]$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,28 @@ def read_prompt(messages: Sequence[Message]) -> Prompt:
         wants = "critique"
     elif fenced and _PEERS.search(asked):
         wants = "revision"
+    asks_for = untrusted[-1] if untrusted else _question_in(last.text)
+    if "final answer in that text" in asked:
+        asks_for = next((part.text for part in last.parts if not part.trusted), asks_for)
     answers = (parse_answer(text, "number") for text in fenced)
-    return Prompt(
-        question=untrusted[-1] if untrusted else _question_in(last.text),
-        wants=wants,
-        shown=tuple(answer for answer in answers if answer is not None),
-        options=tuple((label, answer.strip()) for label, answer in _OPTION.findall(last.text)),
-    )
+    shown = tuple(answer for answer in answers if answer is not None)
+    return Prompt(asks_for, wants, shown, _options(last.text, asked, asks_for, shown))
+
+
+def _options(text: str, asked: str, asks_for: str, shown: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """(label, answer) of what may be chosen; where answers are judged, the sound judgement carries the right answer."""
+    listed = tuple((label, answer.strip()) for label, answer in _OPTION.findall(text))
+    right = solve(asks_for)[1]
+    if "Which of the answers is right?" in asked:
+        return tuple((label, parse_answer(said, "number") or "") for label, _, said in _CANDIDATE.findall(text))
+    if "It is wrong." in asked:
+        sound = "It is right." if shown[:1] == (right,) else "It is wrong."
+    elif "Which of the steps was wrong?" in asked:
+        steps = [said for _, said in listed if not said.startswith("(none")]
+        sound = steps[-1] if shown[-1:] == (right,) and steps else "(none of the others is wrong)"
+    else:
+        return listed
+    return tuple((label, right if said == sound else f"not {right}") for label, said in listed)
 
 
 def _question_in(text: str) -> str:

@@ -1,0 +1,100 @@
+"""The end of a deliberation: what the disagreement looks like, how surprised the others are, and a person's word."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from memory.types import content_hash
+from mesh.diagnose import diagnose
+from mesh.oversight import Waiting, question_for, reason_to_ask
+from mesh.propose import proposal_messages
+from mesh.table import Table
+from mesh.types import Diagnosis, Member, PersonAnswer, Proposal, Verdict, positions
+
+
+async def conclude(table: Table, verdict: Verdict) -> Verdict:
+    """`verdict` with its diagnosis, and a person's word instead where one is to have it.
+
+    Raises:
+        Waiting: a person was asked and has not answered.
+    """
+    if table.proposals:
+        verdict = verdict.model_copy(update={"diagnosis": await _diagnosis(table, verdict)})
+    return await _with_person(table, verdict)
+
+
+def last_positions(table: Table) -> list[Proposal]:
+    """What each member stands for in the last round it spoke in, in seat order."""
+    held: dict[str, Proposal] = {}
+    for number in sorted({proposal.round for proposal in table.proposals}):
+        held.update(positions([p for p in table.proposals if p.round == number], table.equality))
+    return [held[member.name] for member in table.members if member.name in held]
+
+
+async def _diagnosis(table: Table, verdict: Verdict) -> Diagnosis:
+    def decide(proposals: Sequence[Proposal]) -> str | None:
+        return table.decide(proposals).answer
+
+    held = last_positions(table)
+    found = diagnose(
+        verdict, held, table.equality, table.members, weighting(table), table.job.reliability, decide,
+        task_type=table.task.type,
+    )  # fmt: skip
+    if not table.config.surprise:
+        return found
+    return found.model_copy(update={"surprise": await _surprise(table, found)})
+
+
+def weighting(table: Table) -> str:
+    """What the weights rest on, in words."""
+    if table.config.tally == "plurality":
+        return "equal, as configured"
+    reliability, kind = table.job.reliability, table.task.type
+    judged = 0 if reliability is None else sum(reliability.accuracy(m, kind).num_judged for m in table.members)
+    return f"measured on {judged} judged answers" if judged else "equal: nothing is measured yet"
+
+
+async def _surprise(table: Table, found: Diagnosis) -> float | None:
+    """Mean bits per byte of the chosen text under one member of every family that does not stand behind it."""
+    if not found.clusters or not found.clusters[0].argument:
+        return None
+    chosen = found.clusters[0]
+    others = {m.family: m for m in reversed(table.present) if m.family not in chosen.families and _can_score(table, m)}
+    messages = proposal_messages(table.task, table.recalled, seed=table.seed)
+
+    async def ask(member: Member) -> float:
+        return (await table.caller.score(member, table.last_round, messages, chosen.argument)).bits_per_byte
+
+    said = await table.hear("score", table.last_round, list(others.values()), 0, ask)
+    return math.fsum(said.values()) / len(said) if said else None
+
+
+def _can_score(table: Table, member: Member) -> bool:
+    profile = table.profiles.get(member.engine)
+    return profile is not None and profile.can_score
+
+
+async def _with_person(table: Table, verdict: Verdict) -> Verdict:
+    """The person's word where a condition holds. Raises Waiting while there is none."""
+    if table.config.oversight is None or table.job.desk is None:
+        return verdict
+    reason = reason_to_ask(table.config.oversight, table.task, verdict, table.failures, table.equality)
+    if reason is None:
+        return verdict
+    identity = content_hash([table.sitting.seed, table.task.id])[:16]
+    asked = question_for(table.task, verdict, reason, table.equality, deliberation=identity, step=table.path)
+    table.questions.append(asked)
+    # The desk writes to disk before it returns, which would hold up everybody else.
+    reply = await asyncio.to_thread(table.job.desk.put, asked)
+    if reply is None:
+        raise Waiting
+    table.replies.append(reply)
+    return verdict.model_copy(update=_decided(asked.choices, reply))
+
+
+def _decided(choices: Sequence[str], reply: PersonAnswer) -> dict[str, object]:
+    answer = reply.edit if reply.edit is not None else choices[reply.choice or 0]
+    word = "written" if reply.edit is not None else "chosen"
+    return {"answer": answer, "method": f"{word} by a person ({reply.by})", "confidence": 1.0, "calibrated": False}
