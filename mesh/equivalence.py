@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memory.types import Record
+from mesh.formula import one_spelling
 
 AnswerKind = Literal["number", "text", "math", "free"]
 """number: one number; text: one line, compared by spelling; math: a formula; free: prose."""
+
+Groups = tuple[tuple[str, ...], ...]
+"""Disjoint groups of two and more canonical spellings that are one answer; the first of a group stands for it."""
 
 MAX_FRACTION_DIGITS = 30
 """A longer numerator or denominator is compared as written: reducing it could take for ever."""
@@ -27,9 +33,20 @@ class Sameness(Record):
     """Which answers of one deliberation are one: by spelling, and by what was found out beyond spelling."""
 
     kind: AnswerKind
-    merged: tuple[tuple[str, ...], ...] = Field(
+    merged: Groups = Field(
         default=(), description="disjoint groups of canonical spellings that are one answer; the first stands for all"
     )
+
+    @model_validator(mode="after")
+    def _groups_are_disjoint_and_canonical(self) -> Sameness:
+        seen: set[str] = set()
+        for spelling in (spelling for group in self.merged for spelling in group):
+            if spelling in seen:
+                raise ValueError(f"expected disjoint groups, got {spelling!r} twice; join groups with merge_groups")
+            if canonical(spelling, self.kind) != spelling:
+                raise ValueError(f"expected canonical spellings, got {spelling!r}; put it through canonical() first")
+            seen.add(spelling)
+        return self
 
     @cached_property
     def _stands_for(self) -> dict[str, str]:
@@ -46,14 +63,19 @@ Equality = AnswerKind | Sameness
 
 
 def canonical(answer: str, kind: Equality) -> str:
-    """The spelling that stands for every equal answer; applying it twice changes nothing.
+    """The spelling that stands for every equal answer; applying it twice changes nothing, in linear time.
 
     Numbers lose signs, zeros and thousands separators that mean nothing ("07.0" and "7" are one, so are "1/2" and
-    "0.5"); what is no number is treated as text. Text loses case, extra white space, a trailing period and
-    surrounding quotes. Not covered: symbolic equality ("2x" and "x+x"), units, synonyms.
+    "0.5"); what is no number is treated as text. Text and prose lose case, extra white space, a trailing period and
+    surrounding quotes. Formulas are written in one notation (`mesh.formula`), numbers among them as numbers. Not
+    covered here: symbolic equality ("2x" and "x+x": `mesh.symbolic`), synonyms (`mesh.sameness`), units.
     """
     if isinstance(kind, Sameness):
         return kind.key(answer)
+    if kind == "math":
+        answer = one_spelling(answer)
+        number = _canonical_number(answer)
+        return answer if number is None else number
     if kind == "number":
         number = _canonical_number(answer)
         if number is not None:
@@ -62,11 +84,36 @@ def canonical(answer: str, kind: Equality) -> str:
     return words.lstrip(_QUOTES).rstrip(_QUOTES + ".")
 
 
+def is_number(spelling: str) -> bool:
+    """Whether a canonical spelling is that of one number; two numbers are equal only when spelled alike."""
+    return _canonical_number(spelling) == spelling
+
+
 def same_answer(first: str | None, second: str | None, kind: Equality) -> bool:
     """Whether two answers are one; an abstention (None) equals only an abstention."""
     if first is None or second is None:
         return first is second
     return canonical(first, kind) == canonical(second, kind)
+
+
+def by_frequency(spellings: Iterable[str]) -> list[str]:
+    """Distinct spellings, the most frequent first; of equally frequent ones the shorter, then by the alphabet."""
+    counts = Counter(spellings)
+    return sorted(counts, key=lambda spelling: (-counts[spelling], *_rank(spelling)))
+
+
+def merge_groups(first: Iterable[Iterable[str]], second: Iterable[Iterable[str]]) -> Groups:
+    """Both groupings in force at once: groups that share a spelling become one.
+
+    Every group is sorted, its shortest spelling first, and so are the groups; groups of one are dropped. Hence
+    merging is idempotent, commutative and associative.
+    """
+    group_of: dict[str, set[str]] = {}
+    for group in (*first, *second):
+        joined = set(group).union(*(group_of.get(spelling, ()) for spelling in group))
+        group_of.update(dict.fromkeys(joined, joined))
+    groups = {id(group): tuple(sorted(group, key=_rank)) for group in group_of.values() if len(group) > 1}
+    return tuple(sorted(groups.values(), key=lambda group: _rank(group[0])))
 
 
 def _canonical_number(answer: str) -> str | None:
@@ -102,3 +149,7 @@ def _canonical_fraction(numerator: str, denominator: str) -> str | None:
     digits = str(abs(value.numerator) * 10**num_decimals // value.denominator).rjust(num_decimals + 1, "0")
     sign = "-" if value < 0 else ""
     return f"{sign}{digits[:-num_decimals]}.{digits[-num_decimals:]}"
+
+
+def _rank(spelling: str) -> tuple[int, str]:
+    return len(spelling), spelling

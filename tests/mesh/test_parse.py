@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.equivalence import canonical
-from mesh.parse import MAX_ANSWER_CHARS, own_words, parse_answer
+from mesh.parse import MAX_ANSWER_CHARS, MAX_FREE_CHARS, own_words, parse_answer
+
+KINDS = st.sampled_from(["number", "text", "math", "free"])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,48 @@ def test_an_empty_or_endless_text_is_an_abstention(text: str) -> None:
     assert parse_answer(text, "text") is None
 
 
-@given(st.text(), st.sampled_from(["number", "text"]))
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{x^2 + 1}", "x^2 + 1"),
+        (r"so \boxed{\sqrt{2}} or so", r"\sqrt{2}"),
+        ("\\boxed{\\begin{pmatrix}1\\\\\n2\\end{pmatrix}}", "\\begin{pmatrix}1\\\\ 2\\end{pmatrix}"),
+        ("\\boxed{5\nnever closed", "5"),
+        ("Answer: $x = 5$.", "x = 5"),
+        ("Answer:\n\\[\nx = 5\n\\]\nbecause", "x = 5"),
+        ("Answer: $$x$$ is it", "x"),
+        (r"Answer: \(2\pi r\)", r"2\pi r"),
+        ("Answer: $x=1$ or $x=2$", "$x=1$ or $x=2$"),
+        ("Answer: 3$x$", "3$x$"),
+        ("**Answer:** 1,234", "1234"),
+        (r"The answer is $\frac{3}{4}$ of a cake", "0.75"),
+        ("x + 1\nis my answer", "x + 1"),
+        ("Answer: a\x00b\x1b[31m", "a b [31m"),
+    ],
+)
+def test_a_formula_is_one_line_of_latex(text: str, answer: str) -> None:
+    assert parse_answer(text, "math") == answer
+
+
+@pytest.mark.parametrize("text", ["", "$$", r"\boxed{}", "Answer:", "Answer: .", r"\boxed{" + "x" * 501 + "}"])
+def test_what_holds_no_formula_is_an_abstention(text: str) -> None:
+    assert parse_answer(text, "math") is None
+
+
+def test_prose_is_taken_whole_as_one_line() -> None:
+    assert (
+        parse_answer(" It rains.\n\n Answer: so\x07 it\tdoes. \nQuestion: why?", "free")
+        == "It rains. Answer: so it does."
+    )
+
+
+def test_prose_is_never_cut_but_may_be_too_long() -> None:
+    assert parse_answer("x" * MAX_FREE_CHARS, "free") == "x" * MAX_FREE_CHARS
+    assert parse_answer("x" * (MAX_FREE_CHARS + 1), "free") is None
+    assert parse_answer(" \n...", "free") is None
+
+
+@given(st.text(), KINDS)
 def test_parsing_never_raises_and_gives_a_comparable_line(text: str, kind: str) -> None:
     answer = parse_answer(text, kind)
     assert answer is None or (answer.splitlines() == [answer] and canonical(answer, kind))
@@ -71,18 +114,39 @@ def test_parsing_never_raises_and_gives_a_comparable_line(text: str, kind: str) 
 
 @given(
     st.lists(
-        st.sampled_from(["Answer:", "####", "\\boxed{", "}", "=", "-", "1,000", "7", " ", "\n", "Question:", "."])
+        st.sampled_from(
+            [
+                "Answer:",
+                "####",
+                "\\boxed{",
+                "\\[",
+                "$",
+                "\\frac{",
+                "}",
+                "=",
+                "-",
+                "1,000",
+                "7",
+                " ",
+                "\n",
+                "Question:",
+                ".",
+            ]
+        )
     ),
-    st.sampled_from(["number", "text"]),
+    KINDS,
 )
 def test_parsing_never_raises_on_pieces_of_its_own_grammar(pieces: list[str], kind: str) -> None:
-    parse_answer("".join(pieces), kind)
+    answer = parse_answer("".join(pieces), kind)
+    assert answer is None or (answer.splitlines() == [answer] and canonical(answer, kind))
 
 
 def test_half_a_character_does_not_get_through() -> None:
     answer = parse_answer("Answer: a\ud800b", "text")
     assert answer == "a?b"
     assert parse_answer("\udfff 5", "number") == "5"
+    assert parse_answer("$a\ud800$", "math") == "a?"
+    assert parse_answer("a\ud800", "free") == "a?"
 
 
 @pytest.mark.parametrize(
@@ -105,10 +169,16 @@ def test_half_a_character_does_not_get_through() -> None:
         "\n ",
         "\\frac{",
         "''",
+        "$",
+        "$x",
+        "\\[",
+        "\\(",
+        "}",
+        "\x00",
         "é",
     ],
 )
-@pytest.mark.parametrize("kind", ["number", "text"])
+@pytest.mark.parametrize("kind", ["number", "text", "math", "free"])
 def test_two_hundred_thousand_characters_are_read_quickly(piece: str, kind: str) -> None:
     text = piece * (200_000 // len(piece))
     started = time.perf_counter()
