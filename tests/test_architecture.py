@@ -22,6 +22,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "peft": ("evolve/train.py", "evolve/merge.py"),
     "fastapi": ("serving/endpoint/",),
     "starlette": ("serving/endpoint/",),
+    "math_verify": ("mesh/symbolic_child.py",),
+    "sympy": ("mesh/symbolic_child.py",),
 }
 """A library and the only files (or folders, ending in "/") that may import it, inside functions too."""
 
@@ -31,7 +33,7 @@ NOWHERE = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 HEAVY = ("torch", "vllm", "ray", "faiss", "transformers", "datasets", "numpy", "pandas", "pyarrow")
 """What must not come along with plain data: `evomesh --help` answers in well under a second."""
 
-MESH_MAY_IMPORT = {"memory", "mesh", "pydantic"} | set(sys.stdlib_module_names)
+MESH_MAY_IMPORT = {"memory", "mesh", "pydantic", "math_verify", "sympy"} | set(sys.stdlib_module_names)
 MESH_MAY_NOT_IMPORT = {"http", "socket", "urllib", "ssl", "sqlite3"}
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
