@@ -23,6 +23,10 @@ Seat = Member | Proposal | str
 """Whose reliability is asked for: a seat, the author of a proposal, or a key that `seat_key` made."""
 
 
+MIN_TALKS = 20
+"""Judged talks of a task type before anything is concluded from them."""
+
+
 def seat_key(seat: Seat) -> str:
     """Name under which a seat is measured: a specialist is not its base, so its adapter's hash belongs to the name."""
     if isinstance(seat, str):
@@ -126,6 +130,15 @@ class ConfidenceCount(Record):
     num_correct: int = 0
 
 
+class TalkCount(Record):
+    """What talking did to the verdicts of one task type."""
+
+    task_type: str
+    num_judged: int = Field(default=0, description="deliberations that talked, judged before and after")
+    num_right_to_wrong: int = 0
+    num_wrong_to_right: int = 0
+
+
 class Reliability(Record):
     """Counts of judged answers; every rate is derived from them. Build it with `measure`, add two up with `merge`.
 
@@ -136,6 +149,7 @@ class Reliability(Record):
     answers: tuple[AnswerCount, ...] = ()
     pairs: tuple[PairCount, ...] = ()
     confidences: tuple[ConfidenceCount, ...] = ()
+    talks: tuple[TalkCount, ...] = ()
 
     def merge(self, other: Reliability) -> Reliability:
         """Both together, exactly as if measured at once; pairs within a task need that task to be in one of the two."""
@@ -143,6 +157,7 @@ class Reliability(Record):
             answers=_rows(AnswerCount, _sums(2, self.answers, other.answers)),
             pairs=_rows(PairCount, _sums(3, self.pairs, other.pairs)),
             confidences=_rows(ConfidenceCount, _sums(1, self.confidences, other.confidences)),
+            talks=_rows(TalkCount, _sums(1, self.talks, other.talks)),
         )
 
     @cached_property
@@ -153,6 +168,16 @@ class Reliability(Record):
             pairs += [(count.percent / 100, True)] * count.num_correct
             pairs += [(count.percent / 100, False)] * (count.num_judged - count.num_correct)
         return fit_calibration(pairs)
+
+    def talk_pays(self, task_type: str) -> bool | None:
+        """Whether talking turned more verdicts right than wrong; None while fewer than `MIN_TALKS` were judged.
+
+        As many right as wrong does not pay: the tokens are spent.
+        """
+        counts = [count for count in self.talks if count.task_type == task_type]
+        if sum(count.num_judged for count in counts) < MIN_TALKS:
+            return None
+        return sum(count.num_wrong_to_right - count.num_right_to_wrong for count in counts) > 0
 
     def knows(self, seats: Iterable[Seat]) -> bool:
         """Whether an answer of any of them was judged."""
@@ -278,8 +303,25 @@ class Reliability(Record):
         return found
 
 
-def measure(judged: Iterable[Judged], confidences: Iterable[tuple[float, bool]] = ()) -> Reliability:
-    """Counts of judged first answers and, for the calibration, of (raw confidence, correct) of judged verdicts.
+def judged_talks(deliberations: Iterable[Deliberation], correct: Mapping[tuple[str, str], bool]) -> Iterator[TalkCount]:
+    """One count for every deliberation in which somebody was shown a peer; an answer not in `correct` is wrong."""
+    for trace in deliberations:
+        for _, part in trace.walk():
+            if any(reading.shown for reading in part.readings):
+                before = correct.get((part.task.id, part.first_verdict.answer or ""), False)
+                after = correct.get((part.task.id, part.verdict.answer or ""), False)
+                yield TalkCount(
+                    task_type=part.task.type,
+                    num_judged=1,
+                    num_right_to_wrong=int(before and not after),
+                    num_wrong_to_right=int(after and not before),
+                )
+
+
+def measure(
+    judged: Iterable[Judged], confidences: Iterable[tuple[float, bool]] = (), talks: Iterable[TalkCount] = ()
+) -> Reliability:
+    """Counts of judged first answers, of (raw confidence, correct) of judged verdicts, and of what talking did.
 
     Two members are compared on the same sample of the same task. Of several answers of one member to one task with
     one sample number the first counts, so a trace that is read twice changes nothing.
@@ -300,6 +342,7 @@ def measure(judged: Iterable[Judged], confidences: Iterable[tuple[float, bool]] 
         answers=_rows(AnswerCount, _sums(2, answers)),
         pairs=_rows(PairCount, _sums(3, pairs)),
         confidences=_rows(ConfidenceCount, _sums(1, counts)),
+        talks=_rows(TalkCount, _sums(1, talks)),
     )
 
 

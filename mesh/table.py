@@ -250,7 +250,7 @@ class Table:
         """Everything as one record; exchanges by round, phase and seat, whoever was faster."""
         seat = {member.name: index for index, member in enumerate(self.members)}
         inputs = [self.task, self.config, *self.members, *self.recalled]
-        first = plurality(self.first_proposals(), self.equality)
+        first = self.decide(self.first_proposals())
         return Deliberation(
             id=content_hash([self.seed, *(record.model_dump(mode="json") for record in inputs)])[:32],
             task=self.task,

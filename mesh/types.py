@@ -372,7 +372,9 @@ class Deliberation(Record):
     children: tuple[Deliberation, ...] = Field(
         default=(), description="the parts of a pattern, in the order they ended"
     )
-    first_verdict: Verdict = Field(description="plurality over the independent first proposals alone")
+    first_verdict: Verdict = Field(
+        description="what the independent first proposals alone come to, weighed as the verdict is"
+    )
     verdict: Verdict
     exchanges: tuple[Exchange, ...] = ()
 

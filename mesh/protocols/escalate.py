@@ -28,6 +28,11 @@ class EscalateConfig(CouncilOptions):
         le=1.0,
         description="two that agree are believed from this measured confidence on; where nothing is measured, always",
     )
+    talk: Literal["measured", "always"] = Field(
+        default="measured",
+        description="measured: members that differ talk unless talking was measured not to pay at this task type; "
+        "always: they talk",
+    )
 
 
 async def escalate(table: Table, config: EscalateConfig) -> Verdict:
@@ -42,6 +47,10 @@ async def escalate(table: Table, config: EscalateConfig) -> Verdict:
     rest = [member for member in table.seats("deep") if member.name not in named]
     if rest:
         await table.propose(config.samples_per_member, rest)
+        early = table.decide(table.proposals)
+    reliability = table.job.reliability
+    if config.talk == "measured" and reliability is not None and reliability.talk_pays(table.task.type) is False:
+        return early.model_copy(update={"method": f"{early.method} (talking was measured not to pay: no council)"})
     return await discuss(table, config)
 
 
