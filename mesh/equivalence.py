@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ AnswerKind = Literal["number", "text", "math", "free"]
 Groups = tuple[tuple[str, ...], ...]
 """Disjoint groups of two and more canonical spellings that are one answer; the first of a group stands for it."""
 
+MAX_KEPT_CHARS = 200
 MAX_FRACTION_DIGITS = 30
 """A longer numerator or denominator is compared as written: reducing it could take for ever."""
 
@@ -72,6 +73,11 @@ def canonical(answer: str, kind: Equality) -> str:
     """
     if isinstance(kind, Sameness):
         return kind.key(answer)
+    # A deliberation compares a handful of short answers hundreds of times; long ones are not worth keeping.
+    return _canonical(answer, kind) if len(answer) > MAX_KEPT_CHARS else _kept_canonical(answer, kind)
+
+
+def _canonical(answer: str, kind: AnswerKind) -> str:
     if kind == "math":
         answer = one_spelling(answer)
         number = _canonical_number(answer)
@@ -82,6 +88,9 @@ def canonical(answer: str, kind: Equality) -> str:
             return number
     words = " ".join(answer.casefold().split())
     return words.lstrip(_QUOTES).rstrip(_QUOTES + ".")
+
+
+_kept_canonical = lru_cache(maxsize=4096)(_canonical)
 
 
 def is_number(spelling: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mesh.equivalence import canonical
 from mesh.sameness import free_text_groups, same_messages, says_same, two_families
-from mesh.types import Member
+from mesh.symbolic import SymbolicError
+from mesh.types import Failure, Member
 
 if TYPE_CHECKING:
     from mesh.table import Table
@@ -22,15 +22,14 @@ async def settle(table: Table, answers: Sequence[str]) -> Groups:
     Formulas: whatever math-verify finds equal. Prose: what one member of each of two families calls the same; with one
     family nothing is merged. Pairs that were settled before are not asked about again.
     """
-    counted = Counter(canonical(answer, table.task.answer_kind) for answer in answers)
-    distinct = [spelling for spelling, _ in counted.most_common()]
-    if len(distinct) < 2 or set(distinct) <= table.settled:
+    if table.task.answer_kind not in ("math", "free"):
         return ()
-    table.settled |= set(distinct)
+    distinct = {canonical(answer, table.task.answer_kind) for answer in answers}
+    if len(distinct) < 2 or distinct <= table.settled:
+        return ()
+    table.settled |= distinct
     if table.task.answer_kind == "math":
-        return await table.job.symbolic.groups(distinct)
-    if table.task.answer_kind != "free":
-        return ()
+        return await _by_algebra(table, answers)
     judges = two_families(table.seats("extraction"))
     if judges is None:
         return ()
@@ -38,7 +37,19 @@ async def settle(table: Table, answers: Sequence[str]) -> Groups:
     async def ask(first: str, second: str) -> bool:
         return await _agreed(table, judges, first, second)
 
-    return await free_text_groups(distinct, ask)
+    return await free_text_groups(answers, ask)
+
+
+async def _by_algebra(table: Table, answers: Sequence[str]) -> Groups:
+    """What math-verify finds equal; where its child process cannot run, a failure, and spelling alone."""
+    try:
+        return await table.job.symbolic.groups(answers)
+    except SymbolicError as error:
+        failure = Failure(
+            member="", phase="same", round=table.last_round, kind=type(error).__name__, message=str(error)
+        )
+        table.failures.append(failure)
+        return ()
 
 
 async def _agreed(table: Table, judges: tuple[Member, Member], first: str, second: str) -> bool:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 def well_formed(text: str) -> str:
     """`text` with every lone surrogate replaced by "?"; JSON admits them, UTF-8 files and tokenizers do not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 Text = Annotated[str, AfterValidator(well_formed)]
