@@ -32,6 +32,7 @@ from serving.render import Renderer, RenderError
 
 # The CPU default of 128 tokens a block means that short prompts never share a prefix.
 CPU_BLOCK_SIZE = 32
+CPU_BATCHED_TOKENS = 2048
 
 
 class VllmEngine:
@@ -324,6 +325,10 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
         kv_cache_memory_bytes=int(spec.kv_cache_gib * 2**30),
         block_size=CPU_BLOCK_SIZE if spec.num_gpus == 0 else None,
         enable_prefix_caching=True,
+        # On a CPU a seeded request whose prompt is computed in two steps kills the engine: vLLM winds its random
+        # generator back, which a CPU generator cannot do. So a prompt is computed whole or waits.
+        enable_chunked_prefill=False if spec.num_gpus == 0 else None,
+        max_num_batched_tokens=max(CPU_BATCHED_TOKENS, spec.max_model_len) if spec.num_gpus == 0 else None,
         enforce_eager=spec.enforce_eager,
         tensor_parallel_size=spec.tensor_parallel,
         disable_log_stats=True,
