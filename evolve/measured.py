@@ -8,12 +8,13 @@ from pathlib import Path
 from evolve.config import ConfigError
 from evolve.evaluate import Judgements
 from memory.ledger import publish_json, read_json, read_record
-from mesh.reliability import Reliability, judged_answers, measure
+from mesh.reliability import Reliability, judged_answers, judged_talks, measure
 from mesh.types import Deliberation, Member, Proposal
 from mesh.weigh import weighted
 from serving.traces import read_traces
 
 RELIABILITY = "reliability.json"
+COUNCILS = "councils.parquet"
 STAGES = ("harvest.parquet", "dev.parquet")
 """Where proposals are judged for learning. GATE and AUDIT stay sealed: their figures must not steer anything."""
 
@@ -33,7 +34,8 @@ def measure_run(directory: Path) -> Reliability:
     if not judged:
         raise ConfigError(f"{directory}: expected a run with judged proposals, found none; let its harvest end first")
     first = measure(judged)
-    return measure(judged, list(_confidences(traces, right, first)))
+    councils = [trace for path in sorted(directory.glob(f"generation-*/{COUNCILS}")) for trace in read_traces(path)]
+    return measure(judged, list(_confidences(traces, right, first)), judged_talks(councils, right))
 
 
 def read_reliability(path: Path) -> Reliability:

@@ -45,7 +45,7 @@ from mesh.deliberate import deliberate
 from mesh.frozen import FrozenEngine
 from mesh.inert import describe_talk, summarise_talk
 from mesh.job import Job
-from mesh.reliability import Reliability, judged_answers, measure
+from mesh.reliability import Reliability, judged_answers, judged_talks, measure
 from mesh.types import Deliberation, Member, Sampling
 from mesh.weigh import weighted
 from serving.adapters import AdapterStore
@@ -224,6 +224,9 @@ async def choose_on_dev(bench: Bench, seed: int) -> tuple[dict[str, Choice], dic
                 Job(reliability=measured[cell]),
             )  # fmt: skip
             accuracy = sum(bench.scores(items, held).values()) / len(held)
+            if rival == "council":
+                talks = judged_talks(held, bench.right(items, held))
+                measured[cell] = measured[cell].merge(measure((), talks=talks))
             tried.append(
                 Choice(
                     rival=rival, demonstrations=cell.demonstrations, temperature=cell.temperature, samples=DEV_POOL,
@@ -354,8 +357,8 @@ async def work(options: argparse.Namespace) -> None:
         frozen = None if fleet is None else FrozenEngine(fleet, seed=config.seed, path=directory / "pool.jsonl")
         with Judge() as judge:
             seats, store = seats_of(config, options.run)
-            for member in seats if fleet is not None else ():
-                if member.adapter is not None:
+            for member in seats:
+                if fleet is not None and member.adapter is not None:
                     await fleet.load_adapter(member.engine, store.get(member.adapter))
             bench = Bench(config, directory, seats, frozen, judge)
             choices, measured = await choose_on_dev(bench, config.seed)

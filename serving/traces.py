@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from memory.ledger import publish_bytes
+from memory.ledger import sync_directory
 from mesh.types import Deliberation
 
 ROWS_PER_GROUP = 256
@@ -34,20 +36,59 @@ class TraceError(RuntimeError):
     """A trace file is missing, torn, or was not written by `write_traces`."""
 
 
+class TraceWriter:
+    """Streams traces into a Parquet file that appears at `path`, whole, when `publish` is called; else not at all.
+
+    A context manager; at most `ROWS_PER_GROUP` traces are in memory. Raises OSError (disk full, no permission).
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        self._rows: list[dict[str, object]] = []
+        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def add(self, deliberation: Deliberation) -> None:
+        """Append one trace."""
+        self._rows.append(_row(deliberation))
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+
+    def publish(self) -> str:
+        """Close the file and let it appear; returns its sha256."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        with self._temporary.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        os.replace(self._temporary, self._path)
+        sync_directory(self._path.parent)
+        return digest
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA), row_group_size=ROWS_PER_GROUP)
+        self._rows.clear()
+
+
 def write_traces(path: Path, deliberations: Iterable[Deliberation]) -> str:
     """Publish `deliberations` at `path` in their order, whole or not at all; returns the sha256 of the file.
 
     `id` is the task's id, `answer` the mesh's, `first_answer` that of the independent first proposals (null: none).
-    The compressed file is held in memory until it is published. The same traces give the same bytes under the same
-    pyarrow. Raises OSError (disk full, no permission).
+    The same traces give the same bytes under the same pyarrow. Raises OSError (disk full, no permission).
     """
-    buffer = pa.BufferOutputStream()
-    remaining = iter(deliberations)
-    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-        while group := list(islice(remaining, ROWS_PER_GROUP)):
-            rows = [_row(deliberation) for deliberation in group]
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), row_group_size=ROWS_PER_GROUP)
-    return publish_bytes(path, buffer.getvalue().to_pybytes())
+    with TraceWriter(path) as writer:
+        for deliberation in deliberations:
+            writer.add(deliberation)
+        return writer.publish()
 
 
 def read_traces(path: Path) -> Iterator[Deliberation]:
