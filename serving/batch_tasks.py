@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from memory.types import Record
 from mesh.types import Task
 
-KEYS = ("id", "question", "type", "answer_kind")
+KEYS = ("id", "question", "type", "answer_kind", "tags")
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 MAX_SHOWN_CHARS = 200
 
@@ -43,8 +43,8 @@ class TaskFile(Record):
 def read_tasks(path: Path) -> TaskFile:
     """Tasks of a JSONL (`.jsonl`, `.ndjson`) or Parquet (`.parquet`) file.
 
-    A line has "question" and may have "id" (a string or an integer, unique; without one `line-<number>`), "type" and
-    "answer_kind". Other keys are ignored, and so never reach a member. Blank lines are skipped.
+    A line has "question" and may have "id" (a string or an integer, unique; without one `line-<number>`), "type",
+    "answer_kind" (number, text, math or free) and "tags" (a list of texts). Other keys are ignored, and so never reach a member. Blank lines are skipped.
 
     Raises:
         TaskFileError: the file as a whole cannot be read.
@@ -90,7 +90,7 @@ def _task(number: int, row: object) -> Task | str:
         name = f"line-{number}"
     if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
         return f"expected an 'id' that is a text or a whole number, got {str(name)[:40]!r}"
-    fields = {key: row[key] for key in ("question", "type", "answer_kind") if row.get(key) is not None}
+    fields = {key: row[key] for key in KEYS[1:] if row.get(key) is not None}
     if any(_printable(value) != value for value in (name, *fields.values()) if isinstance(value, str)):
         return "expected text, got a lone surrogate (half of a character); write the file as UTF-8"
     try:
