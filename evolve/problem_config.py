@@ -38,7 +38,7 @@ class GymFamily(Record):
         default_factory=dict, description="fields of the family's own configuration, e.g. min_terms: 2"
     )
     instruction: str = Field(default="", description="how to answer, shown with every task; empty: nothing is added")
-    answer_kind: AnswerKind = Field(default="number", description="how answers are read and compared: number, text (a line), math or free (prose)")
+    answer_kind: AnswerKind = Field(default="number", description="how answers are read: number, text, math or free")
     num_demonstrations: int = Field(default=0, ge=0, le=32, description="worked examples shown before every task")
     max_tokens: int = Field(default=32, ge=1, description="longest answer, in tokens")
 
@@ -79,7 +79,7 @@ class FileProblems(Record):
 
     kind: Literal["file"] = "file"
     path: Path = Field(description="a .jsonl or .parquet file")
-    answer_kind: AnswerKind = Field(default="text", description="how answers are read and compared: number, text (a line), math or free (prose)")
+    answer_kind: AnswerKind = Field(default="text", description="how answers are read: number, text, math or free")
     verifier: Annotated[ExactVerifier | NumericVerifier, Field(discriminator="kind")] = Field(
         default=ExactVerifier(), description="how an answer is checked against the reference"
     )

@@ -44,7 +44,8 @@ def read_tasks(path: Path) -> TaskFile:
     """Tasks of a JSONL (`.jsonl`, `.ndjson`) or Parquet (`.parquet`) file.
 
     A line has "question" and may have "id" (a string or an integer, unique; without one `line-<number>`), "type",
-    "answer_kind" (number, text, math or free) and "tags" (a list of texts). Other keys are ignored, and so never reach a member. Blank lines are skipped.
+    "answer_kind" (number, text, math or free) and "tags" (a list of texts).
+    Other keys are ignored, and so never reach a member. Blank lines are skipped.
 
     Raises:
         TaskFileError: the file as a whole cannot be read.
