@@ -123,7 +123,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     task = Task(id=content_hash(question)[:16], question=question, type=kind[0], answer_kind=answer_kind)
     reviews = config.run_dir / "reviews"
     job = Job(prices=_prices(config), reliability=how.measured(), desk=ReviewDesk(reviews))
-    paused = reviews / f"paused-{content_hash([task.id, protocol, seed])[:16]}.json"
+    paused = reviews / f"paused-{content_hash([task.id, content_hash(protocol), seed])[:16]}.json"
 
     async def work() -> Deliberation:
         async with _serving(config, how.run, quiet=as_json) as (fleet, members):

@@ -98,7 +98,7 @@ def _diagnosis(verdict: Verdict, room: int) -> Iterator[str]:
     if found.surprise is not None:
         yield f"  the other families are surprised by {found.surprise:.2f} bits per byte"
     for cluster in found.dissent:
-        held = ", ".join(cluster.members) or "nobody any more"
+        held = ", ".join(cluster.members) or "no member's position"
         yield f"  dissent: {_one_line(cluster.answer)} ({held})"
         if cluster.argument and cluster.argument != cluster.answer:
             yield from _quoted(cluster.argument, room, indent="    ")
