@@ -6,6 +6,7 @@ from string import ascii_uppercase
 
 from mesh.calls import Caller
 from mesh.fence import fence_mark, fenced
+from mesh.parse import own_words
 from mesh.peers import steps_of
 from mesh.propose import question
 from mesh.seeds import derive_random
@@ -13,22 +14,31 @@ from mesh.types import Member, Message, Part, Proposal, Task
 
 MAX_STEPS = 8
 """Of a longer text the last steps are offered: the answer follows from them."""
+MAX_STEP_CHARS = 500
+"""A longer step is not offered: a step is never cut, and eight of these fit into most windows."""
 
 
 async def account(caller: Caller, member: Member, before: Proposal, after: Proposal) -> Proposal:
     """`after` with the step that the member found wrong in its earlier text as `quote`, or its earlier position again.
 
     The quote is chosen among the member's own steps and "none of them", so that it is always verbatim. A member that
-    finds none wrong keeps text and answer of `before`; the answer it gave up is kept as `withdrew`.
+    finds none wrong keeps text and answer of `before`; the answer it gave up is kept as `withdrew`. Where no step can
+    be offered, there is nothing to ask.
     """
-    dealt: list[str | None] = [*steps_of(before.text)[-MAX_STEPS:], None]
+    offered = [step for step in steps_of(own_words(before.text)) if len(step) <= MAX_STEP_CHARS][-MAX_STEPS:]
+    if not offered:
+        return unchanged(before, after)
+    dealt: list[str | None] = [*offered, None]
     derive_random(caller.seed, caller.task.id, member.name, "account", after.round).shuffle(dealt)
     seed = caller.seed_for(member.name, "account", after.round)
     messages = account_messages(caller.task, dealt, after.answer or "", seed)
     weights = await caller.choose(member, "account", after.round, messages, tuple(ascii_uppercase[: len(dealt)]))
     wrong = dealt[max(range(len(dealt)), key=lambda place: weights[place])]
-    if wrong is not None:
-        return after.model_copy(update={"quote": wrong})
+    return unchanged(before, after) if wrong is None else after.model_copy(update={"quote": wrong})
+
+
+def unchanged(before: Proposal, after: Proposal) -> Proposal:
+    """`after` with text and answer of `before`; what it gave up is kept as `withdrew`."""
     kept = {"text": before.text, "answer": before.answer, "adapter": before.adapter, "withdrew": after.answer}
     return after.model_copy(update=kept)
 

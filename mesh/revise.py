@@ -8,7 +8,7 @@ from mesh.calls import Caller
 from mesh.fence import fence_mark, fenced
 from mesh.peers import supporters_line
 from mesh.propose import context, earlier_turns, opening, question, to_proposal
-from mesh.types import Member, Message, Part, Proposal, Reading, Sampling, Task
+from mesh.types import Member, Message, Part, Proposal, Reading, Sampling, Shown, Task
 
 
 async def revise(
@@ -32,13 +32,18 @@ def revision_messages(
     mark = fence_mark(seed, (own_text, *objections, *task.context, *(shown.text for shown in reading.shown)))
     parts: list[Part] = [*opening(task), *context(task, mark), Part(text=PEERS)]
     for shown in reading.shown:
-        parts += [supporters_line(shown), *(fenced(shown.text, mark) if shown.text else ())]
+        parts += peer_parts(shown, mark)
     if own_text:
         parts += [Part(text=YOURS), *fenced(own_text, mark)]
     for objection in objections:
         parts += [Part(text=OBJECTION), *fenced(objection, mark)]
     parts += [Part(text=REQUEST), question(task)]
     return (*earlier_turns(task), Message(role="user", parts=tuple(parts)))
+
+
+def peer_parts(shown: Shown, mark: str) -> tuple[Part, ...]:
+    """One answer of others as it stands in the prompt: who counts how many, then their text as data."""
+    return (supporters_line(shown), *(fenced(shown.text, mark) if shown.text else ()))
 
 
 PEERS = "Others answered the question below. They may be wrong.\n"

@@ -9,10 +9,10 @@ from typing import Any, TypeVar, get_args
 
 from memory.types import Recollection, content_hash
 from mesh.budget import Purse
-from mesh.calls import Caller
+from mesh.calls import Caller, as_asked
 from mesh.engine import Engine, EngineError
 from mesh.equivalence import Equality, Sameness, canonical
-from mesh.extract import extract
+from mesh.extract import extract, extract_messages
 from mesh.job import Job
 from mesh.limits import Limits
 from mesh.oversight import Waiting
@@ -27,6 +27,7 @@ from mesh.types import (
     Deliberation,
     Failure,
     Member,
+    Message,
     PersonAnswer,
     Phase,
     Profile,
@@ -45,6 +46,8 @@ T = TypeVar("T")
 
 _PHASES: tuple[Phase, ...] = get_args(Phase)
 OUT_OF_BUDGET = "BudgetExhausted"
+TEMPLATE_TOKENS = 64
+"""Room left for what a chat template puts around a turn."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,17 @@ class Table:
             raise Waiting
         return child
 
+    async def fits(self, member: Member, messages: Sequence[Message], max_tokens: int) -> bool:
+        """Whether a prompt and an answer of `max_tokens` fit into the member's window. To be called while it is heard.
+
+        A token is at least one byte, so the tokenizer is asked only about what has more bytes than the window tokens.
+        """
+        room = self.profiles[member.engine].max_model_len - max_tokens - TEMPLATE_TOKENS
+        asked = as_asked(member, messages)
+        if sum(len(message.text.encode()) for message in asked) <= room:
+            return True
+        return await self.sitting.engine.count_tokens(member, asked) <= room
+
     async def _extract(self, proposals: list[Proposal]) -> list[Proposal]:
         limit = self.config.extract_max_tokens
         readers = self.seats("extraction")
@@ -236,6 +250,8 @@ class Table:
             reader = by_name.get(proposal.member, readers[0])
 
             async def ask(member: Member, proposal: Proposal = proposal) -> Proposal:
+                if not await self.fits(member, extract_messages(self.task, proposal.text, 0), limit):
+                    return proposal
                 return await extract(self.caller, member, proposal, limit)
 
             said = await self.hear("extract", proposal.round, [reader], limit, ask)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mesh.account import account
+from mesh.account import account, unchanged
+from mesh.calls import as_asked
 from mesh.critique import critique
-from mesh.digest import digest
+from mesh.digest import digest, digest_messages
 from mesh.equivalence import canonical, same_answer
 from mesh.limits import Talk
 from mesh.peers import Group, excerpt, groups_for, pack, reading_of, shown_texts, strongest_opponent
-from mesh.revise import revise, revision_messages
+from mesh.revise import peer_parts, revise, revision_messages
 from mesh.seeds import derive_seed
-from mesh.table import Table
-from mesh.types import Critique, Member, Message, Part, Proposal, Reading
-
-TEMPLATE_TOKENS = 64
-"""Room left for what a chat template puts around a turn."""
+from mesh.table import TEMPLATE_TOKENS, Table
+from mesh.types import Critique, Member, Message, Proposal, Reading, Shown
 
 
 @dataclass(frozen=True)
@@ -108,12 +106,7 @@ async def _accounts(table: Table, talk: Round, said: Mapping[str, Proposal]) -> 
     accounted = await table.hear("account", talk.number, seats, 1, ask)
     # Without the budget or the engine for an account, a change is not accounted for, so it does not count.
     unheard = [member.name for member in seats if member.name not in accounted]
-    return accounted | {name: _unchanged(talk.held[name], said[name]) for name in unheard}
-
-
-def _unchanged(before: Proposal, after: Proposal) -> Proposal:
-    kept = {"text": before.text, "answer": before.answer, "adapter": before.adapter, "withdrew": after.answer}
-    return after.model_copy(update=kept)
+    return accounted | {name: unchanged(talk.held[name], said[name]) for name in unheard}
 
 
 async def _digests(table: Table, talk: Round) -> dict[str, str]:
@@ -126,7 +119,10 @@ async def _digests(table: Table, talk: Round) -> dict[str, str]:
     sampling = table.config.sampling.model_copy(update={"max_tokens": talk.config.talk_max_tokens})
 
     async def ask(member: Member) -> str:
-        return await digest(table.caller, member, talk.held[member.name], talk.number, sampling)
+        own = talk.held[member.name]
+        if not await table.fits(member, digest_messages(table.task, own.text, 0), sampling.max_tokens):
+            return ""
+        return await digest(table.caller, member, own, talk.number, sampling)
 
     return await table.hear("digest", talk.number, seats, talk.config.talk_max_tokens, ask)
 
@@ -141,32 +137,30 @@ async def _room(
     own = talk.held.get(member.name)
     text = "" if own is None or own.answer is None else excerpt(own, talk.config.peer_max_chars)
     blank = Reading(reader=member.name, round=talk.number, shown=())
-    base = list(revision_messages(table.task, blank, text, [""] * talk.config.max_peers_shown, 0))
+    asked = revision_messages(table.task, blank, text, [""] * talk.config.max_peers_shown, 0)
+    base = as_asked(member, asked)
     objections = talk.config.max_peers_shown * talk.config.talk_max_tokens
-    window = table.profiles[member.engine].max_model_len if member.engine in table.profiles else 0
+    window = table.profiles[member.engine].max_model_len
     room = window - table.config.sampling.max_tokens - objections - TEMPLATE_TOKENS
-    in_bytes = [[_size(group, level, len(group.texts[level].encode())) for level in range(4)] for group in groups]
-    base_bytes = sum(len(message.text.encode()) for message in base) + len(member.persona.encode())
+    turns = [_turns(group) for group in groups]
+    in_bytes = [[None if turn is None else len(turn.text.encode()) for turn in levels] for levels in turns]
+    base_bytes = sum(len(message.text.encode()) for message in base)
     if base_bytes + sum(max(size or 0 for size in sizes) for sizes in in_bytes) <= room:
         return room, in_bytes
     count = table.sitting.engine.count_tokens
     room -= await count(member, base)
-    tokens = [
-        [_size(group, level, await count(member, [_as_turn(text)]) if text else 0) for level, text in
-         enumerate(group.texts)]
-        for group in groups
-    ]  # fmt: skip
-    return room, tokens
+    return room, [[None if turn is None else await count(member, [turn]) for turn in levels] for levels in turns]
 
 
-LINE_TOKENS = 16
-"""The line above each shown answer and the fence around it."""
+def _turns(group: Group) -> list[Message | None]:
+    """The group as it stands in a prompt at each level, line and fence included; None: this level is not to be had."""
+    found: list[Message | None] = []
+    for level, text in enumerate(group.texts):
+        shown = Shown(label="A", answer=group.answer, author="", supporters=group.supporters, text=text)
+        is_count = level == len(group.texts) - 1
+        found.append(Message(role="user", parts=peer_parts(shown, MARK)) if text or is_count else None)
+    return found
 
 
-def _size(group: Group, level: int, size: int) -> int | None:
-    is_count = level == len(group.texts) - 1
-    return size + LINE_TOKENS if group.texts[level] or is_count else None
-
-
-def _as_turn(text: str) -> Message:
-    return Message(role="user", parts=(Part(text=text, trusted=False),))
+MARK = "0f1e2d"
+"""Takes as many tokens as a mark may: hardly a tokenizer has a token for two of these in a row."""
