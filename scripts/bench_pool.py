@@ -33,7 +33,7 @@ from mesh.types import Deliberation, Member, Proposal, Verdict
 from mesh.weigh import weighted
 from serving.traces import read_traces
 
-SIZES = (1, 2, 4, 8, 12, 16)
+SIZES = (1, 2, 4, 8, 12, 24)
 DRAWS = 30
 """Random subsets of the pool a task, over which a group of n agents is averaged."""
 BOOTSTRAPS = 1000
@@ -160,7 +160,7 @@ def copy_problem(items: Sequence[Item], members: Sequence[Member], plot: Path | 
             f"{n}: {mean(one.accuracy[n]):.3f}/{mean(one.coverage[n]):.3f}/{one.n_eff[n]:.1f}" for n in one.accuracy
         ]
         print(f"  {one.name:24}" + "  ".join(cells))
-    print("  going on from 4 agents to 16, in points of accuracy [95%] and of coverage:")
+    print("  going on from 4 agents to the most, in points of accuracy [95%] and of coverage:")
     for one in curves:
         most = max(one.accuracy)
         rise = [100 * (b - a) for a, b in zip(one.accuracy[4], one.accuracy[most], strict=True)]

@@ -54,7 +54,7 @@ from serving.traces import read_traces, write_traces
 
 TEMPERATURES = (0.4, 0.8)
 DEMONSTRATIONS = (2, 4)
-POOL = 16
+POOL = 12
 """Samples of each member in the pool; the largest k any rival may take."""
 DEV_POOL = 4
 Make = Callable[[Sampling], ProtocolConfig]
