@@ -55,7 +55,7 @@ from serving.traces import read_traces, write_traces
 TEMPERATURES = (0.4, 0.8)
 DEMONSTRATIONS = (2, 4)
 POOL = 12
-"""Samples of each member in the pool; the largest k any rival may take."""
+"""Samples of each member on AUDIT items, for those rivals that only draw; self-consistency takes twice as many."""
 DEV_POOL = 4
 Make = Callable[[Sampling], ProtocolConfig]
 
@@ -142,16 +142,16 @@ class Choice(Record):
 
 RIVALS: dict[str, Callable[[Sampling, int], ProtocolConfig]] = {
     "single": lambda s, k: SingleConfig(sampling=s),
-    "self_consistency": lambda s, k: SelfConsistencyConfig(sampling=s, samples=k),
-    "vote": lambda s, k: VoteConfig(sampling=s, samples_per_member=max(1, k // 2), tally="plurality"),
-    "vote, weighted": lambda s, k: VoteConfig(sampling=s, samples_per_member=max(1, k // 2)),
-    "switch": lambda s, k: SwitchConfig(sampling=s, samples_per_member=max(1, k // 2)),
-    "self_mixture": lambda s, k: SelfMixtureConfig(sampling=s, samples=min(k, 6)),
+    "self_consistency": lambda s, k: SelfConsistencyConfig(sampling=s, samples=2 * k),
+    "vote": lambda s, k: VoteConfig(sampling=s, samples_per_member=k, tally="plurality"),
+    "vote, weighted": lambda s, k: VoteConfig(sampling=s, samples_per_member=k),
+    "switch": lambda s, k: SwitchConfig(sampling=s, samples_per_member=k),
+    "self_mixture": lambda s, k: SelfMixtureConfig(sampling=s, samples=6),
     "mixture": lambda s, k: MixtureConfig(sampling=s),
     "debate": lambda s, k: DebateConfig(sampling=s),
-    "rank": lambda s, k: RankConfig(sampling=s, samples_per_member=max(1, k // 4)),
-    "council": lambda s, k: CouncilConfig(sampling=s, samples_per_member=max(1, k // 4), talk_max_tokens=32),
-    "escalate": lambda s, k: EscalateConfig(sampling=s, samples_per_member=max(1, k // 4), talk_max_tokens=32),
+    "rank": lambda s, k: RankConfig(sampling=s, samples_per_member=4),
+    "council": lambda s, k: CouncilConfig(sampling=s, samples_per_member=4, talk_max_tokens=32),
+    "escalate": lambda s, k: EscalateConfig(sampling=s, samples_per_member=4, talk_max_tokens=32),
 }
 BASELINES = ("single", "self_consistency", "vote", "switch", "self_mixture", "mixture", "debate")
 POOLED = ("single", "self_consistency", "vote", "vote, weighted", "switch")
@@ -234,12 +234,9 @@ async def choose_on_dev(bench: Bench, seed: int) -> tuple[dict[str, Choice], dic
                 )
             )  # fmt: skip
         choices[rival] = max(tried, key=lambda choice: choice.dev_accuracy)
-    budget = choices["council"].dev_tokens
-    for rival in ("self_consistency", "vote", "vote, weighted", "switch"):
-        # A sample's tokens come from the vote, which always draws all of them.
-        per_sample = choices["vote"].dev_tokens / DEV_POOL
-        samples = min(POOL, max(2, 2 * round(budget / per_sample / 2)))
-        choices[rival] = choices[rival].model_copy(update={"samples": samples})
+    for rival in POOLED:
+        # More samples than on DEV, within what a council writes: every rival is at its best there.
+        choices[rival] = choices[rival].model_copy(update={"samples": POOL})
     return choices, measured
 
 
@@ -258,14 +255,11 @@ async def test(
 
 async def pools(bench: Bench, choices: Mapping[str, Choice], seed: int, items: int) -> None:
     """First proposals of every cell that is used, drawn at once; the rivals are prefixes of them."""
-    for cell in sorted({choices[rival].cell for rival in choices}, key=lambda cell: cell.slug):
-        most = max(choice.samples for choice in choices.values() if choice.cell == cell) // 2
-        most = POOL if cell == choices["self_consistency"].cell else max(most, 8)
+    for cell in sorted({choices[rival].cell for rival in POOLED}, key=lambda cell: cell.slug):
         problems = drawn(bench.config, Split.AUDIT, seed, cell.demonstrations, items)
         await bench.hold(
-            f"test/pool-{cell.slug}", problems, lambda s, k=most: VoteConfig(sampling=s, samples_per_member=k), cell,
-            Job(),
-        )  # fmt: skip
+            f"test/pool-{cell.slug}", problems, lambda s: VoteConfig(sampling=s, samples_per_member=POOL), cell, Job()
+        )
 
 
 def report(
