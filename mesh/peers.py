@@ -17,6 +17,7 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 """How much of a text a reader sees, from all of it to the count of those who hold its answer."""
 
 _STEP_END = re.compile(r"(?<=[.!?;])\s+|\n+")
+_ANNOUNCED = re.compile(r"^[\s*#_]*(?:(?:the )?(?:final |correct )?answer(?: is)?[\s:*_]*)?", re.IGNORECASE)
 MAX_CRUX_CHARS = 200
 
 
@@ -84,7 +85,7 @@ def shown_texts(proposal: Proposal, max_chars: int, digest: str) -> tuple[str, .
 def crux(text: str, answer: str) -> str:
     """The answer and the step that leads to it: the last one that is short, mentions the answer and is not just it."""
     for step in reversed(steps_of(text)):
-        if answer in step and len(step) <= MAX_CRUX_CHARS and step.strip(" .") != answer:
+        if answer in step and len(step) <= MAX_CRUX_CHARS and _ANNOUNCED.sub("", step).strip(" .*_") != answer:
             return f"{step}\n{ANSWER}{answer}"
     return answer
 

@@ -158,7 +158,9 @@ def test_an_excerpt_says_that_an_answer_is_too_long_rather_than_cut_it() -> None
 
 def test_the_crux_is_the_last_short_step_that_names_the_answer_and_is_more_than_it() -> None:
     assert crux("It is 7 at first. No, 3 and 4 make 7! 7", "7") == "No, 3 and 4 make 7!\nAnswer: 7"
-    assert crux("7.", "7") == "7"
+    assert crux("3 and 4 make 7.\n**The final answer is: 7.**", "7") == "3 and 4 make 7.\nAnswer: 7"
+    assert crux("one from -2 is -3\nAnswer: -3", "-3") == "one from -2 is -3\nAnswer: -3"
+    assert crux("so\n#### 7", "7") == crux("7.", "7") == "7"
     assert crux("nothing of the kind", "7") == "7"
     assert crux(f"so 7 {'x' * MAX_CRUX_CHARS}", "7") == "7"
 
