@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from memory.types import Kind, Recollection
+from mesh.budget import Budget
 from mesh.config import CouncilConfig, ProtocolConfig, SingleConfig, VoteConfig
 from mesh.deliberate import deliberate
 from mesh.engine import Engine, EngineError
-from mesh.budget import Budget
 from mesh.types import Deliberation, Demonstration, Member, Message, Sampling, Task
 from tests.mesh.doubles import untimed
 
@@ -216,7 +216,7 @@ def test_a_mesh_that_cannot_sit_is_refused(double, task, three) -> None:
         run(task, (), engine, COUNCIL)
     with pytest.raises(ValueError, match="no name twice"):
         run(task, (three[0], three[0]), engine, COUNCIL)
-    with pytest.raises(ValueError, match="name members among .*, got 'nobody'"):
+    with pytest.raises(ValueError, match=r"name members among .*, got 'nobody'"):
         run(task, three, engine, SingleConfig(member="nobody"))
 
 
