@@ -4,11 +4,12 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.calibrate import MIN_POINTS, Calibration, auroc, brier, expected_calibration_error, fit_calibration
 
+FEW = settings(max_examples=50, deadline=None)
 PAIRS = st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), min_size=MIN_POINTS, max_size=80)
 
 
@@ -55,6 +56,7 @@ def test_confidence_that_speaks_against_itself_gives_the_base_rate() -> None:
     assert curve(0.1) == curve(0.9) == pytest.approx(0.25, abs=0.03)
 
 
+@FEW
 @given(PAIRS)
 def test_a_curve_never_falls_and_stays_a_probability(pairs: list[tuple[float, bool]]) -> None:
     curve = fit_calibration(pairs)
@@ -76,9 +78,11 @@ def test_brier_and_calibration_error_of_known_cases() -> None:
     # 0.75 stated, half of them right: off by a quarter; the sure ones are right.
     pairs = [(0.75, True), (0.75, False), (1.0, True), (1.0, True)]
     assert expected_calibration_error(pairs) == pytest.approx(0.125)
+    assert expected_calibration_error([(0.95, True), (1.0, False)]) == pytest.approx(0.475)
     assert expected_calibration_error([(0.05, False), (0.95, True)], num_bins=1) == pytest.approx(0.0)
 
 
+@FEW
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=30))
 def test_auroc_is_the_share_of_pairs_in_the_right_order(cases: list[tuple[int, bool]]) -> None:
     found = auroc([float(score) for score, _ in cases], [label for _, label in cases])

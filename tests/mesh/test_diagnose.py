@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.diagnose import MAX_ARGUMENT_CHARS, diagnose, is_stable, shape_of
@@ -12,6 +12,7 @@ from mesh.reliability import AnswerCount, PairCount, Reliability
 from mesh.tally import plurality
 from mesh.types import Diagnosis, Member, Proposal, Verdict
 
+FEW = settings(max_examples=50, deadline=None)
 LONG = "I add three and four and get "
 
 
@@ -79,6 +80,7 @@ def test_samples_that_differ_are_no_consensus_though_the_positions_agree() -> No
     assert shape_of(three, "text") == "scattered"
 
 
+@FEW
 @given(st.lists(st.sampled_from(["f1", "f2", "g1", "g2", "h1", "h3", "f-"]), max_size=6), st.randoms())
 def test_the_order_of_the_seats_does_not_change_the_shape(said: list[str], random: object) -> None:
     proposals = _held(" ".join(said))
@@ -191,6 +193,7 @@ def test_a_single_family_cannot_be_left_out() -> None:
     assert is_stable(_diagnose(proposals), plurality(proposals, "number"), "number")
 
 
+@FEW
 @given(st.lists(st.sampled_from(["f1", "f2", "g1", "g2", "h1", "h3", "h-"]), max_size=8))
 def test_shares_add_up_and_every_supporter_stands_in_one_cluster(said: list[str]) -> None:
     proposals = _held(" ".join(said))

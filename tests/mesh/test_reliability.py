@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.beta import beta_cdf, beta_interval
@@ -13,6 +13,7 @@ from mesh.calibrate import MIN_POINTS
 from mesh.reliability import PRIOR_STRENGTH, Judged, Reliability, judged_answers, measure, seat_key
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 
+FEW = settings(max_examples=50, deadline=None)
 JUDGED = st.lists(
     st.builds(
         lambda member, task, sample, answer: _judged(member, task, answer, "odd" if task % 2 else "even", sample),
@@ -139,6 +140,7 @@ def test_many_judged_answers_win_over_any_prior() -> None:
     assert found.low < found.mean < found.high < found.low + 0.05
 
 
+@FEW
 @given(st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 0.99))
 def test_the_beta_distribution_is_the_binomial_tail(a: int, b: int, x: float) -> None:
     num = a + b - 1
@@ -252,11 +254,18 @@ def test_a_pair_of_two_families_goes_before_a_better_pair_of_one() -> None:
     assert measure(judged).complementary_pair([a, b, c]) in ((a, c), (b, c))
 
 
-def test_a_trace_read_twice_changes_nothing() -> None:
+def test_of_answers_to_one_task_with_one_sample_number_the_first_counts() -> None:
     judged = _answers("a", ["right", "wrong"]) + _answers("b", ["right", None])
     assert measure(judged * 2) == measure(judged)
+    assert measure(judged + _answers("a", ["wrong", "right"])) == measure(judged)
 
 
+def test_a_type_nobody_was_wrong_on_together_borrows_how_wrong_answers_spread() -> None:
+    judged = _answers("a", ["wrong", "wrong", "worse"], "gcd") + _answers("b", ["wrong", "worse", "wrong"], "gcd")
+    assert measure(judged).num_wrong_answers(["a", "b"], "sums") == 4 / 2
+
+
+@FEW
 @given(JUDGED)
 def test_two_measurements_add_up_to_one_of_everything(judged: list[Judged]) -> None:
     early = [j for j in judged if j.task_id < "t5"]
@@ -267,6 +276,7 @@ def test_two_measurements_add_up_to_one_of_everything(judged: list[Judged]) -> N
     assert merged.accuracy("a", "odd") == measure(judged).accuracy("a", "odd")
 
 
+@FEW
 @given(JUDGED)
 def test_a_reliability_survives_a_file(judged: list[Judged]) -> None:
     reliability = measure(judged, [(0.5, True)])
@@ -274,6 +284,7 @@ def test_a_reliability_survives_a_file(judged: list[Judged]) -> None:
     assert Reliability.model_validate_json(reliability.model_dump_json()) == reliability
 
 
+@FEW
 @given(JUDGED, st.randoms())
 def test_the_order_of_judged_answers_decides_nothing(judged: list[Judged], random: object) -> None:
     unique = list({(j.member, j.task_id, j.sample): j for j in judged}.values())
@@ -282,6 +293,7 @@ def test_the_order_of_judged_answers_decides_nothing(judged: list[Judged], rando
     assert measure(shuffled) == measure(unique)
 
 
+@FEW
 @given(JUDGED)
 def test_every_derived_number_stays_in_its_range(judged: list[Judged]) -> None:
     reliability = measure(judged)

@@ -73,6 +73,7 @@ def test_members_whose_own_answer_lost_are_the_dissent() -> None:
     assert (swayed.answer, swayed.dissent, swayed.method) == ("2", ("a", "c"), "plurality of 3 votes")
 
 
+@FEW
 @given(_proposals(), st.randoms())
 def test_the_order_of_proposals_decides_nothing_but_a_full_tie(proposals: list[Proposal], random: object) -> None:
     verdict = plurality(proposals, "number")
@@ -93,6 +94,7 @@ def test_the_order_of_votes_decides_nothing(proposals: list[Proposal], votes: li
     assert tally_votes(shuffled, proposals, "number") == tally_votes(votes, proposals, "number")
 
 
+@FEW
 @given(_proposals())
 def test_one_more_proposal_for_the_winner_keeps_it_the_winner(proposals: list[Proposal]) -> None:
     verdict = plurality(proposals, "number")
@@ -133,6 +135,7 @@ def test_of_contradictory_votes_the_first_counts() -> None:
     assert tally_votes(votes, proposals, "number").answer == "2"
 
 
+@FEW
 @given(st.lists(st.sampled_from(["1", "2", "3", "x"]), max_size=4))
 def test_a_minority_of_arbitrary_voters_cannot_overturn_five_who_agree(forged: list[str]) -> None:
     proposals = [_proposal(a, a) for a in ("1", "2", "3")]
@@ -154,6 +157,7 @@ def test_without_votes_the_proposals_decide_and_the_method_says_so() -> None:
     assert (verdict.answer, verdict.method) == ("1", "plurality of 2 proposals (no vote was cast)")
 
 
+@FEW
 @given(_proposals())
 def test_the_winner_is_first_by_ballots_then_families_then_members_then_seat(proposals: list[Proposal]) -> None:
     """The rule once more, answer by answer instead of pile by pile."""
@@ -169,6 +173,7 @@ def test_the_winner_is_first_by_ballots_then_families_then_members_then_seat(pro
     assert (None if verdict.answer is None else canonical(verdict.answer, "number")) == best
 
 
+@FEW
 @given(_proposals(), st.integers(1, 5))
 def test_abstentions_change_nothing_but_the_confidence(proposals: list[Proposal], num_silent: int) -> None:
     silent = [_proposal(None, name, "h") for name in "uvwxyz"[:num_silent]]
@@ -189,6 +194,7 @@ def test_a_member_that_has_voted_cannot_add_to_its_vote(
     assert tally_votes([*votes, *repeated], proposals, "number") == tally_votes(votes, proposals, "number")
 
 
+@FEW
 @given(st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=4), st.randoms())
 def test_a_minority_of_arbitrary_proposals_cannot_overturn_five_who_agree(
     forged: list[str | None], random: object

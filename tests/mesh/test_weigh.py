@@ -173,6 +173,18 @@ def test_confidence_of_two_who_agree_follows_bayes() -> None:
     assert verdict.confidence == pytest.approx(odds / (1 + odds), abs=1e-4)
 
 
+def test_confidence_among_several_answers_leaves_room_for_one_that_nobody_gave() -> None:
+    verdict = _weigh([_proposal(a, m) for a, m in (("1", "a"), ("2", "c"), ("3", "d"))], _known({"a": 0.8, "c": 0.6}))
+    odds = [0.8 * 2 / 0.2, 0.6 * 2 / 0.4, dict(verdict.support)["3"]]
+    assert verdict.confidence == pytest.approx(odds[0] / (odds[0] + odds[1] + math.exp(odds[2]) + 1), abs=1e-4)
+
+
+def test_a_member_that_often_abstains_weighs_by_the_answers_it_gives() -> None:
+    count = AnswerCount(member="a", task_type="t", num_judged=10**6, num_answered=10**5, num_correct=8 * 10**4)
+    verdict = _weigh([_proposal("1", "a")], Reliability(answers=(count,)))
+    assert dict(verdict.support)["1"] == pytest.approx(math.log(4), abs=1e-3)
+
+
 def test_a_measured_curve_makes_the_confidence_a_calibrated_one() -> None:
     counts = ConfidenceCount(percent=80, num_judged=400, num_correct=200)
     known = _known({"a": 0.8}).model_copy(update={"confidences": (counts,)})
@@ -217,6 +229,7 @@ def test_without_votes_the_proposals_are_weighed_and_the_method_says_so() -> Non
 # The cap
 
 
+@FEW
 @given(st.lists(st.tuples(st.sampled_from("fghi"), st.floats(0.0, 1e6)), max_size=9))
 def test_with_three_families_none_keeps_more_than_all_the_others_together(ballots: list[tuple[str, float]]) -> None:
     families = [family for family, _ in ballots]
@@ -229,6 +242,7 @@ def test_with_three_families_none_keeps_more_than_all_the_others_together(ballot
         assert own <= math.fsum(w for g, w in zip(families, capped, strict=True) if g != family)
 
 
+@FEW
 @given(st.lists(st.tuples(st.sampled_from("fg"), st.floats(0.0, 1e6)), max_size=9))
 def test_with_two_families_nothing_is_capped(ballots: list[tuple[str, float]]) -> None:
     weights = [weight for _, weight in ballots]
