@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, product
+from itertools import chain, combinations, product
 
 from mesh.equivalence import Equality, canonical
 from mesh.reliability import Reliability, seat_key
@@ -243,7 +243,9 @@ def _discount(voices: Sequence[_Ballot], correlations: Mapping[tuple[str, str], 
 def _correlations(reliability: Reliability, keys: Mapping[str, str], task_type: str) -> dict[tuple[str, str], float]:
     """Of all who could vote, made to fit at once: who votes for what must not change them."""
     names = sorted(keys)
-    measured = [[reliability.correlation(keys[a], keys[b], task_type) for b in names] for a in names]
+    measured = [[1.0] * len(names) for _ in names]
+    for (i, a), (j, b) in combinations(enumerate(names), 2):
+        measured[i][j] = measured[j][i] = reliability.correlation(keys[a], keys[b], task_type)
     return dict(zip(product(names, names), chain(*made_to_fit(measured)), strict=True))
 
 
