@@ -18,6 +18,14 @@ from mesh.types import Completion, Exchange, Member, Message, Part, Phase, Sampl
 T = TypeVar("T")
 
 
+class FailedBefore(EngineError):
+    """What a call raised in an earlier start, under the name it had there."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 @dataclass
 class Caller:
     """Everything one deliberation says to its engine goes through here; failed calls are recorded too.
@@ -98,7 +106,7 @@ class Caller:
         """Make one call, or take it from an earlier start; recorded either way."""
         earlier = self.replay.take(self.path, member.name, phase, number, asked)
         if earlier is not None:
-            return self._give_back(member, earlier)
+            return self._give_back(member, earlier, most_tokens)
         limits = [limit for limit in (self.timeout_s, self.purse.seconds_left) if limit is not None]
         said, error, lost = _Said(), "", 0
         started, mark = time.perf_counter(), self.clock.start(member.engine)
@@ -135,14 +143,15 @@ class Caller:
             self.purse.spend(member.engine, usage + Usage(output_tokens=lost) if lost else usage)
         return said
 
-    def _give_back(self, member: Member, earlier: Exchange) -> _Said:
+    def _give_back(self, member: Member, earlier: Exchange, most_tokens: int) -> _Said:
         self.exchanges.append(earlier)
-        self.purse.spend(member.engine, earlier.usage)
         kind, _, message = earlier.error.partition(": ")
+        lost = most_tokens if kind == "TimeoutError" else 0
+        self.purse.spend(member.engine, earlier.usage + Usage(output_tokens=lost))
         if kind == "TimeoutError":
             raise TimeoutError(message)
         if earlier.error:
-            raise EngineError(message)
+            raise FailedBefore(kind, message)
         return _Said(earlier.completions, earlier.usage.prompt_tokens, earlier.weights)
 
 

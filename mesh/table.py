@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from memory.types import Recollection, content_hash
 from mesh.budget import Purse
-from mesh.calls import Caller, as_asked
+from mesh.calls import Caller, FailedBefore, as_asked
 from mesh.engine import Engine, EngineError
 from mesh.equivalence import Equality, Sameness, canonical
 from mesh.extract import extract, extract_messages
@@ -195,18 +195,19 @@ class Table:
         async def listen(member: Member) -> T | Failure:
             try:
                 if member.engine not in self.profiles:
-                    self.profiles[member.engine] = await self.job.profile(self.sitting.engine, member)
+                    async with asyncio.timeout(self.config.call_timeout_s):
+                        self.profiles[member.engine] = await self.job.profile(self.sitting.engine, member)
                 return await ask(member)
             except (EngineError, TimeoutError) as error:
                 message = str(error) or f"no answer within {self.config.call_timeout_s:g} s"
-                kind = type(error).__name__
+                kind = error.kind if isinstance(error, FailedBefore) else type(error).__name__
                 return Failure(member=member.name, phase=phase, round=number, kind=kind, message=message)
+            finally:
+                # At once, not when all are done: what one did not use, another deliberation may.
+                purse.release(max_tokens, calls_each)
 
         purse.reserve(tokens, calls)
-        try:
-            heard = await asyncio.gather(*(listen(member) for member in seats))
-        finally:
-            purse.release(tokens, calls)
+        heard = await asyncio.gather(*(listen(member) for member in seats))
         self.failures += [result for result in heard if isinstance(result, Failure)]
         pairs = zip(seats, heard, strict=True)
         return {member.name: result for member, result in pairs if not isinstance(result, Failure)}
@@ -236,7 +237,12 @@ class Table:
         asked = as_asked(member, messages)
         if sum(len(message.text.encode()) for message in asked) <= room:
             return True
-        return await self.sitting.engine.count_tokens(member, asked) <= room
+        return await self.count_tokens(member, asked) <= room
+
+    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
+        """Length of a prompt in the member's tokens. Raises EngineError and TimeoutError."""
+        async with asyncio.timeout(self.config.call_timeout_s):
+            return await self.sitting.engine.count_tokens(member, messages)
 
     async def _extract(self, proposals: list[Proposal]) -> list[Proposal]:
         limit = self.config.extract_max_tokens
@@ -285,7 +291,7 @@ class Table:
             replies=tuple(self.replies),
             step=self.path.rpartition("/")[2],
             children=tuple(self.children),
-            first_verdict=self.children[0].first_verdict if self.children and not self.proposals else first,
+            first_verdict=self.children[0].first_verdict if self.children and not self.first_proposals() else first,
             verdict=verdict,
             exchanges=tuple(
                 sorted(self.caller.exchanges, key=lambda e: (e.round, _PHASES.index(e.phase), seat[e.member]))

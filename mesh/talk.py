@@ -147,7 +147,7 @@ async def _room(
     base_bytes = sum(len(message.text.encode()) for message in base)
     if base_bytes + sum(max(size or 0 for size in sizes) for sizes in in_bytes) <= room:
         return room, in_bytes
-    count = table.sitting.engine.count_tokens
+    count = table.count_tokens
     room -= await count(member, base)
     return room, [[None if turn is None else await count(member, [turn]) for turn in levels] for levels in turns]
 
