@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from memory.types import content_hash
+from mesh.ballot import count
 from mesh.diagnose import diagnose
 from mesh.oversight import Waiting, question_for, reason_to_ask
 from mesh.propose import proposal_messages
@@ -15,12 +16,12 @@ from mesh.types import Diagnosis, Member, PersonAnswer, Proposal, Verdict, posit
 
 
 async def conclude(table: Table, verdict: Verdict) -> Verdict:
-    """`verdict` with its diagnosis, and a person's word instead where one is to have it.
+    """`verdict` with a diagnosis, where no part brought one along, and a person's word where one is to have it.
 
     Raises:
         Waiting: a person was asked and has not answered.
     """
-    if table.proposals:
+    if verdict.diagnosis is None:
         verdict = verdict.model_copy(update={"diagnosis": await _diagnosis(table, verdict)})
     return await _with_person(table, verdict)
 
@@ -33,15 +34,28 @@ def last_positions(table: Table) -> list[Proposal]:
     return [held[member.name] for member in table.members if member.name in held]
 
 
+def positions_in_parts(table: Table) -> list[Proposal]:
+    """What each member stands for in all parts together, in seat order: what a joined verdict rests on."""
+    last = [own for child in table.children for _, part in child.walk() for own in part.last_positions.values()]
+    held = positions(last, table.equality)
+    return [held[member.name] for member in table.members if member.name in held]
+
+
 async def _diagnosis(table: Table, verdict: Verdict) -> Diagnosis:
     def decide(proposals: Sequence[Proposal]) -> str | None:
-        return table.decide(proposals).answer
+        families = {proposal.family for proposal in proposals}
+        votes = [vote for vote in table.votes if vote.family in families]
+        return count(table, votes, proposals).answer if votes else table.decide(proposals).answer
 
     held = last_positions(table)
+    if table.children and all(own.answer is None for own in held):
+        held = positions_in_parts(table)
     found = diagnose(
         verdict, held, table.equality, table.members, weighting(table), table.job.reliability, decide,
         task_type=table.task.type,
     )  # fmt: skip
+    if table.votes:
+        found = found.model_copy(update={"num_ballots": len(table.votes)})
     if not table.config.surprise:
         return found
     return found.model_copy(update={"surprise": await _surprise(table, found)})
