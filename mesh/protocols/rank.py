@@ -67,6 +67,8 @@ async def rank(table: Table, config: RankConfig) -> Verdict:
         return await _judge(table, judge, eligible[judge.name], method)
 
     said = await table.hear("rank", 0, judges, most, ask, calls_each=most)
+    if not said:
+        return plural.model_copy(update={"method": f"{plural.method} (no judge of another family was heard)"})
     scores = mean_scores([candidate.key for candidate in candidates], list(said.values()))
     return _verdict(table, plural, candidates, scores, f"{method} ranking by {len(said)} judges of other families")
 
