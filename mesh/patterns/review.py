@@ -40,6 +40,10 @@ class _Draft:
     approval: float
     objections: tuple[str, ...]
 
+    def is_accepted(self, accept_from: float) -> bool:
+        """Whether it says something, and its reviewers favour that enough."""
+        return self.part.verdict.answer is not None and self.approval >= accept_from
+
 
 async def review(table: Table, config: ReviewConfig) -> Verdict:
     """The first accepted draft, or the one that was favoured most."""
@@ -49,10 +53,10 @@ async def review(table: Table, config: ReviewConfig) -> Verdict:
         task = table.task.model_copy(update={"context": (*table.task.context, *told)})
         part = await table.hold(f"draft-{number}", config.produce, task)
         drafts.append(await _reviewed(table, config, number, part))
-        if drafts[-1].approval >= config.accept_from or table.sitting.purse.shortage(1, 1):
+        if drafts[-1].is_accepted(config.accept_from) or table.sitting.purse.shortage(1, 1):
             break
-    best = max(drafts, key=lambda draft: draft.approval)
-    word = "accepted" if best.approval >= config.accept_from else "favoured most, not accepted,"
+    best = max(drafts, key=lambda draft: (draft.part.verdict.answer is not None, draft.approval))
+    word = "accepted" if best.is_accepted(config.accept_from) else "favoured most, not accepted,"
     method = f"draft {drafts.index(best) + 1} of {len(drafts)} {word} by review ({best.approval:.2f})"
     return best.part.verdict.model_copy(update={"method": method})
 
