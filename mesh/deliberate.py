@@ -140,5 +140,8 @@ def check_seats(members: Sequence[Member], config: ProtocolConfig, job: Job) -> 
     unknown = [name for name in members_named(config) if name not in names]
     if unknown:
         raise ValueError(f"expected the protocol to name members among {names}, got {unknown[0]!r}")
+    for part in parts_of(config):
+        if isinstance(part, HierarchicalConfig) and (fixed := list(members_named(part.worker))):
+            raise ValueError(f"expected no name in `worker`, got {fixed[0]!r}: parts are given to members by skill")
     if job.desk is None and any(part.oversight is not None for part in parts_of(config)):
         raise ValueError("expected a desk where a person can be asked, got none: give one, or remove `oversight`")

@@ -66,7 +66,7 @@ def first_two(table: Table, names: tuple[str, str] | None) -> list[Member]:
     """The two that are asked first; one where there is no second seat."""
     seats = table.seats("deep")
     if names is not None:
-        return [next(member for member in seats if member.name == name) for name in names]
+        return [next(member for member in table.members if member.name == name) for name in names]
     reliability = table.job.reliability
     pair = None if reliability is None else reliability.complementary_pair(seats, table.task.type)
     if pair is not None:
