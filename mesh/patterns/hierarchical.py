@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mesh.config import ProtocolConfig
 
 MAX_SUBTASK_CHARS = 500
-_NUMBERED = re.compile(r"^\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
+_NUMBERED = re.compile(r"^\s*(?:[-*•]\s+|\(?\d{1,2}[.):](?!\d)\s*)")
 
 
 class HierarchicalConfig(Pattern):
@@ -38,7 +38,8 @@ class HierarchicalConfig(Pattern):
 async def hierarchical(table: Table, config: HierarchicalConfig) -> Verdict:
     """Plan the task, hold each part with the members it is delegated to, and answer from what they came to.
 
-    The planner works on no part while there is anybody else. Without a readable plan the whole task is the one part.
+    The planner works on no part while there is anybody else. Without a readable plan the whole task is the one part;
+    a planner that failed does not answer either, the next best does.
     """
     planner, _ = chosen_member(table, config.planner)
     subtasks = await _plan(table, config, planner) or [table.task.question]
@@ -49,7 +50,8 @@ async def hierarchical(table: Table, config: HierarchicalConfig) -> Verdict:
             f"part-{number}", config.worker, subtask(table.task, number, text), workers[: config.workers_per_subtask]
         )
         found.append(f"{text}\n{argument(part)}")
-    last = SingleConfig(member=planner.name, sampling=config.sampling, call_timeout_s=config.call_timeout_s)
+    author = planner if planner in table.present else chosen_member(table, None)[0]
+    last = SingleConfig(member=author.name, sampling=config.sampling, call_timeout_s=config.call_timeout_s)
     whole = table.task.model_copy(update={"context": (*table.task.context, *found)})
     return (await table.hold("answer", last, whole)).verdict
 

@@ -29,11 +29,14 @@ async def single(table: Table, config: SingleConfig) -> Verdict:
 
 
 def chosen_member(table: Table, name: str | None) -> tuple[Member, str]:
-    """The member of that name; without a name the measured best for the task's type, else the first seat. And why."""
+    """The member of that name; without a name the measured best for the task's type, else the first seat. And why.
+
+    Whoever failed before is passed over, unless it is named or nobody else is left.
+    """
     if name is not None:
         return next(member for member in table.members if member.name == name), "as configured"
-    reliability = table.job.reliability
-    best = None if reliability is None else reliability.best_member(table.members, table.task.type)
+    reliability, seats = table.job.reliability, table.present or list(table.members)
+    best = None if reliability is None else reliability.best_member(seats, table.task.type)
     if best is None:
-        return table.members[0], "the first seat: nothing is measured"
+        return seats[0], "the first seat: nothing is measured"
     return best, f"measured best at {table.task.type}"
