@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from string import ascii_uppercase
 
 from mesh.equivalence import Equality, same_answer
 from mesh.types import Deliberation, Proposal, Shown, Verdict, positions
@@ -51,10 +52,8 @@ def _lines(deliberation: Deliberation, room: int, path: str = "") -> Iterator[st
     yield f"Verdict: {_verdict(deliberation.verdict)}"
     yield from _diagnosis(deliberation.verdict, room)
     usage = deliberation.usage
-    yield (
-        f"{usage.num_calls} calls, {usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens, "
-        f"{usage.engine_seconds:.2f} engine seconds"
-    )
+    # No seconds: the same deliberation reads the same on any machine.
+    yield f"{usage.num_calls} calls, {usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens"
 
 
 def _ballots(deliberation: Deliberation) -> Iterator[str]:
@@ -70,7 +69,7 @@ def _ballots(deliberation: Deliberation) -> Iterator[str]:
         yield "Judgements"
     for exchange in judged:
         weights = ", ".join(
-            f"{label} {weight:.2f}" for label, weight in zip("ABCDEFGH", exchange.weights, strict=False)
+            f"{label} {weight:.2f}" for label, weight in zip(ascii_uppercase, exchange.weights, strict=False)
         )
         yield f"  {exchange.member} ({exchange.phase}): {weights}"
 
