@@ -24,7 +24,8 @@ from mesh.job import Job
 from mesh.reliability import Reliability
 from mesh.reviews import ReviewDesk
 from mesh.seeds import derive_seed
-from mesh.types import Deliberation, Member, Message, Part, Sampling, Task, Usage
+from mesh.table import OUT_OF_BUDGET
+from mesh.types import Deliberation, Failure, Member, Message, Part, Sampling, Task, Usage
 from serving.batch_tasks import TaskFile, read_tasks
 from serving.traces import write_traces
 
@@ -200,8 +201,11 @@ class _Batch:
                 task, self.members, self.engine, self.protocol, seed=derive_seed(self.seed, task.id),
                 job=self.job, earlier=self._paused(index),
             )  # fmt: skip
-            if deliberation.failures and not deliberation.proposals:
-                await self._check_alive(deliberation)
+            failed = [
+                failure for _, part in deliberation.walk() for failure in part.failures if failure.kind != OUT_OF_BUDGET
+            ]
+            if failed and not any(part.proposals for _, part in deliberation.walk()):
+                await self._check_alive(failed[0])
             self._keep(index, deliberation)
 
     def _keep(self, index: int, deliberation: Deliberation) -> None:
@@ -222,7 +226,7 @@ class _Batch:
                 )
             )
 
-    async def _check_alive(self, deliberation: Deliberation) -> None:
+    async def _check_alive(self, first: Failure) -> None:
         """Tell a task that no member can answer (too long, say) from engines that are gone.
 
         Raises BatchError if no member answers a trivial question either: going on would spend every remaining task.
@@ -234,7 +238,6 @@ class _Batch:
             except (EngineError, TimeoutError):
                 continue
             return
-        first = deliberation.failures[0]
         raise BatchError(
             f"no member answers any more ({first.member}: {first.kind}: {first.message}); {self.num_done} of "
             f"{len(self.tasks)} tasks are finished and kept: see to the engines and run the same batch again"
