@@ -55,7 +55,7 @@ class Double:
     A text or a list of texts or completions for its samples, or a function of the prompt that gives one. In a vote and
     in a ranking it is the answer it favours, in an account the words of the step it gives up ("none": it gives up none;
     nothing said: the first that is offered), in an approval the answers it calls right, in "same" yes or no. A member's
-    "*" is for all phases that are not named.
+    "*" is what it writes in all phases that are not named; as an exception it is for the choices too.
     """
 
     say: Mapping[str, Mapping[str, Any]]
@@ -131,7 +131,9 @@ class Double:
         if self._length(messages) + longest > self.windows.get(member.engine, 10**9):
             raise EngineError(f"the prompt does not fit into the window of {member.engine}")
         own = self.say[member.name]
-        said = own.get(phase, own.get("*"))
+        said = own.get(phase)
+        if said is None and (sampling is not None or isinstance(own.get("*"), Exception)):
+            said = own.get("*")
         if said is None and sampling is not None:
             raise KeyError(f"{member.name} was told nothing to say in {phase!r}")
         said = said(messages) if callable(said) else said
