@@ -24,6 +24,7 @@ from mesh.equivalence import AnswerKind
 from mesh.inert import describe_talk
 from mesh.reliability import Reliability
 from mesh.types import Deliberation, Member
+from serving.config import prices
 from serving.fleet import Fleet
 
 OUT = Console()
@@ -122,7 +123,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     answer_kind: AnswerKind = next(one for one in kinds if one == kind[1])
     task = Task(id=content_hash(question)[:16], question=question, type=kind[0], answer_kind=answer_kind)
     reviews = config.run_dir / "reviews"
-    job = Job(prices=_prices(config), reliability=how.measured(), desk=ReviewDesk(reviews))
+    job = Job(prices=prices(config.serving), reliability=how.measured(), desk=ReviewDesk(reviews))
     paused = reviews / f"paused-{content_hash([task.id, content_hash(protocol), seed])[:16]}.json"
 
     async def work() -> Deliberation:
@@ -164,7 +165,8 @@ def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
         async with _serving(config, how.run, quiet=as_json) as (fleet, members):
             return await run_batch(
                 tasks, out, members, fleet, protocol,
-                seed=config.seed, concurrency=config.concurrency, reliability=measured, prices=_prices(config),
+                seed=config.seed, concurrency=config.concurrency, reliability=measured,
+                prices=prices(config.serving), budget=config.batch_budget,
                 progress=show,
             )  # fmt: skip
 
@@ -318,11 +320,6 @@ def print_json(value: BaseModel | object) -> None:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     print(json.dumps(value, ensure_ascii=False, indent=2))
-
-
-def _prices(config: RunConfig) -> dict[str, float]:
-    """Money per engine-hour by engine name, of the engines that have a price."""
-    return {spec.name: spec.price_per_hour for spec in config.serving.engines if spec.price_per_hour is not None}
 
 
 @asynccontextmanager

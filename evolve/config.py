@@ -16,6 +16,7 @@ from evolve.problem_config import FileProblems, ProblemsConfig
 from evolve.training_config import LoraTraining, RecipesConfig, TrainingConfig, WorkersConfig
 from memory.config import MemoryConfig
 from memory.types import Record
+from mesh.budget import Budget
 from mesh.config import CouncilConfig, ProtocolConfig
 from serving.config import ServingConfig
 
@@ -81,6 +82,7 @@ class RunConfig(Record):
         default=None,
         description="what `deliberate` and `batch` hold; null: escalate, which talks as `deliberation` does",
     )
+    batch_budget: Budget = Field(default=Budget(), description="what one start of `batch` may cost, all tasks together")
     harvest: HarvestConfig = Field(default=HarvestConfig(), description="how many traces a generation gathers")
     curation: CurationConfig = Field(default=CurationConfig(), description="which of them are learned from")
     recipes: RecipesConfig = Field(default=RecipesConfig(), description="which specialists are bred")

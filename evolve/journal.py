@@ -16,7 +16,7 @@ from serving.traces import read_traces, write_traces
 
 _R = TypeVar("_R", bound=Record)
 
-TIME_FIELDS = frozenset({"seconds", "load_seconds"})
+TIME_FIELDS = frozenset({"seconds", "load_seconds", "engine_seconds"})
 
 
 class JournalError(RuntimeError):

@@ -20,11 +20,12 @@ from memory.store import Memory
 from memory.types import Recollection, Record, content_hash
 from mesh.config import ProtocolConfig
 from mesh.deliberate import deliberate
+from mesh.job import Job
 from mesh.types import Deliberation, Member, Task
 from serving.adapters import AdapterStore
 from serving.admission import BaseModelShape
 from serving.cluster import start_fleet, stop_fleet
-from serving.config import EngineSpec, ScriptedSpec, VllmSpec
+from serving.config import EngineSpec, ScriptedSpec, VllmSpec, prices
 from serving.fleet import Fleet
 from serving.models import ModelStore
 
@@ -62,6 +63,7 @@ class Lab:
         self.memory = memory
         self.observer = observer
         self.adapters = AdapterStore(config.run_dir / "adapters")
+        self.job = Job(prices=prices(config.serving))
         self._fleet: Fleet | None = None
         self._loaded: set[tuple[str, str]] = set()
         self._times = Ledger(config.run_dir / "times.jsonl")
@@ -70,6 +72,7 @@ class Lab:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.job.close()
         if self._fleet is not None:
             await stop_fleet(self._fleet)
             self._fleet = None
@@ -105,7 +108,7 @@ class Lab:
         await self.load_adapters(member for ask in asks for member in ask.members)
         started = time.perf_counter()
         self.observer.stage(stage, len(asks))
-        works = [(ask.key, _holding(ask, fleet)) for ask in asks]
+        works = [(ask.key, _holding(ask, fleet, self.job)) for ask in asks]
         held = await self.journal.deliberations(
             name, inputs, path, works, concurrency=self.config.concurrency, on_done=lambda _: self.observer.advance()
         )
@@ -179,9 +182,11 @@ class Lab:
         return tuple(StageTime.model_validate(entry.payload) for entry in self._times.entries())
 
 
-def _holding(ask: Ask, fleet: Fleet) -> Callable[[], Awaitable[Deliberation]]:
+def _holding(ask: Ask, fleet: Fleet, job: Job) -> Callable[[], Awaitable[Deliberation]]:
     async def work() -> Deliberation:
-        return await deliberate(ask.task, ask.members, fleet, ask.protocol, seed=ask.seed, recalled=ask.recalled)
+        return await deliberate(
+            ask.task, ask.members, fleet, ask.protocol, seed=ask.seed, recalled=ask.recalled, job=job
+        )
 
     return work
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from evolve.config import ConfigError
 from evolve.evaluate import Judgements
 from memory.ledger import publish_json, read_json, read_record
-from mesh.reliability import Reliability, judged_answers, judged_talks, measure
-from mesh.types import Deliberation, Member, Proposal
-from mesh.weigh import weighted
+from mesh.measuring import measure_traces
+from mesh.reliability import Reliability
 from serving.traces import read_traces
 
 RELIABILITY = "reliability.json"
@@ -22,20 +20,17 @@ STAGES = ("harvest.parquet", "dev.parquet")
 def measure_run(directory: Path) -> Reliability:
     """What the judged first proposals of a run's harvests and DEV stages say of its members.
 
-    Confidence is calibrated on the weighted vote over each task's proposals, a verdict a task.
-
     Raises:
         ConfigError: no judged proposals there.
     """
     right = _judged(directory)
     traces = [trace for name in STAGES for path in sorted(directory.glob(f"generation-*/{name}"))
               for trace in read_traces(path)]  # fmt: skip
-    judged = list(judged_answers(traces, right))
-    if not judged:
-        raise ConfigError(f"{directory}: expected a run with judged proposals, found none; let its harvest end first")
-    first = measure(judged)
     councils = [trace for path in sorted(directory.glob(f"generation-*/{COUNCILS}")) for trace in read_traces(path)]
-    return measure(judged, list(_confidences(traces, right, first)), judged_talks(councils, right))
+    measured = measure_traces(traces, right, councils=councils)
+    if not measured.answers:
+        raise ConfigError(f"{directory}: expected a run with judged proposals, found none; let its harvest end first")
+    return measured
 
 
 def read_reliability(path: Path) -> Reliability:
@@ -57,20 +52,3 @@ def _judged(directory: Path) -> dict[tuple[str, str], bool]:
         if "-gate-" not in path.name and "-audit-" not in path.name:
             found |= Judgements.model_validate(read_json(path)).lookup()
     return found
-
-
-def _confidences(
-    traces: list[Deliberation], right: dict[tuple[str, str], bool], reliability: Reliability
-) -> Iterator[tuple[float, bool]]:
-    """(raw confidence, right or not) of the weighted vote over all proposals of each task."""
-    proposals: dict[str, list[Proposal]] = {}
-    members: dict[str, dict[str, Member]] = {}
-    tasks = {trace.task.id: trace.task for trace in traces}
-    for trace in traces:
-        proposals.setdefault(trace.task.id, []).extend(trace.round_of(0))
-        members.setdefault(trace.task.id, {}).update({member.name: member for member in trace.members})
-    for task_id, said in proposals.items():
-        task = tasks[task_id]
-        verdict = weighted(said, task.answer_kind, reliability, list(members[task_id].values()), task.type)
-        if verdict.answer is not None and (task_id, verdict.answer) in right:
-            yield verdict.confidence, right[task_id, verdict.answer]

@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,9 +45,9 @@ from mesh.deliberate import deliberate
 from mesh.frozen import FrozenEngine
 from mesh.inert import describe_talk, summarise_talk
 from mesh.job import Job
-from mesh.reliability import Reliability, judged_answers, judged_talks, measure
+from mesh.measuring import measure_traces
+from mesh.reliability import Reliability, judged_talks, measure
 from mesh.types import Deliberation, Member, Sampling
-from mesh.weigh import weighted
 from serving.adapters import AdapterStore
 from serving.cluster import start_fleet, stop_fleet
 from serving.traces import read_traces, write_traces
@@ -57,6 +57,8 @@ DEMONSTRATIONS = (2, 4)
 POOL = 12
 """Samples of each member on AUDIT items, for those rivals that only draw; self-consistency takes twice as many."""
 DEV_POOL = 4
+DEV_TALKS = 36
+"""DEV items that the rivals that talk are tried on; the others are tried on all."""
 Make = Callable[[Sampling], ProtocolConfig]
 
 
@@ -148,8 +150,9 @@ RIVALS: dict[str, Callable[[Sampling, int], ProtocolConfig]] = {
     "switch": lambda s, k: SwitchConfig(sampling=s, samples_per_member=k),
     "self_mixture": lambda s, k: SelfMixtureConfig(sampling=s, samples=6),
     "mixture": lambda s, k: MixtureConfig(sampling=s),
-    "debate": lambda s, k: DebateConfig(sampling=s),
-    "rank": lambda s, k: RankConfig(sampling=s, samples_per_member=4),
+    # One round after the first answers: what its authors count as two.
+    "debate": lambda s, k: DebateConfig(sampling=s, rounds=1),
+    "rank": lambda s, k: RankConfig(sampling=s, samples_per_member=4, method="borda"),
     "council": lambda s, k: CouncilConfig(sampling=s, samples_per_member=4, talk_max_tokens=32),
     "escalate": lambda s, k: EscalateConfig(sampling=s, samples_per_member=4, talk_max_tokens=32),
 }
@@ -193,14 +196,12 @@ async def measure_members(bench: Bench, problems: Sequence[Problem], cell: Cell)
         f"dev/pool-{cell.slug}", problems, lambda s: VoteConfig(sampling=s, samples_per_member=DEV_POOL), cell, Job()
     )
     right = bench.right(problems, held)
-    judged = list(judged_answers(held, right))
-    first = measure(judged)
-    confidences = []
-    for trace in held:
-        verdict = weighted(trace.proposals, trace.task.answer_kind, first, bench.seats, trace.task.type)
-        if verdict.answer is not None:
-            confidences.append((verdict.confidence, right.get((trace.task.id, verdict.answer), False)))
-    return measure(judged, confidences), sum(one.correct for one in judged) / len(judged)
+    said = [proposal for trace in held for proposal in trace.proposals]
+    return measure_traces(held, right), sum(right.get((p_id, a or ""), False) for p_id, a in _answers(held)) / len(said)
+
+
+def _answers(held: Iterable[Deliberation]) -> Iterator[tuple[str, str | None]]:
+    return ((trace.task.id, proposal.answer) for trace in held for proposal in trace.proposals)
 
 
 async def choose_on_dev(bench: Bench, seed: int) -> tuple[dict[str, Choice], dict[Cell, Reliability]]:
@@ -219,6 +220,7 @@ async def choose_on_dev(bench: Bench, seed: int) -> tuple[dict[str, Choice], dic
         tried = []
         for cell in cells:
             items = problems[cell.demonstrations]
+            items = items if rival in POOLED else items[:DEV_TALKS]
             held = await bench.hold(
                 f"dev/{slug(rival)}-{cell.slug}", items, partial(RIVALS[rival], k=DEV_POOL), cell,
                 Job(reliability=measured[cell]),

@@ -198,3 +198,8 @@ class ServingConfig(Record):
         if inside:
             raise ValueError(f"in_process allows scripted and remote engines only, got vllm: {', '.join(inside)}")
         return self
+
+
+def prices(config: ServingConfig) -> dict[str, float]:
+    """Money per engine-hour by engine name, of the engines that have a price."""
+    return {spec.name: spec.price_per_hour for spec in config.engines if spec.price_per_hour is not None}
