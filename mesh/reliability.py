@@ -172,9 +172,10 @@ class Reliability(Record):
     def talk_pays(self, task_type: str) -> bool | None:
         """Whether talking turned more verdicts right than wrong; None while fewer than `MIN_TALKS` were judged.
 
-        As many right as wrong does not pay: the tokens are spent.
+        All task types count while this one has too few. As many right as wrong does not pay: the tokens are spent.
         """
-        counts = [count for count in self.talks if count.task_type == task_type]
+        own = [count for count in self.talks if count.task_type == task_type]
+        counts = own if sum(count.num_judged for count in own) >= MIN_TALKS else self.talks
         if sum(count.num_judged for count in counts) < MIN_TALKS:
             return None
         return sum(count.num_wrong_to_right - count.num_right_to_wrong for count in counts) > 0
