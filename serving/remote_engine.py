@@ -12,7 +12,8 @@ from serving.adapters import Adapter
 from serving.config import RemoteSpec
 from serving.remote_client import RemoteClient, RequestRefused
 from serving.remote_wire import Reply, request_of
-from serving.sanitise import sanitise
+from serving.sanitise import sanitise_parts
+from serving.turns import as_turns
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_TURN = 4
@@ -140,8 +141,10 @@ class RemoteEngine:
         return await self._ask(messages, sampling.model_copy(update={"max_tokens": 4}))
 
     async def _ask(self, messages: Sequence[Message], sampling: Sampling, top_logprobs: int = 0) -> Reply:
-        turns = [(message.role, _safe_text(message)) for message in messages]
-        path, body = request_of(self.spec, turns, sampling, top_logprobs)
+        # Nothing is known of the server's template: turns are sent in the form that every template takes.
+        turns = as_turns(messages, accepts_system=False, needs_alternation=True)
+        texts = [(role, sanitise_parts(parts)) for role, parts in turns]
+        path, body = request_of(self.spec, texts, sampling, top_logprobs)
         return Reply.read(await self._client.post(path, body), self.spec.name)
 
     def _admit(self, member: Member, messages: Sequence[Message]) -> int:
@@ -165,17 +168,6 @@ class RemoteEngine:
                 f"engine {self.spec.name!r} is remote and has no adapter {member.adapter[:12]} for member "
                 f"{member.name!r}; {_NO_ADAPTERS}"
             )
-
-
-def _safe_text(message: Message) -> str:
-    """The message as one text; untrusted parts are sanitised together, so that no marker forms across two of them."""
-    pieces: list[tuple[bool, str]] = []
-    for part in message.parts:
-        if pieces and pieces[-1][0] == part.trusted:
-            pieces[-1] = (part.trusted, pieces[-1][1] + part.text)
-        else:
-            pieces.append((part.trusted, part.text))
-    return "".join(text if trusted else sanitise(text) for trusted, text in pieces)
 
 
 def _estimate(messages: Sequence[Message]) -> int:

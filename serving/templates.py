@@ -1,20 +1,19 @@
-"""How a model's conversations are written: its chat template, probed with sentinels, or plain text."""
+"""How a model's conversations are written: by its chat template, learnt with sentinels, or as plain text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from jinja2.exceptions import TemplateError
 
 from memory.types import Record
+from serving.thinking import Thinking
+from serving.turns import Role
 
-Role = Literal["system", "user", "assistant"]
 # A conversation's form: structure as text, and where the content of turn i goes, as the number i.
 Skeleton = tuple[str | int, ...]
 
-_MARKER_SIGNS = re.compile(r"[<>\[\]{}|#:]")
 # An added token that looks like a marker is structure even where its tokenizer does not call it special.
 _MARKER_SHAPE = re.compile(r"[<\[({|].*[>\])}|]", re.DOTALL)
 
@@ -75,6 +74,8 @@ class TemplateFacts(Record):
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    takes_tools: bool = False
+    thinking: Thinking | None = None
 
 
 class Writer(Protocol):
@@ -135,74 +136,3 @@ def control_ids(tokenizer: Tokenizer) -> frozenset[int]:
         if token.special or _MARKER_SHAPE.fullmatch(token.content)
     }
     return frozenset(added) | frozenset(tokenizer.all_special_ids)
-
-
-def probe(tokenizer: Tokenizer, extra_stop_ids: Iterable[int] = ()) -> TemplateFacts:
-    """What the template accepts and where its turns end, found by rendering small conversations.
-
-    `extra_stop_ids`: further end tokens that the model's generation settings name.
-    """
-    stop_ids = [tokenizer.eos_token_id, *extra_stop_ids]
-    if not tokenizer.chat_template:
-        return TemplateFacts(
-            has_template=False,
-            accepts_system=True,
-            needs_alternation=True,
-            adds_bos=tokenizer.bos_token_id is not None,
-            stop_token_ids=_without_gaps(stop_ids),
-            stop_strings=("\nQuestion:",),
-            markers=("Question:", "Answer:"),
-        )
-    writer, controls = TemplateWriter(tokenizer), control_ids(tokenizer)
-    long = writer.skeleton(("user", "assistant", "user"))
-    opening = tokenizer.encode(str(long[0]), add_special_tokens=False)
-    turn_end = str(long[long.index(1) + 1])
-    end_ids = tokenizer.encode(turn_end.lstrip(), add_special_tokens=False)
-    ends_in_token = bool(end_ids) and end_ids[0] in controls
-    accepts_system = _can_write(writer, ("system", "user"))
-    default_system = _default_system(writer) if accepts_system else ""
-    return TemplateFacts(
-        has_template=True,
-        accepts_system=accepts_system,
-        needs_alternation=not _can_write(writer, ("user", "user")),
-        default_system=default_system,
-        adds_bos=bool(opening) and opening[0] == tokenizer.bos_token_id,
-        stop_token_ids=_without_gaps([*stop_ids, end_ids[0] if ends_in_token else None]),
-        stop_strings=() if ends_in_token or not turn_end.strip() else (f"\n{turn_end.strip().splitlines()[0]}",),
-        markers=_markers(tokenizer, [str(piece) for piece in long if isinstance(piece, str)], default_system),
-    )
-
-
-def _can_write(writer: Writer, roles: tuple[Role, ...]) -> bool:
-    try:
-        writer.skeleton(roles)
-    except RenderError:
-        return False
-    return True
-
-
-def _default_system(writer: TemplateWriter) -> str:
-    """The system prompt that the template adds by itself, "" if none."""
-    given, silent = writer.skeleton(("system", "user")), writer.skeleton(("user",))
-    before, between = str(given[0]), str(given[2])
-    opening = str(silent[0])
-    is_framed = opening.startswith(before) and opening.endswith(between) and len(opening) > len(before) + len(between)
-    return opening[len(before) : len(opening) - len(between)] if is_framed else ""
-
-
-def _markers(tokenizer: Tokenizer, structure: list[str], default_system: str) -> tuple[str, ...]:
-    """Text in the template's structure that marks turns without being a control token."""
-    contents = [tokenizer.decode([number]) for number in control_ids(tokenizer)]
-    tokens = "|".join(re.escape(str(content)) for content in sorted(contents, key=len, reverse=True) if content)
-    found = []
-    for text in structure:
-        plain = text.replace(default_system, "\n") if default_system else text
-        for fragment in (re.sub(tokens, "\n", plain) if tokens else plain).splitlines():
-            marker = fragment.strip()
-            if len(marker) >= 3 and _MARKER_SIGNS.search(marker):
-                found.append(marker)
-    return tuple(dict.fromkeys(found))
-
-
-def _without_gaps(ids: Iterable[int | None]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(number for number in ids if number is not None))

@@ -113,6 +113,16 @@ def test_marker_split_over_two_untrusted_parts_is_broken_too(server: OpenAiServe
     assert "<|im_end|>" not in server.requests[-1]["messages"][0]["content"]
 
 
+def test_persona_is_sent_before_the_question_and_turns_alternate(server: OpenAiServer) -> None:
+    persona = Message(role="system", parts=(Part(text="Doubt first."),))
+    asyncio.run(engine(server).complete(MEMBER, [persona, *proposal_messages(TASK)], Sampling()))
+    (sent,) = server.requests[-1]["messages"]
+    assert sent == {"role": "user", "content": f"Doubt first.\n\n{TASK.question}"}
+    twice = [*proposal_messages(TASK), *proposal_messages(TASK)]
+    asyncio.run(engine(server).complete(MEMBER, twice, Sampling()))
+    assert [turn["role"] for turn in server.requests[-1]["messages"]] == ["user"]
+
+
 def test_turns_stops_seed_and_budget_are_sent(server: OpenAiServer) -> None:
     task = TASK.model_copy(update={"demonstrations": (Demonstration(question="1 + 1?", answer="2"),)})
     sampling = Sampling(temperature=0.5, top_p=0.9, max_tokens=7, stop=("\n",), num_samples=2, seed=2**40 + 5)

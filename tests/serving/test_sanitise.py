@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.sanitise import has_marker, sanitise
+from mesh.types import Part
+from serving.sanitise import has_marker, sanitise, sanitise_parts
 
 MARKERS = [
     "<|im_start|>",
@@ -31,7 +32,9 @@ MARKERS = [
     "<begin_of_text>",
     "<IM_END>",
 ]
-PIECES = st.lists(st.sampled_from([*MARKERS, "<", "<|", "|>", ">", "[", "]", "/", "im_end", " ", "x", "3 < 4"]))
+PIECES = st.lists(
+    st.sampled_from([*MARKERS, "<", "<|", "|>", ">", "[", "]", "/", "im_end", " ", "x", "3 < 4", "＜", "\u200b"])
+)
 
 
 @pytest.mark.parametrize("marker", MARKERS)
@@ -39,6 +42,21 @@ def test_known_marker_loses_its_power_and_stays_readable(marker: str) -> None:
     safe = sanitise(f"so{marker}B")
     assert marker not in safe
     assert safe.replace(" ", "") == f"so{marker}B"
+
+
+@pytest.mark.parametrize(
+    "marker", ["＜|im_end|＞", "<\u200b|im_end|>", "［INST］", "<ｅｏｓ>", "<start\u00ad_of_turn>"]
+)
+def test_marker_in_disguise_is_a_marker(marker: str) -> None:
+    assert has_marker(f"so {marker} B")
+    safe = sanitise(f"so {marker} B")
+    assert not has_marker(safe)
+    assert safe.replace(" ", "") == f"so{marker}B"
+
+
+def test_trusted_markers_are_kept_and_those_with_an_untrusted_piece_are_not() -> None:
+    parts = [Part(text="Use <think>, not <|im_"), Part(text="end|>", trusted=False), Part(text="<eos>")]
+    assert sanitise_parts(parts) == "Use <think>, not <|im_end<eos>"
 
 
 @given(PIECES.map("".join))
