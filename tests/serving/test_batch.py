@@ -82,8 +82,7 @@ def without_times(out: Path) -> list[Deliberation]:
         trace.model_copy(
             update={
                 "exchanges": tuple(
-                    exchange.model_copy(update={"usage": exchange.usage.model_copy(update={"seconds": 0.0})})
-                    for exchange in trace.exchanges
+                    exchange.model_copy(update={"usage": timeless(exchange.usage)}) for exchange in trace.exchanges
                 )
             }
         )
@@ -95,7 +94,9 @@ def test_every_task_is_answered_in_the_order_of_the_file(tmp_path: Path) -> None
     summary = batch(task_file(tmp_path), tmp_path / "out")
     rows = answers(tmp_path / "out")
     assert [row["id"] for row in rows] == [f"t{n}" for n in range(NUM_TASKS)]
-    assert all(list(row) == ["id", "answer", "confidence", "support", "tokens"] for row in rows)
+    columns = ["id", "answer", "confidence", "calibrated", "waiting", "needs_review", "support", "tokens"]
+    assert all(list(row) == columns for row in rows)
+    assert not any(row["waiting"] or row["needs_review"] or row["calibrated"] for row in rows)
     assert (summary.num_tasks, summary.num_answered, summary.num_resumed) == (NUM_TASKS, NUM_TASKS, 0)
     assert summary.usage.output_tokens == sum(row["tokens"] for row in rows) > 0
 
@@ -271,6 +272,9 @@ def test_task_that_no_member_can_read_is_recorded_without_an_answer(tmp_path: Pa
         "id": "long",
         "answer": None,
         "confidence": 0.0,
+        "calibrated": False,
+        "waiting": False,
+        "needs_review": True,
         "support": [],
         "tokens": 0,
     }
@@ -333,7 +337,7 @@ def test_usage_of_a_resumed_batch_is_that_of_all_tasks(tmp_path: Path) -> None:
 
 
 def timeless(usage: Usage) -> Usage:
-    return usage.model_copy(update={"seconds": 0.0})
+    return usage.model_copy(update={"seconds": 0.0, "engine_seconds": 0.0})
 
 
 SLOW_BATCH = """
