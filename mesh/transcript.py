@@ -147,7 +147,7 @@ def _proposal(proposal: Proposal, room: int, remark: str = "") -> Iterator[str]:
 
 
 def _verdict(verdict: Verdict) -> str:
-    support = ", ".join(f"{_one_line(answer)} {weight:g}" for answer, weight in verdict.support)
+    support = ", ".join(f"{_one_line(answer)} {weight:.3g}" for answer, weight in verdict.support)
     tied = ", a tie" if verdict.tied else ""
     return f"{_answer(verdict.answer)} by {verdict.method}{tied}{f' [{support}]' if support else ''}"
 
