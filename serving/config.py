@@ -86,6 +86,10 @@ class VllmSpec(_Spec):
     )
     enforce_eager: bool = Field(default=True, description="no graph compilation; LoRA on the CPU needs it")
     adapters: bool = Field(default=True, description="False: a plain engine that refuses adapters")
+    thinks: bool = Field(
+        default=True,
+        description="False: a model that can think before it answers is asked to answer at once; others do not change",
+    )
 
     @model_validator(mode="after")
     def _adapters_fit(self) -> VllmSpec:

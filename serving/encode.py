@@ -47,6 +47,12 @@ class Encoder:
         # What a normaliser makes of several signs together escapes `_apart`.
         return [number for number in ids if number not in self.control_ids]
 
+    def without_control(self, text: str) -> str:
+        """`text` without the control tokens that are written out in it."""
+        contents = (str(self._tokenizer.decode([number])) for number in self.control_ids)
+        either = "|".join(re.escape(content) for content in sorted(contents, key=len, reverse=True) if content)
+        return re.sub(either, "", text) if either else text
+
     def _apart(self, text: str, found: set[int]) -> list[str]:
         """`text` cut after the first sign of every control token of `found`.
 

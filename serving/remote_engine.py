@@ -13,6 +13,7 @@ from serving.config import RemoteSpec
 from serving.remote_client import RemoteClient, RequestRefused
 from serving.remote_wire import Reply, request_of
 from serving.sanitise import sanitise_parts
+from serving.thinking import Thinking, cut_at, thinking_in
 from serving.turns import as_turns
 
 BYTES_PER_TOKEN = 4
@@ -30,8 +31,9 @@ class RemoteEngine:
 
     Not promised: exact token counts (`count_tokens` divides UTF-8 bytes by four and adds four per turn), that the
     server honours seeds, and that every control marker of the server's template is known here (`token_exact` is False).
-    Adapters cannot be loaded. A prompt whose estimate exceeds `spec.max_model_len` is refused here, because some
-    servers cut it silently.
+    What a model thinks is left out of `Completion.text`, as in `VllmEngine`, where the server has not done so already;
+    its marks are known by their shape. Adapters cannot be loaded. A prompt whose estimate exceeds
+    `spec.max_model_len` is refused here, because some servers cut it silently.
     """
 
     def __init__(self, spec: RemoteSpec, *, backoff_s: float = 0.5) -> None:
@@ -39,6 +41,7 @@ class RemoteEngine:
         self.spec = spec
         self._client = RemoteClient(spec, backoff_s=backoff_s)
         self._gives_logprobs: bool | None = None
+        self._thinking: Thinking | None = None
 
     async def start(self) -> None:
         """Asks the server one small question. Raises EngineError if it does not answer."""
@@ -58,8 +61,12 @@ class RemoteEngine:
         while len(found) < sampling.num_samples:
             missing = sampling.num_samples - len(found)
             asked = sampling.model_copy(update={"num_samples": missing, "seed": sampling.seed + len(found)})
+            if self._thinking is not None:
+                # A thought may well hold what would stop an answer.
+                asked = asked.model_copy(update={"stop": ()})
             reply = await self._ask(messages, asked)
-            found.extend(reply.completions(sampling.max_tokens)[:missing])
+            completions = reply.completions(sampling.max_tokens)[:missing]
+            found.extend(self._without_thoughts(completion, sampling) for completion in completions)
             prompt_tokens = prompt_tokens or reply.prompt_tokens or estimate
         return tuple(found), prompt_tokens
 
@@ -100,7 +107,11 @@ class RemoteEngine:
         return _estimate(messages)
 
     async def profile(self, member: Member) -> Profile:
-        """`can_choose` is probed once; a system role is reported as not accepted, since the server is not asked."""
+        """`can_choose` and `thinking` are probed once.
+
+        The template is not: a system role is reported as not accepted and alternation as needed, which is how turns
+        are sent, and tools as not taken.
+        """
         self._check(member)
         if self._gives_logprobs is None:
             await self._probe()
@@ -113,6 +124,8 @@ class RemoteEngine:
             adds_bos=False,
             token_exact=False,
             can_choose=bool(self._gives_logprobs),
+            needs_alternation=True,
+            thinking=self._thinking and (self._thinking.opening, self._thinking.closing),
         )
 
     async def load_adapter(self, adapter: Adapter) -> float:
@@ -128,7 +141,18 @@ class RemoteEngine:
         )
 
     async def _probe(self) -> None:
-        self._gives_logprobs = bool((await self._ask_for_label([_PROBE])).first_token)
+        reply = await self._ask_for_label([_PROBE])
+        self._gives_logprobs = bool(reply.first_token)
+        self._thinking = thinking_in(reply.texts[0])
+
+    def _without_thoughts(self, completion: Completion, sampling: Sampling) -> Completion:
+        thinking = thinking_in(completion.text)
+        said = completion.text if thinking is None else thinking.answer(completion.text)
+        if said is None:
+            return completion.model_copy(update={"text": "", "finish_reason": "length"})
+        text, is_stopped = cut_at(said, sampling.stop)
+        reason = "stop" if is_stopped else completion.finish_reason
+        return completion.model_copy(update={"text": text, "finish_reason": reason})
 
     async def _ask_for_label(self, messages: Sequence[Message]) -> Reply:
         sampling = Sampling(temperature=0.0, max_tokens=1)

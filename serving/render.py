@@ -74,6 +74,17 @@ class Renderer:
         """Token ids of `text` on its own, none of which is a control token, whatever `text` holds."""
         return self._encoder.content(text, [])
 
+    def answer_in(self, text: str) -> str | None:
+        """What a model's text says to others: its thoughts are left out. None if it never stopped thinking.
+
+        The text of a model whose marks are special tokens must have been decoded with them (`thinking.is_special`).
+        """
+        thinking = self.facts.thinking
+        if thinking is None:
+            return text.strip()
+        said = thinking.answer(text)
+        return self._encoder.without_control(said).strip() if said and thinking.is_special else said
+
     def label_ids(self, label: str) -> tuple[int, ...]:
         """Single tokens that say `label` within a text, with and without a blank before it; empty if there is none."""
         within = self._encoder.content("\n", [])

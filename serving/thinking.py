@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from memory.types import Record
 
 _TAG = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
-_ABOUT_THINKING = re.compile(r"think|thought|reason", re.IGNORECASE)
+_ABOUT_THINKING = re.compile(r"[<\[]\|?/?(?:\w+[:_])?(?:think(?:ing)?|thoughts?|reasoning)\|?[>\]]", re.IGNORECASE)
 # A mark that opens, and how the one that closes is made of it.
 _CLOSED_BY = (
     (re.compile("begin|start"), "end"),
@@ -59,7 +59,7 @@ def thinking_in(text: str) -> Thinking | None:
     It must open the text, or close what came before.
     """
     for found in _TAG.finditer(text):
-        if not _ABOUT_THINKING.search(found.group()):
+        if not speaks_of_thinking(found.group()):
             continue
         if not text[: found.start()].strip():
             return Thinking(opening=found.group(), closing=_closings(found.group())[0])
@@ -85,7 +85,7 @@ def pairs_of_marks(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def speaks_of_thinking(mark: str) -> bool:
     """Whether a mark's own words say what it is for."""
-    return _ABOUT_THINKING.search(mark) is not None
+    return _ABOUT_THINKING.fullmatch(mark) is not None
 
 
 def _closings(tag: str) -> list[str]:

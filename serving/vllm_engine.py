@@ -29,6 +29,7 @@ from serving.admission import FORBIDDEN_LAYERS, BaseModelShape
 from serving.config import VllmSpec
 from serving.hosting import PLUGIN_NAME, EngineDied
 from serving.render import Renderer, RenderError
+from serving.thinking import cut_at
 
 # The CPU default of 128 tokens a block means that short prompts never share a prefix.
 CPU_BLOCK_SIZE = 32
@@ -37,6 +38,11 @@ CPU_BATCHED_TOKENS = 2048
 
 class VllmEngine:
     """Implements `Engine` and `AdapterHost` over one vLLM engine in child processes of this one.
+
+    What a model thinks before it answers is left out of `Completion.text`, and its tokens count: nothing of it is
+    parsed, nor shown to peers. A model that never stopped thinking said nothing: the text is empty, the finish reason
+    "length". Stop strings and closed choices are about the answer. Thoughts that are a turn of their own (channels)
+    are not known as such.
 
     Not promised: equal samples for equal seeds in different company. Rows of a batch share matrix products, whose
     rounding depends on the batch; first-token probabilities agree within bfloat16 tolerance.
@@ -79,20 +85,25 @@ class VllmEngine:
         self, member: Member, messages: Sequence[Message], sampling: Sampling
     ) -> tuple[tuple[Completion, ...], int]:
         """As `Engine.complete`. Greedy sampling draws once and repeats the answer."""
-        prompt = self._prompt(member, messages)
+        prompt = self._prompt(member, messages, self.spec.thinks)
         is_greedy = sampling.temperature == 0.0
         facts = self._renderer.facts
+        # A thought may well hold what would stop an answer.
+        stops = () if facts.thinking else sampling.stop
         params = SamplingParams(
             n=1 if is_greedy else sampling.num_samples,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, self.spec.max_model_len - len(prompt)),
-            stop=[*sampling.stop, *facts.stop_strings],
+            stop=[*stops, *facts.stop_strings],
             stop_token_ids=list(facts.stop_token_ids),
             seed=sampling.seed % 2**63,
+            skip_special_tokens=not (facts.thinking and facts.thinking.is_special),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        completions = tuple(_completion(one, member) for one in await self._sample(prompt, params, member))
+        completions = tuple(
+            self._completion(one, member, sampling) for one in await self._sample(prompt, params, member)
+        )
         return completions * (sampling.num_samples if is_greedy else 1), len(prompt)
 
     async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
@@ -105,7 +116,8 @@ class VllmEngine:
         missing = [label for label, ids in ids_of.items() if not ids]
         if missing or not labels:
             raise EngineError(f"engine {self.spec.name!r}: expected labels of one token, got {missing or 'none'}")
-        prompt = self._prompt(member, messages)
+        # A letter is no thought: the label stands where an answer does.
+        prompt = self._prompt(member, messages, thinks=False)
         wanted = sorted({number for ids in ids_of.values() for number in ids})
         params = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
@@ -152,7 +164,7 @@ class VllmEngine:
 
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
         """As `Engine.count_tokens`; does not look at the window."""
-        return len(self._render(messages))
+        return len(self._render(messages, self.spec.thinks))
 
     async def profile(self, member: Member) -> Profile:
         """As `Engine.profile`."""
@@ -166,6 +178,9 @@ class VllmEngine:
             adds_bos=facts.adds_bos,
             token_exact=True,
             can_score=True,
+            needs_alternation=facts.needs_alternation,
+            takes_tools=facts.takes_tools,
+            thinking=facts.thinking and (facts.thinking.opening, facts.thinking.closing),
             stop_token_ids=facts.stop_token_ids,
         )
 
@@ -232,15 +247,29 @@ class VllmEngine:
             raise EngineError(f"engine {self.spec.name!r} gave no output; try again")
         return last
 
-    def _prompt(self, member: Member, messages: Sequence[Message]) -> list[int]:
+    def _completion(self, one: CompletionOutput, member: Member, sampling: Sampling) -> Completion:
+        said = self._renderer.answer_in(one.text)
+        text, is_stopped = cut_at(said or "", sampling.stop)
+        is_whole = is_stopped or one.finish_reason != "length"
+        return Completion(
+            text=text.strip(),
+            finish_reason="stop" if is_whole and said is not None else "length",
+            output_tokens=len(one.token_ids),
+            adapter=member.adapter,
+        )
+
+    def _prompt(self, member: Member, messages: Sequence[Message], thinks: bool) -> list[int]:
         self._check_own(member)
-        prompt = self._render(messages)
+        prompt = self._render(messages, thinks)
         self._check_length(prompt)
         return prompt
 
-    def _render(self, messages: Sequence[Message]) -> list[int]:
+    def _render(self, messages: Sequence[Message], thinks: bool) -> list[int]:
+        """The prompt; of a model that can think, one that asks for an answer at once unless it `thinks`."""
         try:
-            return self._renderer.render(messages)
+            if thinks or not self._renderer.facts.thinking:
+                return self._renderer.render(messages)
+            return self._renderer.render_with_answer(messages, "")[0]
         except RenderError as error:
             raise EngineError(f"engine {self.spec.name!r}: {error}") from error
 
@@ -347,15 +376,6 @@ def weight_dtype(spec: VllmSpec) -> Literal["auto", "bfloat16", "float16", "floa
     abilities = torch.cpu.get_capabilities()
     fast = bool(abilities.get("amx_bf16")) or bool(abilities.get("avx512_bf16"))
     return "bfloat16" if fast else "float32"
-
-
-def _completion(one: CompletionOutput, member: Member) -> Completion:
-    return Completion(
-        text=one.text.strip(),
-        finish_reason="length" if one.finish_reason == "length" else "stop",
-        output_tokens=len(one.token_ids),
-        adapter=member.adapter,
-    )
 
 
 def require_plugin() -> None:

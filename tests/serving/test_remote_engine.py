@@ -236,6 +236,26 @@ def test_odd_choice_is_read_for_what_it_holds(choice: str, text: str, reason: st
     assert (completion.text, completion.finish_reason) == (text, reason)
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "reason"),
+    [
+        ("<think>so 4\n\n</think>\n\nAnswer: 4\nmore", "Answer: 4", "stop"),
+        ("it may be\n</think>4", "4", "stop"),
+        ("<think>well, well", "", "length"),
+        ("no thought, 4\nmore", "no thought, 4", "stop"),
+    ],
+)
+def test_thoughts_are_no_part_of_the_answer_and_stops_are_about_the_answer(said: str, text: str, reason: str) -> None:
+    with OpenAiServer(says=said) as server:
+        of = engine(server)
+        asyncio.run(of.start())
+        (completion,) = asyncio.run(complete(of, Sampling(stop=("\n",))))
+        assert (completion.text, completion.finish_reason) == (text, reason)
+        thinks = said.startswith("<think>") or "</think>" in said
+        assert (asyncio.run(of.profile(MEMBER)).thinking is not None) == thinks
+        assert ("stop" in server.requests[1]) != thinks
+
+
 def test_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("FAR_KEY", KEY)
     caplog.set_level(logging.DEBUG)
