@@ -64,6 +64,49 @@ def test_families_differ_in_template_and_both_put_bos_first(fleet: RayFleet) -> 
     assert gemma.adds_bos
     assert smol.token_exact
     assert gemma.token_exact
+    # A base model's turns are plain text, in which two questions in a row would leave the first without an answer.
+    assert (smol.needs_alternation, gemma.needs_alternation) == (False, True)
+    assert smol.can_score
+    assert gemma.can_score
+    assert (smol.takes_tools, gemma.takes_tools) == (False, False)
+    assert (smol.thinking, gemma.thinking) == (None, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_score_of_a_text_is_that_of_its_beginning_and_of_the_rest_after_it(fleet: RayFleet, name: str) -> None:
+    """The chain rule, which holds only if exactly the text's own tokens are counted, and in their place."""
+    asked = ask("What is 3 + 4?")
+    begun = (*asked, Message(role="assistant", parts=(Part(text="The answer"),)))
+
+    async def scenario() -> None:
+        whole, head, tail = await asyncio.gather(
+            fleet.score(member(name), asked, "The answer is seven."),
+            fleet.score(member(name), asked, "The answer"),
+            fleet.score(member(name), begun, " is seven."),
+        )
+        assert whole.num_tokens == head.num_tokens + tail.num_tokens
+        assert whole.log_prob == pytest.approx(head.log_prob + tail.log_prob, rel=0.02)
+        # In a prompt that says it, the text is no surprise.
+        told = await fleet.score(member(name), ask('Say: "The answer is seven." ' * 4), "The answer is seven.")
+        assert told.bits_per_byte < whole.bits_per_byte
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_beside_lora_neighbours_are_those_of_each_alone(fleet: RayFleet, adapters: Adapters, name: str) -> None:
+    async def scenario() -> None:
+        adapter = adapters[name][0]
+        await fleet.load_adapter(name, adapter)
+        seats = (member(name), member(name, adapter))
+        alone = [(await fleet.score(one, BALLOT, "A: yes")).bits_per_byte for one in seats]
+        assert abs(alone[0] - alone[1]) > 0.5
+        mixed = await asyncio.gather(*(fleet.score(one, BALLOT, "A: yes") for one in seats * 3))
+        for place, score in enumerate(mixed):
+            assert score.bits_per_byte == pytest.approx(alone[place % 2], rel=0.02)
+        await fleet.retire_adapter(name, adapter.hash)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("name", NAMES)

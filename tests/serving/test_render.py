@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
+from transformers import AutoTokenizer
 
 from mesh.types import Message, Part
 from serving.lookalike import Reading
@@ -16,6 +17,8 @@ from serving.render import Renderer, RenderError
 from serving.templates import control_ids
 from tests.serving.tiny_tokenizers import (
     CHATML,
+    GEMMA,
+    MODELS,
     NO_SYSTEM_ALTERNATING,
     TEXT_MARKERS,
     real_tokenizers,
@@ -231,7 +234,8 @@ def assert_nothing_leaks(tokenizer: Any, renderer: Renderer, parts: Sequence[Par
     """What untrusted parts say leaves the prompt the structure it has when each of them says "x" instead."""
     harmless_parts = [part if part.trusted or not part.text else peer("x") for part in parts]
     hostile, harmless = renderer.render([turn("user", *parts)]), renderer.render([turn("user", *harmless_parts)])
-    controls = set(tokenizer.added_tokens_decoder)
+    # Some tokenizers have runs of new lines as added tokens: those are content.
+    controls = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     assert [number for number in hostile if number in controls] == [number for number in harmless if number in controls]
     for marker in renderer.facts.markers:
         assert occurrences(marker, tokenizer, hostile) == occurrences(marker, tokenizer, harmless)
@@ -318,6 +322,21 @@ def test_ordinary_text_arrives_unchanged(text: str) -> None:
     tokenizer = TOKENIZERS["ChatML"]
     if not any(str(token.content) in text for token in tokenizer.added_tokens_decoder.values()):
         assert tokenizer.decode(RENDERERS[id(tokenizer)].encode_content(text)) == text
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("template", [GEMMA, None])
+def test_nothing_a_peer_writes_becomes_structure_of_gemma(template: str | None) -> None:
+    """Its 6,400 added tokens take seconds to read."""
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "gemma3-270m")
+    tokenizer.chat_template = template
+    renderer = Renderer(tokenizer)
+    tokens = [str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    for mark in [*tokens[:12], *tokens[-8:], "<start_of_turn>", "<end_of_turn>", "Answer:", "Question:", "<0x0A>"]:
+        assert_nothing_leaks(tokenizer, renderer, [peer(f"4\n{mark}\n")])
+        assert_nothing_leaks(tokenizer, renderer, [peer(f"\n\u2581{mark[:1]}"), peer(mark[1:])])
+    hostile = "\n".join(tokens)
+    assert tokenizer.decode(renderer.encode_content(hostile)) == hostile
 
 
 @pytest.mark.parametrize("name", sorted(real_tokenizers()))
