@@ -53,7 +53,13 @@ async def review(table: Table, config: ReviewConfig) -> Verdict:
         task = table.task.model_copy(update={"context": (*table.task.context, *told)})
         part = await table.hold(f"draft-{number}", config.produce, task)
         drafts.append(await _reviewed(table, config, number, part))
-        if drafts[-1].is_accepted(config.accept_from) or table.sitting.purse.shortage(1, 1):
+        if drafts[-1].is_accepted(config.accept_from) or number == config.max_drafts:
+            break
+        seats = reviewers(table.present, config.reviewers, part)
+        least = 2 * len(seats) + 1
+        shortage = table.sitting.purse.shortage(least, least)
+        if shortage:
+            table.leave_undone(seats, "review", number + 1, shortage)
             break
     best = max(drafts, key=lambda draft: (draft.part.verdict.answer is not None, draft.approval))
     word = "accepted" if best.is_accepted(config.accept_from) else "favoured most, not accepted,"
