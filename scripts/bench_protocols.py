@@ -91,9 +91,11 @@ class Bench:
         """One protocol over these problems; kept under `name`, and read from there when it is there already."""
         path = self.directory / "traces" / f"{name}.parquet"
         if path.exists():
-            return list(read_traces(path))
+            kept = list(read_traces(path))
+            if [trace.task.id for trace in kept] == [problem.task.id for problem in problems]:
+                return kept
         if self.engine is None:
-            raise SystemExit(f"{path} is missing: run without --report first")
+            raise SystemExit(f"{path} is missing, or of other items: run without --report first")
         engine, started, gate = self.engine, time.perf_counter(), asyncio.Semaphore(self.config.concurrency)
         before = engine.drawn_tokens
 
