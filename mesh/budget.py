@@ -123,12 +123,14 @@ class Purse:
         """Give up what `reserve` held."""
         self.reserve(-tokens, -calls)
 
-    def spend(self, engine: str, usage: Usage) -> None:
-        """Count what a call took."""
+    def spend(self, engine: str, usage: Usage, *, paid_before: bool = False) -> None:
+        """Count what a call took; what was `paid_before`, in an earlier start, is not charged to this start's job."""
+        if paid_before and self.parent is None:
+            return
         self.spent = self.spent + usage
         self.cost += usage.engine_seconds * self.prices.get(engine, 0.0) / SECONDS_PER_HOUR
         if self.parent is not None:
-            self.parent.spend(engine, usage)
+            self.parent.spend(engine, usage, paid_before=paid_before)
 
     def _money_shortage(self) -> str:
         if self.budget.engine_seconds is not None and self.spent.engine_seconds >= self.budget.engine_seconds:

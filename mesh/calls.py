@@ -107,6 +107,11 @@ class Caller:
         earlier = self.replay.take(self.path, member.name, phase, number, asked)
         if earlier is not None:
             return self._give_back(member, earlier, most_tokens)
+        if self.replay.ended(self.path) is not None:
+            failure = self.replay.failure(self.path, member.name, phase, number)
+            if failure is None:
+                raise FailedBefore("EngineError", "expected only calls that were made before, got another one")
+            raise FailedBefore(failure.kind, failure.message)
         limits = [limit for limit in (self.timeout_s, self.purse.seconds_left) if limit is not None]
         said, error, lost = _Said(), "", 0
         started, mark = time.perf_counter(), self.clock.start(member.engine)
@@ -147,7 +152,7 @@ class Caller:
         self.exchanges.append(earlier)
         kind, _, message = earlier.error.partition(": ")
         lost = most_tokens if kind == "TimeoutError" else 0
-        self.purse.spend(member.engine, earlier.usage + Usage(output_tokens=lost))
+        self.purse.spend(member.engine, earlier.usage + Usage(output_tokens=lost), paid_before=True)
         if kind == "TimeoutError":
             raise TimeoutError(message)
         if earlier.error:

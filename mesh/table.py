@@ -30,7 +30,6 @@ from mesh.types import (
     Message,
     PersonAnswer,
     Phase,
-    Profile,
     Proposal,
     Question,
     Reading,
@@ -84,13 +83,15 @@ class Table:
             sitting.replay, path,
         )  # fmt: skip
         self._hold = hold
+        self.ended = sitting.replay.ended(path)
+        """What had come of it before, if this is a replay: then nothing is asked, or left undone, but what was then."""
         self.equality: Equality = task.answer_kind
         self.proposals: list[Proposal] = []
         self.readings: list[Reading] = []
         self.critiques: list[Critique] = []
         self.votes: list[Vote] = []
         self.failures: list[Failure] = []
-        self.profiles: dict[str, Profile] = {}
+        self.profiles = {profile.engine: profile for profile in self.ended.profiles} if self.ended else {}
         self.questions: list[Question] = []
         self.replies: list[PersonAnswer] = []
         self.children: list[Deliberation] = []
@@ -146,18 +147,12 @@ class Table:
         `seats` None: everybody who does deep work. A member that is asked again adds further samples.
         """
         chosen = list(self.seats("deep") if seats is None else seats)
-        cost, purse = self.config.sampling.max_tokens, self.sitting.purse
-        left = purse.tokens_left
-        drawn = num_samples if left is None or not chosen else min(num_samples, max(1, left // (cost * len(chosen))))
-        num_heard = len(chosen) if left is None else min(len(chosen), left // (cost * drawn))
-        for seat, member in enumerate(chosen):
-            done = drawn if seat < num_heard else 0
-            if done < num_samples:
-                self.leave_undone([member], "propose", 0, f"{done} of {num_samples} samples drawn, {left} tokens left")
+        heard, drawn = self._affordable(chosen, num_samples)
         sampling = self.config.sampling.model_copy(update={"num_samples": drawn})
         said = await self.hear(
-            "propose", 0, chosen[:num_heard], cost * drawn, lambda m: propose(self.caller, m, sampling, self.recalled)
-        )
+            "propose", 0, heard, sampling.max_tokens * drawn,
+            lambda m: propose(self.caller, m, sampling, self.recalled),
+        )  # fmt: skip
         drawn_now = [self._numbered(proposal) for own in said.values() for proposal in own]
         return await self.add(drawn_now)
 
@@ -186,15 +181,15 @@ class Table:
         `max_tokens` is the most that one seat may write, over its `calls_each` calls. This is the one boundary where a
         failure becomes a record.
         """
-        purse, tokens, calls = self.sitting.purse, max_tokens * len(seats), calls_each * len(seats)
-        shortage = purse.shortage(tokens, calls) if seats else ""
+        tokens, calls = (max_tokens, calls_each) if self.ended is None else (0, 0)
+        shortage = self._shortage(phase, number, seats, max_tokens * len(seats), calls_each * len(seats))
         if shortage:
             self.leave_undone(seats, phase, number, shortage)
             return {}
 
         async def listen(member: Member) -> T | Failure:
             try:
-                if member.engine not in self.profiles:
+                if member.engine not in self.profiles and self.ended is None:
                     async with asyncio.timeout(self.config.call_timeout_s):
                         self.profiles[member.engine] = await self.job.profile(self.sitting.engine, member)
                 return await ask(member)
@@ -204,9 +199,9 @@ class Table:
                 return Failure(member=member.name, phase=phase, round=number, kind=kind, message=message)
             finally:
                 # At once, not when all are done: what one did not use, another deliberation may.
-                purse.release(max_tokens, calls_each)
+                self.sitting.purse.release(tokens, calls)
 
-        purse.reserve(tokens, calls)
+        self.sitting.purse.reserve(tokens * len(seats), calls * len(seats))
         heard = await asyncio.gather(*(listen(member) for member in seats))
         self.failures += [result for result in heard if isinstance(result, Failure)]
         pairs = zip(seats, heard, strict=True)
@@ -233,6 +228,8 @@ class Table:
 
         A token is at least one byte, so the tokenizer is asked only about what has more bytes than the window tokens.
         """
+        if member.engine not in self.profiles:
+            return True  # in a replay: the call itself knows why it was not made
         room = self.profiles[member.engine].max_model_len - max_tokens - TEMPLATE_TOKENS
         asked = as_asked(member, messages)
         if sum(len(message.text.encode()) for message in asked) <= room:
@@ -263,6 +260,35 @@ class Table:
             said = await self.hear("extract", proposal.round, [reader], limit, ask)
             proposals[index] = said.get(reader.name, proposal)
         return proposals
+
+    def _affordable(self, chosen: Sequence[Member], num_samples: int) -> tuple[list[Member], int]:
+        """Who can be paid to propose, and how many samples each; what cannot is left undone."""
+        if self.ended is not None:
+            asked = {exchange.member for exchange in self.ended.exchanges if exchange.phase == "propose"}
+            names = [member.name for member in chosen]
+            undone = [f for f in self.ended.failures if (f.phase, f.kind) == ("propose", OUT_OF_BUDGET)]
+            self.failures += [failure for failure in undone if failure.member in names]
+            silent = {failure.member for failure in undone} - asked
+            return [member for member in chosen if member.name not in silent], num_samples
+        cost, left = self.config.sampling.max_tokens, self.sitting.purse.tokens_left
+        drawn = num_samples if left is None or not chosen else min(num_samples, max(1, left // (cost * len(chosen))))
+        num_heard = len(chosen) if left is None else min(len(chosen), left // (cost * drawn))
+        for seat, member in enumerate(chosen):
+            done = drawn if seat < num_heard else 0
+            if done < num_samples:
+                self.leave_undone([member], "propose", 0, f"{done} of {num_samples} samples drawn, {left} tokens left")
+        return list(chosen[:num_heard]), drawn
+
+    def _shortage(self, phase: Phase, number: int, seats: Sequence[Member], tokens: int, calls: int) -> str:
+        """Why a phase of these seats cannot be paid; empty: it can. In a replay every call knows that for itself."""
+        if not seats:
+            return ""
+        if self.ended is None:
+            return self.sitting.purse.shortage(tokens, calls)
+        if calls or any(reading.round == number for reading in self.ended.readings):
+            return ""
+        failure = self.sitting.replay.failure(self.path, seats[0].name, phase, number)
+        return "" if failure is None else failure.message
 
     def _numbered(self, proposal: Proposal) -> Proposal:
         earlier = sum(p.member == proposal.member and p.round == 0 for p in self.proposals)

@@ -56,8 +56,7 @@ async def review(table: Table, config: ReviewConfig) -> Verdict:
         if drafts[-1].is_accepted(config.accept_from) or number == config.max_drafts:
             break
         seats = reviewers(table.present, config.reviewers, part)
-        least = 2 * len(seats) + 1
-        shortage = table.sitting.purse.shortage(least, least)
+        shortage = _shortage(table, number, seats)
         if shortage:
             table.leave_undone(seats, "review", number + 1, shortage)
             break
@@ -65,6 +64,15 @@ async def review(table: Table, config: ReviewConfig) -> Verdict:
     word = "accepted" if best.is_accepted(config.accept_from) else "favoured most, not accepted,"
     method = f"draft {drafts.index(best) + 1} of {len(drafts)} {word} by review ({best.approval:.2f})"
     return best.part.verdict.model_copy(update={"method": method})
+
+
+def _shortage(table: Table, number: int, seats: Sequence[Member]) -> str:
+    """Why no draft after this one can be paid with its review; empty: it can. In a replay as it was then."""
+    least = 2 * len(seats) + 1
+    if table.ended is None:
+        return table.sitting.purse.shortage(least, least)
+    failure = table.sitting.replay.failure(table.path, seats[0].name, "review", number + 1) if seats else None
+    return "" if failure is None or len(table.ended.children) > number else failure.message
 
 
 async def _reviewed(table: Table, config: ReviewConfig, number: int, part: Deliberation) -> _Draft:
