@@ -21,7 +21,7 @@ MIN_FAMILIES = 3
 """From this many families on, none may hold more than half of the weight."""
 
 NOTHING_MEASURED = "equal weights: nothing is measured"
-NONE_ABOVE_CHANCE = "equal weights: no member is measured above chance"
+NONE_ABOVE_CHANCE = "no member is measured above chance, so agreement proves nothing"
 
 
 def weighted(
@@ -41,8 +41,9 @@ def weighted(
     0 and `MAX_WEIGHT`. Samples of one member share its weight. The supporters of one answer are discounted by their
     measured correlation (`mesh.together`); from three families on none keeps more than half (`cap_family`).
 
-    Where nothing is measured of these members, or none is above chance, it is `plurality` under the same cap, and the
-    method says so. Tie rule: that of `mesh.tally.plurality`.
+    Where nothing is measured of these members, it is `plurality` under the same cap. Where none is above chance, the
+    one that is right most often decides: its accuracy times the share of its samples, not added up over members, for
+    those who agree there agree on the same wrong answers. The method says so. Tie rule: that of `mesh.tally.plurality`.
 
     A seated member that comes to support an answer never hurts it while no family is held to half. While one is, that
     is still so for uncorrelated members, unless the supporter is the first of a third family, which brings the cap.
@@ -183,7 +184,7 @@ def _decide(
     voices = _voices(box.ballots, weights)
     if not any(voice.weight > 0.0 for voice in voices):
         confidence = _confidence(reliability, [0.0] * len(box.options), num_wrong)
-        return _equal(box, NONE_ABOVE_CHANCE, cap_families).model_copy(update=confidence)
+        return _best_alone(box, reliability, keys, task_type).model_copy(update=confidence)
     heard = _discount(voices, _correlations(reliability, keys, task_type))
     discounted = any(after.weight < before.weight - 1e-9 for before, after in zip(voices, heard, strict=True))
     capped, held = _cap(heard, cap_families)
@@ -203,6 +204,15 @@ def _equal(box: _Box, reason: str, cap_families: bool) -> Verdict:
     weights = [weight for _, weight in verdict.support]
     num_unread = box.num_ballots - len(box.ballots)
     return verdict.model_copy(update={"confidence": weights[0] / (math.fsum(weights) + num_unread)})
+
+
+def _best_alone(box: _Box, reliability: Reliability, keys: Mapping[str, str], task_type: str) -> Verdict:
+    """The answer of the one voice that is likeliest to be right."""
+    rates = {name: reliability.accuracy(keys[name], task_type, answered_only=True).mean for name in keys}
+    loudest: dict[str, _Ballot] = {}
+    for voice in sorted(_voices(box.ballots, rates), key=lambda voice: -voice.weight):
+        loudest.setdefault(voice.answer, voice)
+    return _verdict(box, list(loudest.values()), f"the best of {box.name} alone ({NONE_ABOVE_CHANCE})")
 
 
 def _confidence(reliability: Reliability, support: Sequence[float], num_wrong: float) -> dict[str, float | bool]:

@@ -57,6 +57,7 @@ DEMONSTRATIONS = (2, 4)
 POOL = 12
 """Samples of each member on AUDIT items, for those rivals that only draw; self-consistency takes twice as many."""
 DEV_POOL = 4
+NUM_FAMILIES = 3
 DEV_TALKS = 36
 """DEV items that the rivals that talk are tried on; the others are tried on all."""
 Make = Callable[[Sampling], ProtocolConfig]
@@ -110,6 +111,10 @@ class Bench:
         print(f"  {name}: {len(held)} tasks, {drawn} tokens drawn, {seconds:.0f} s", flush=True)
         return held
 
+    def pool_path(self, cell: Cell) -> Path:
+        """Where the DEV pool of a cell is kept."""
+        return self.directory / "traces" / "dev" / f"pool-{cell.slug}.parquet"
+
     def right(self, problems: Sequence[Problem], held: Iterable[Deliberation]) -> dict[tuple[str, str], bool]:
         """(task id, answer as spelled) to correct, for every proposal and verdict."""
         by_id = {problem.task.id: problem for problem in problems}
@@ -126,6 +131,15 @@ class Bench:
         """Task id to whether the verdict was right; no answer is wrong."""
         right = self.right(problems, held)
         return {t.task.id: right.get((t.task.id, t.verdict.answer or ""), False) for t in held}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What DEV decided."""
+
+    families: tuple[str, ...]
+    choices: dict[str, Choice]
+    measured: dict[Cell, Reliability]
 
 
 class Choice(Record):
@@ -178,8 +192,10 @@ def slug(rival: str) -> str:
     return rival.replace(", ", "-")
 
 
-def drawn(config: RunConfig, split: Split, seed: int, demonstrations: int, most: int) -> tuple[Problem, ...]:
-    """At most `most` problems a family, families alternating; the same items whatever the prompt."""
+def drawn(
+    config: RunConfig, split: Split, seed: int, demonstrations: int, most: int, only: Sequence[str] = ()
+) -> tuple[Problem, ...]:
+    """At most `most` problems a family, families alternating; the same items whatever the prompt. `only`: families."""
     families = tuple(f.model_copy(update={"num_demonstrations": demonstrations}) for f in config.problems.families)
     problems = config.problems.model_copy(update={"families": families})
     found = draw_problems(problems, seed, split_seeds={split: seed}).of(split)
@@ -187,7 +203,7 @@ def drawn(config: RunConfig, split: Split, seed: int, demonstrations: int, most:
     kept = []
     for problem in found:
         taken[problem.task.type] += 1
-        if taken[problem.task.type] <= most:
+        if taken[problem.task.type] <= most and (not only or problem.task.type in only):
             kept.append(problem)
     return tuple(kept)
 
@@ -206,14 +222,34 @@ def _answers(held: Iterable[Deliberation]) -> Iterator[tuple[str, str | None]]:
     return ((trace.task.id, proposal.answer) for trace in held for proposal in trace.proposals)
 
 
-async def choose_on_dev(bench: Bench, seed: int) -> tuple[dict[str, Choice], dict[Cell, Reliability]]:
-    """For every rival the prompt and temperature that were best on DEV at the token budget of the council."""
+def chosen_families(bench: Bench, problems: Mapping[int, Sequence[Problem]], cells: Sequence[Cell]) -> tuple[str, ...]:
+    """The `NUM_FAMILIES` in which the best member of the best cell beats the best constant most, on DEV."""
+    margins: dict[str, float] = {}
+    for family in sorted({problem.task.type for problem in problems[DEMONSTRATIONS[0]]}):
+        rates = []
+        for cell in cells:
+            items = [problem for problem in problems[cell.demonstrations] if problem.task.type == family]
+            held = [t for t in read_traces(bench.pool_path(cell)) if t.task.type == family]
+            right = bench.right(items, held)
+            for member in bench.seats:
+                said = [(t.task.id, p.answer) for t in held for p in t.proposals if p.member == member.name]
+                rates.append(sum(right.get((i, a or ""), False) for i, a in said) / max(len(said), 1))
+        constant = best_constant([p for p in problems[DEMONSTRATIONS[0]] if p.task.type == family], bench.judge)[1]
+        margins[family] = max(rates) - constant
+        print(f"DEV {family}: best member {max(rates):.3f}, best constant {constant:.3f}", flush=True)
+    return tuple(sorted(margins, key=lambda family: -margins[family])[:NUM_FAMILIES])
+
+
+async def choose_on_dev(bench: Bench, seed: int) -> Chosen:
+    """The families, and for every rival the prompt and temperature that were best on DEV."""
     measured: dict[Cell, Reliability] = {}
     level: dict[Cell, float] = {}
     problems = {d: drawn(bench.config, Split.DEV, seed, d, 10**6) for d in DEMONSTRATIONS}
     for cell in (Cell(d, t) for d in DEMONSTRATIONS for t in TEMPERATURES):
         measured[cell], level[cell] = await measure_members(bench, problems[cell.demonstrations], cell)
         print(f"DEV {cell.slug}: one proposal is right {level[cell]:.3f} of the time", flush=True)
+    families = chosen_families(bench, problems, list(measured))
+    problems = {d: tuple(p for p in items if p.task.type in families) for d, items in problems.items()}
     best_prompt = max(DEMONSTRATIONS, key=lambda d: max(level[Cell(d, t)] for t in TEMPERATURES))
     talk_cells = [Cell(best_prompt, t) for t in TEMPERATURES]
     choices = {}
@@ -241,26 +277,26 @@ async def choose_on_dev(bench: Bench, seed: int) -> tuple[dict[str, Choice], dic
     for rival in POOLED:
         # More samples than on DEV, within what a council writes: every rival is at its best there.
         choices[rival] = choices[rival].model_copy(update={"samples": POOL})
-    return choices, measured
+    return Chosen(families, choices, measured)
 
 
 async def test(
-    bench: Bench, choices: Mapping[str, Choice], measured: Mapping[Cell, Reliability], seed: int, items: int
+    bench: Bench, chosen: Chosen, seed: int, items: int
 ) -> dict[str, tuple[tuple[Problem, ...], list[Deliberation]]]:
     """Every rival as chosen, on fresh AUDIT items."""
     results = {}
-    for rival, choice in choices.items():
-        problems = drawn(bench.config, Split.AUDIT, seed, choice.demonstrations, items)
+    for rival, choice in chosen.choices.items():
+        problems = drawn(bench.config, Split.AUDIT, seed, choice.demonstrations, items, chosen.families)
         make = partial(RIVALS[rival], k=choice.samples)
-        job = Job(reliability=measured[choice.cell])
+        job = Job(reliability=chosen.measured[choice.cell])
         results[rival] = (problems, await bench.hold(f"test/{slug(rival)}", problems, make, choice.cell, job))
     return results
 
 
-async def pools(bench: Bench, choices: Mapping[str, Choice], seed: int, items: int) -> None:
+async def pools(bench: Bench, chosen: Chosen, seed: int, items: int) -> None:
     """First proposals of every cell that is used, drawn at once; the rivals are prefixes of them."""
-    for cell in sorted({choices[rival].cell for rival in POOLED}, key=lambda cell: cell.slug):
-        problems = drawn(bench.config, Split.AUDIT, seed, cell.demonstrations, items)
+    for cell in sorted({chosen.choices[rival].cell for rival in POOLED}, key=lambda cell: cell.slug):
+        problems = drawn(bench.config, Split.AUDIT, seed, cell.demonstrations, items, chosen.families)
         await bench.hold(
             f"test/pool-{cell.slug}", problems, lambda s: VoteConfig(sampling=s, samples_per_member=POOL), cell, Job()
         )
@@ -359,7 +395,8 @@ async def work(options: argparse.Namespace) -> None:
                 if fleet is not None and member.adapter is not None:
                     await fleet.load_adapter(member.engine, store.get(member.adapter))
             bench = Bench(config, directory, seats, frozen, judge)
-            choices, measured = await choose_on_dev(bench, config.seed)
+            chosen = await choose_on_dev(bench, config.seed)
+            choices, measured = chosen.choices, chosen.measured
             publish_json(directory / "choices.json", {name: choice.model_dump() for name, choice in choices.items()})
             for cell, found in measured.items():
                 publish_json(directory / f"reliability-{cell.slug}.json", found)
@@ -367,8 +404,8 @@ async def work(options: argparse.Namespace) -> None:
                 for choice in choices.values():
                     print(choice)
                 return
-            await pools(bench, choices, options.seed, options.items)
-            results = await test(bench, choices, measured, options.seed, options.items)
+            await pools(bench, chosen, options.seed, options.items)
+            results = await test(bench, chosen, options.seed, options.items)
             publish_json(directory / f"protocols-{options.seed}.json", report(bench, choices, results))
     finally:
         if fleet is not None:

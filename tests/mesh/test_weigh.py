@@ -163,8 +163,15 @@ def test_confidence_of_one_member_is_its_accuracy() -> None:
 
 def test_members_below_chance_leave_little_confidence_however_united() -> None:
     verdict = _weigh([_proposal("1", name) for name in NAMES], _known(dict.fromkeys(NAMES, 0.2)))
-    assert (verdict.answer, verdict.support, verdict.confidence) == ("1", (("1", 6.0),), 0.5)
-    assert verdict.method == f"plurality of 6 proposals ({NONE_ABOVE_CHANCE})"
+    assert (verdict.answer, verdict.confidence) == ("1", 0.5)
+    assert verdict.method == f"the best of 6 proposals alone ({NONE_ABOVE_CHANCE})"
+
+
+def test_where_none_is_above_chance_the_most_accurate_decides_against_any_number() -> None:
+    known = _known({"a": 0.3, "b": 0.2, "c": 0.2})
+    verdict = _weigh([_proposal("1", "b"), _proposal("1", "c"), _proposal("2", "a")], known, SEATS[:3])
+    assert verdict.answer == "2"
+    assert dict(verdict.support) == {"2": pytest.approx(0.3, abs=1e-3), "1": pytest.approx(0.2, abs=1e-3)}
 
 
 def test_confidence_of_two_who_agree_follows_bayes() -> None:
