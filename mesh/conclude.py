@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from memory.types import content_hash
 from mesh.ballot import count
 from mesh.diagnose import diagnose
+from mesh.equivalence import Equality, same_answer
 from mesh.oversight import Waiting, question_for, reason_to_ask
 from mesh.propose import proposal_messages
 from mesh.table import Table
-from mesh.types import Diagnosis, Member, PersonAnswer, Proposal, Verdict, positions
+from mesh.types import Cluster, Diagnosis, Member, PersonAnswer, Proposal, Verdict, positions
 
 
 async def conclude(table: Table, verdict: Verdict) -> Verdict:
@@ -105,10 +106,26 @@ async def _with_person(table: Table, verdict: Verdict) -> Verdict:
     if reply is None:
         raise Waiting
     table.replies.append(reply)
-    return verdict.model_copy(update=_decided(asked.choices, reply))
+    return _decided(verdict, asked.choices, reply, table.equality)
 
 
-def _decided(choices: Sequence[str], reply: PersonAnswer) -> dict[str, object]:
+def _decided(verdict: Verdict, choices: Sequence[str], reply: PersonAnswer, equality: Equality) -> Verdict:
     answer = reply.edit if reply.edit is not None else choices[reply.choice or 0]
     word = "written" if reply.edit is not None else "chosen"
-    return {"answer": answer, "method": f"{word} by a person ({reply.by})", "confidence": 1.0, "calibrated": False}
+    found = verdict.diagnosis
+    return verdict.model_copy(
+        update={
+            "answer": answer,
+            "method": f"{word} by a person ({reply.by})",
+            "confidence": 1.0,
+            "calibrated": False,
+            "diagnosis": found and found.model_copy(update={"clusters": _first(answer, found.clusters, equality)}),
+        }
+    )
+
+
+def _first(answer: str, clusters: Sequence[Cluster], equality: Equality) -> tuple[Cluster, ...]:
+    """The clusters with that of `answer` first; it is one of nobody's where no member gave it."""
+    own = [cluster for cluster in clusters if same_answer(cluster.answer, answer, equality)]
+    others = (cluster for cluster in clusters if cluster not in own)
+    return (*(own or [Cluster(answer=answer, weight=0.0, members=(), families=())]), *others)

@@ -50,7 +50,7 @@ def _lines(deliberation: Deliberation, room: int, path: str = "") -> Iterator[st
         yield f"  {failure.member} ({where}): {failure.kind}: {_one_line(failure.message)}"
     yield from _person(deliberation)
     yield f"Verdict: {_verdict(deliberation.verdict)}"
-    yield from _diagnosis(deliberation.verdict, room)
+    yield from _diagnosis(deliberation, room)
     usage = deliberation.usage
     # No seconds: the same deliberation reads the same on any machine.
     yield f"{usage.num_calls} calls, {usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens"
@@ -84,15 +84,16 @@ def _person(deliberation: Deliberation) -> Iterator[str]:
             yield f"  {_one_line(reply.by)}: {_one_line(said)}{f' - {_one_line(reply.note)}' if reply.note else ''}"
 
 
-def _diagnosis(verdict: Verdict, room: int) -> Iterator[str]:
-    found = verdict.diagnosis
+def _diagnosis(deliberation: Deliberation, room: int) -> Iterator[str]:
+    verdict, found = deliberation.verdict, deliberation.verdict.diagnosis
     if found is None:
         return
     sure = "calibrated confidence" if verdict.calibrated else "confidence (not calibrated)"
     yield f"Diagnosis: {found.shape}, {sure} {verdict.confidence:.2f}, worth {found.n_eff:.1f} independent votes"
     yield f"  weights: {found.weighting}"
-    turning = [family for family, answer in found.without_family if answer != verdict.answer]
-    if turning:
+    equality = deliberation.equality
+    turning = [name for name, answer in found.without_family if not same_answer(answer, verdict.answer, equality)]
+    if turning and not deliberation.replies:
         yield f"  unstable: without {' or '.join(turning)} the verdict differs"
     if found.surprise is not None:
         yield f"  the other families are surprised by {found.surprise:.2f} bits per byte"
