@@ -141,7 +141,7 @@ def test_a_transcript_tells_the_story_in_order() -> None:
         "Failures",
         "  yan (vote, round 1): TimeoutError: no answer in 3 s",
         "Verdict: 7 by plurality of 1 vote [7 1]",
-        "0 calls, 0 prompt tokens, 0 output tokens, 0.00 engine seconds",
+        "0 calls, 0 prompt tokens, 0 output tokens",
     )
 
 
