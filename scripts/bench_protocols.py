@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,9 +54,11 @@ from serving.traces import read_traces, write_traces
 
 TEMPERATURES = (0.4, 0.8)
 DEMONSTRATIONS = (2, 4)
-POOL = 12
+POOL = 8
 """Samples of each member on AUDIT items, for those rivals that only draw; self-consistency takes twice as many."""
 DEV_POOL = 4
+COPIES = 16
+"""Samples of each base model for the copy problem."""
 NUM_FAMILIES = 3
 DEV_TALKS = 36
 """DEV items that the rivals that talk are tried on; the others are tried on all."""
@@ -302,6 +304,16 @@ async def pools(bench: Bench, chosen: Chosen, seed: int, items: int) -> None:
         )
 
 
+async def copies(bench: Bench, chosen: Chosen, seed: int, items: int) -> None:
+    """More samples of the base models alone, where self-consistency was asked: what scripts/bench_pool.py compares."""
+    cell = chosen.choices["self_consistency"].cell
+    problems = drawn(bench.config, Split.AUDIT, seed, cell.demonstrations, items, chosen.families)
+    base = replace(bench, seats=tuple(member for member in bench.seats if member.adapter is None))
+    await base.hold(
+        f"test/copies-{cell.slug}", problems, lambda s: VoteConfig(sampling=s, samples_per_member=COPIES), cell, Job()
+    )
+
+
 def report(
     bench: Bench, choices: Mapping[str, Choice], results: Mapping[str, tuple[tuple[Problem, ...], list[Deliberation]]]
 ) -> dict[str, object]:
@@ -407,6 +419,7 @@ async def work(options: argparse.Namespace) -> None:
             await pools(bench, chosen, options.seed, options.items)
             results = await test(bench, chosen, options.seed, options.items)
             publish_json(directory / f"protocols-{options.seed}.json", report(bench, choices, results))
+            await copies(bench, chosen, options.seed, options.items)
     finally:
         if fleet is not None:
             await stop_fleet(fleet)
