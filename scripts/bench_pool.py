@@ -33,7 +33,7 @@ from mesh.types import Deliberation, Member, Proposal, Verdict
 from mesh.weigh import weighted
 from serving.traces import read_traces
 
-SIZES = (1, 2, 4, 8, 12, 24)
+SIZES = (1, 2, 4, 8, 16, 32)
 DRAWS = 30
 """Random subsets of the pool a task, over which a group of n agents is averaged."""
 BOOTSTRAPS = 1000
@@ -147,11 +147,13 @@ def interval(values: Sequence[float], seed: int = 1) -> tuple[float, float]:
     return means[int(0.025 * BOOTSTRAPS)], means[int(0.975 * BOOTSTRAPS) - 1]
 
 
-def copy_problem(items: Sequence[Item], members: Sequence[Member], plot: Path | None) -> dict[str, object]:
-    """Copies of one model against mixes of families, over the number of agents."""
+def copy_problem(
+    items: Sequence[Item], alone: Sequence[Item], members: Sequence[Member], plot: Path | None
+) -> dict[str, object]:
+    """Copies of one model against mixes of families, over the number of agents. `alone`: base models, more samples."""
     base = [member.name for member in members if member.adapter is None]
-    curves = [curve(f"copies of {name}", items, [name], SIZES, 1) for name in base]
-    curves.append(curve(f"mix of {len(base)} families", items, base, SIZES, 1))
+    curves = [curve(f"copies of {name}", alone, [name], SIZES, 1) for name in base]
+    curves.append(curve(f"mix of {len(base)} families", alone, base, SIZES, 1))
     if len(members) > len(base):
         curves.append(curve("mix with specialists", items, [member.name for member in members], SIZES, 1))
     print("\\nThe copy problem: accuracy of a plurality / coverage / effective votes, by number of agents")
@@ -314,9 +316,10 @@ def main() -> None:
     problems = {problem.task.id: problem for problem in drawn}
     with Judge() as judge:
         items = items_of(options.dir / "traces" / "test" / f"pool-{cell.slug}.parquet", judge, problems)
+        alone = items_of(options.dir / "traces" / "test" / f"copies-{cell.slug}.parquet", judge, problems)
         members = items[0].trace.members
         data = {
-            "copies": copy_problem(items, members, options.plot),
+            "copies": copy_problem(items, alone, members, options.plot),
             "tallies": tallies(items, members, reliability),
             "signals": wrong_signals(options.dir, judge, problems),
         }
