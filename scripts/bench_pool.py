@@ -156,7 +156,7 @@ def copy_problem(
     curves.append(curve(f"mix of {len(base)} families", alone, base, SIZES, 1))
     if len(members) > len(base):
         curves.append(curve("mix with specialists", items, [member.name for member in members], SIZES, 1))
-    print("\\nThe copy problem: accuracy of a plurality / coverage / effective votes, by number of agents")
+    print("\nThe copy problem: accuracy of a plurality / coverage / effective votes, by number of agents")
     for one in curves:
         cells = [
             f"{n}: {mean(one.accuracy[n]):.3f}/{mean(one.coverage[n]):.3f}/{one.n_eff[n]:.1f}" for n in one.accuracy
@@ -234,7 +234,7 @@ def tallies(items: Sequence[Item], members: Sequence[Member], reliability: Relia
     out: dict[str, object] = {}
     for k in (1, 4):
         ballots = {i: [p for m in seats for p in item.samples[m.name][:k]] for i, item in enumerate(items)}
-        print(f"\\nTallies of {len(seats)} members, {k} samples each, {len(items)} tasks: accuracy, Brier, calibration")
+        print(f"\nTallies of {len(seats)} members, {k} samples each, {len(items)} tasks: accuracy, Brier, calibration")
         base = [float(item.correct(rules["plurality"](item, ballots[i]).answer)) for i, item in enumerate(items)]
         for name, rule in rules.items():
             verdicts = [rule(item, ballots[i]) for i, item in enumerate(items)]
@@ -290,7 +290,7 @@ def wrong_signals(directory: Path, judge: Judge, problems: Mapping[str, Problem]
         traces = list(read_traces(directory / "traces" / "test" / f"{rival}.parquet"))
         answered = {(t.task.id, t.verdict.answer) for t in traces if t.verdict.answer is not None}
         right = {(i, a): judge.judge(problems[i], a).correct for i, a in answered}
-        print(f"\\nSignals of a wrong verdict, {rival}: AUROC [95%]")
+        print(f"\nSignals of a wrong verdict, {rival}: AUROC [95%]")
         rows = {}
         for found in separation(traces, right):
             area = f"{found.auroc:.2f} [{found.low:.2f}, {found.high:.2f}]"
