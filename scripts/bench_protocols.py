@@ -276,19 +276,23 @@ async def choose_on_dev(bench: Bench, seed: int) -> Chosen:
                 )
             )  # fmt: skip
         choices[rival] = max(tried, key=lambda choice: choice.dev_accuracy)
+    # One pool serves all that only draw, and escalate, which builds on it: the cell that is best for any of them.
+    best = max((choices[rival] for rival in POOLED), key=lambda choice: choice.dev_accuracy)
     for rival in POOLED:
         # More samples than on DEV, within what a council writes: every rival is at its best there.
-        choices[rival] = choices[rival].model_copy(update={"samples": POOL})
+        settings = {"demonstrations": best.demonstrations, "temperature": best.temperature, "samples": POOL}
+        choices[rival] = choices[rival].model_copy(update=settings)
     return Chosen(families, choices, measured)
 
 
 async def test(
-    bench: Bench, chosen: Chosen, seed: int, items: int
+    bench: Bench, chosen: Chosen, seed: int, items: int, talk_items: int
 ) -> dict[str, tuple[tuple[Problem, ...], list[Deliberation]]]:
     """Every rival as chosen, on fresh AUDIT items."""
     results = {}
     for rival, choice in chosen.choices.items():
-        problems = drawn(bench.config, Split.AUDIT, seed, choice.demonstrations, items, chosen.families)
+        most = items if rival in (*POOLED, "escalate") else talk_items
+        problems = drawn(bench.config, Split.AUDIT, seed, choice.demonstrations, most, chosen.families)
         make = partial(RIVALS[rival], k=choice.samples)
         job = Job(reliability=chosen.measured[choice.cell])
         results[rival] = (problems, await bench.hold(f"test/{slug(rival)}", problems, make, choice.cell, job))
@@ -326,8 +330,12 @@ def report(
         items = [problem for problem in problems if problem.task.type == family]
         constant[family] = best_constant(items, bench.judge)
     rows = []
-    print(f"\n{'':18}{'':>9} " + " ".join(f"{family[:16]:>16}" for family in families) + "   tokens out/in  flips")
-    print(f"{'best constant':18}{sum(v for _, v in constant.values()) / len(families):>9.3f} "
+    print(
+        f"\n{'':18}{'n':>4}{'all':>8} "
+        + " ".join(f"{family[:16]:>16}" for family in families)
+        + "   tokens out/in  flips"
+    )
+    print(f"{'best constant':18}{'':4}{sum(v for _, v in constant.values()) / len(families):>8.3f} "
           + " ".join(f"{constant[family][1]:>16.3f}" for family in families))  # fmt: skip
     for rival, (own, held) in results.items():
         share = {f: _mean([right[rival][p.task.id] for p in own if p.task.type == f]) for f in families}
@@ -336,6 +344,7 @@ def report(
         interval = wilson(hits, n)
         both, gained, lost, neither = _paired(right["escalate"], right[rival])
         gap = paired_difference(both, gained, lost, neither)
+        change = (gained - lost) / (both + gained + lost + neither)
         judged = bench.right(own, held)
         firsts = {t.task.id: judged.get((t.task.id, t.first_verdict.answer or ""), False) for t in held}
         fixed = sum(right[rival][i] and not firsts[i] for i in firsts)
@@ -344,18 +353,19 @@ def report(
         rows.append({
             "rival": rival, "accuracy": hits / n, "low": interval.low, "high": interval.high, "n": n,
             "by_family": share, "output_tokens": output_tokens(held), "prompt_tokens": prompt_tokens(held),
-            "escalate_minus": (gained - lost) / n, "escalate_minus_low": gap.low, "escalate_minus_high": gap.high,
+            "escalate_minus": change, "escalate_minus_low": gap.low, "escalate_minus_high": gap.high,
             "wrong_to_right": fixed, "right_to_wrong": broken, "choice": choice.model_dump(),
             "talk": summarise_talk(held).model_dump(),
         })  # fmt: skip
         print(
-            f"{rival:18}{hits / n:>9.3f} " + " ".join(f"{share[f]:>16.3f}" for f in families)
+            f"{rival:18}{n:>4}{hits / n:>8.3f} " + " ".join(f"{share[f]:>16.3f}" for f in families)
             + f"   {output_tokens(held):6.0f}/{prompt_tokens(held):<6.0f}  +{fixed} -{broken}   "
-            + f"escalate {100 * (gained - lost) / n:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]   "
+            + f"escalate {100 * change:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]   "
             + f"{choice.cell.slug}, k={choice.samples}"
         )  # fmt: skip
-    best = max(BASELINES, key=lambda rival: sum(right[rival].values()))
-    ratio = output_tokens(results["escalate"][1]) / output_tokens(results["council"][1])
+    best = max(BASELINES, key=lambda rival: _mean(list(right[rival].values())))
+    alike = [trace for trace in results["escalate"][1] if trace.task.id in right["council"]]
+    ratio = output_tokens(alike) / output_tokens(results["council"][1])
     row = next(row for row in rows if row["rival"] == best)
     print(
         f"\nbest baseline on these items: {best}; escalate minus it {100 * row['escalate_minus']:+.1f} points, "
@@ -369,7 +379,7 @@ def report(
 
 
 def _paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[int, int, int, int]:
-    pairs = [(first[i], second[i]) for i in first]
+    pairs = [(first[i], second[i]) for i in first if i in second]
     return (
         sum(a and b for a, b in pairs), sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs),
         sum(not a and not b for a, b in pairs),
@@ -417,7 +427,7 @@ async def work(options: argparse.Namespace) -> None:
                     print(choice)
                 return
             await pools(bench, chosen, options.seed, options.items)
-            results = await test(bench, chosen, options.seed, options.items)
+            results = await test(bench, chosen, options.seed, options.items, options.talk_items)
             publish_json(directory / f"protocols-{options.seed}.json", report(bench, choices, results))
             await copies(bench, chosen, options.seed, options.items)
     finally:
@@ -433,6 +443,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100, help="AUDIT items a family")
     parser.add_argument(
         "--run", type=Path, default=None, help="a run whose specialists take seats beside the base models"
+    )
+    parser.add_argument(
+        "--talk-items", type=int, default=100, help="items a family for rivals that talk: they are dear"
     )
     parser.add_argument("--out", type=Path, default=None, help="directory; default: run_dir of the configuration")
     parser.add_argument("--dev", action="store_true", help="stop after DEV: what is chosen, without a look at AUDIT")
