@@ -18,7 +18,7 @@ async def extract(caller: Caller, reader: Member, proposal: Proposal, max_tokens
     messages = extract_messages(caller.task, proposal.text, seed)
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=("\n",))
     (said,) = (await caller.complete(reader, "extract", proposal.round, messages, sampling))[:1]
-    answer = parse_answer(said.text, caller.task.answer_kind)
+    answer = None if said.finish_reason == "error" else parse_answer(said.text, caller.task.answer_kind)
     if answer is None or answer.casefold() not in proposal.text.casefold():
         return proposal
     return proposal.model_copy(update={"answer": answer})
