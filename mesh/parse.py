@@ -15,6 +15,7 @@ MAX_FREE_CHARS = 16_000
 
 # Every repetition below is bounded or anchored: 200,000 characters of anything are read in linear time.
 _MARKER = re.compile(r"\banswer(?: is)?[ \t*_]{0,4}:|\bthe (?:final |correct )?answer is\b|####", re.IGNORECASE)
+_ECHOED_FENCE = re.compile(r"^[ \t]{0,8}\[/?[0-9a-f]{5,8}\][ \t]{0,8}(?:\n|$)", re.MULTILINE)
 _NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}Question:")
 _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.])[-+−]?"
@@ -53,7 +54,11 @@ def parse_answer(text: str, kind: AnswerKind) -> str | None:
 
 
 def own_words(text: str) -> str:
-    """`text` up to where a base model goes on to make up the next "Question:" by itself."""
+    """`text` up to where a base model goes on to make up the next "Question:" by itself, without echoed fences.
+
+    Small models repeat the mark of a fence, right or garbled; it is nobody's words and no answer.
+    """
+    text = _ECHOED_FENCE.sub("", text)
     invented = _NEXT_QUESTION.search(text)
     return text[: invented.start()] if invented and text[: invented.start()].strip() else text
 

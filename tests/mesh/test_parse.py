@@ -181,14 +181,25 @@ def test_half_a_character_does_not_get_through() -> None:
 @pytest.mark.parametrize("kind", ["number", "text", "math", "free"])
 def test_two_hundred_thousand_characters_are_read_quickly(piece: str, kind: str) -> None:
     text = piece * (200_000 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     for candidate in (text, text + "\nAnswer: 7", "1" + text + "x"):
         answer = parse_answer(candidate, kind)
         if answer is not None:
             canonical(answer, kind)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 5.0  # quadratic work would take minutes
 
 
 def test_an_invented_next_question_is_not_the_members_own() -> None:
     assert own_words("7\n Question: 1+1\nAnswer: 2") == "7"
     assert own_words("\nQuestion: 1+1") == "\nQuestion: 1+1"
+
+
+@pytest.mark.parametrize("echo", ["[1030b97]", "[40a23f]\n", "[/40a23f]", "[40a23f]\n[/40a23f]"])
+def test_an_echoed_fence_is_no_answer(echo: str) -> None:
+    assert parse_answer(echo, "text") is None
+    assert parse_answer(f"{echo}\nColm", "text") == "Colm"
+
+
+@pytest.mark.parametrize("answer", ["[12, 34]", "['32']", "[1]", "[ab cd]"])
+def test_a_list_is_no_fence(answer: str) -> None:
+    assert parse_answer(answer, "text") == answer
