@@ -316,7 +316,8 @@ def main() -> None:
     problems = {problem.task.id: problem for problem in drawn}
     with Judge() as judge:
         items = items_of(options.dir / "traces" / "test" / f"pool-{cell.slug}.parquet", judge, problems)
-        alone = items_of(options.dir / "traces" / "test" / f"copies-{cell.slug}.parquet", judge, problems)
+        more = options.dir / "traces" / "test" / f"copies-{cell.slug}.parquet"
+        alone = items_of(more, judge, problems) if more.exists() else items
         members = items[0].trace.members
         data = {
             "copies": copy_problem(items, alone, members, options.plot),
