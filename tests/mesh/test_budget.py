@@ -122,7 +122,7 @@ def test_a_member_that_hangs_costs_all_that_it_might_have_written() -> None:
     async def hang(member: Member) -> None:
         await asyncio.sleep(60 if member.name == "bo" else 0)
 
-    config = COUNCIL.model_copy(update={"call_timeout_s": 0.03, "budget": Budget(output_tokens=40)})
+    config = COUNCIL.model_copy(update={"call_timeout_s": 0.25, "budget": Budget(output_tokens=40)})
     trace = hold(TASK, MEMBERS, quarrelling(before=hang), config)
     assert trace.usage.output_tokens == 20 + len(trace.votes)
     assert undone(trace) == ["critique", "critique", "revise", "revise"]
@@ -132,11 +132,11 @@ def test_seconds_cut_off_the_call_that_is_under_way_and_leave_the_rest_undone() 
     async def slow(member: Member) -> None:
         await asyncio.sleep(60 if member.name == "cy" else 0)
 
-    config = COUNCIL.model_copy(update={"budget": Budget(seconds=0.05)})
+    config = COUNCIL.model_copy(update={"budget": Budget(seconds=0.25)})
     trace = hold(TASK, MEMBERS, quarrelling(before=slow), config)
     first = trace.failures[0]
     assert (first.member, first.kind) == ("cy", "TimeoutError")
-    assert 0.0 < float(first.message.removeprefix("no answer within ").removesuffix(" s")) <= 0.05
+    assert 0.0 < float(first.message.removeprefix("no answer within ").removesuffix(" s")) <= 0.25
     assert {f.message for f in trace.failures[1:]} == {"no seconds left"}
     assert (trace.verdict.answer, len(trace.round_of(0)), trace.votes) == ("0", 2, ())
 
@@ -365,13 +365,23 @@ def test_no_call_is_charged_more_than_it_took_and_alone_it_is_charged_all(calls:
             assert share == pytest.approx(length)
 
 
-def test_calls_of_all_deliberations_of_a_job_share_the_second() -> None:
-    async def a_moment(member: Member) -> None:
-        await asyncio.sleep(0.02)
+@pytest.mark.parametrize("count", [1, 8])
+def test_calls_of_all_deliberations_of_a_job_share_the_second(count: int) -> None:
+    now = Now()
 
-    config = VoteConfig(sampling=SHORT)
-    alone = many(1, config, Budget(), quarrelling(before=a_moment))
-    crowd = many(8, config, Budget(), quarrelling(before=a_moment))
-    each = [trace.usage.engine_seconds for trace in crowd]
-    assert sum(each) < 4 * alone[0].usage.engine_seconds
-    assert sum(trace.usage.seconds for trace in crowd) >= 8 * 3 * 0.02
+    async def story() -> list[Deliberation]:
+        all_are_asked = asyncio.Event()
+
+        async def a_second(member: Member) -> None:
+            if engine.running == count * len(MEMBERS):
+                now.value += 1.0
+                all_are_asked.set()
+            await all_are_asked.wait()
+
+        job, engine, config = Job(), quarrelling(before=a_second), VoteConfig(sampling=SHORT)
+        job.clock = EngineClock(now)
+        tasks = [TASK.model_copy(update={"id": f"t{n}"}) for n in range(count)]
+        return await asyncio.gather(*(deliberate(t, MEMBERS, engine, config, seed=1, job=job) for t in tasks))
+
+    charged = [exchange.usage.engine_seconds for trace in asyncio.run(story()) for exchange in trace.exchanges]
+    assert charged == pytest.approx([1.0 / count] * (count * len(MEMBERS)))

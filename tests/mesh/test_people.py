@@ -160,7 +160,7 @@ def test_time_waited_for_a_person_does_not_count_and_what_was_left_undone_stays_
     async def slow(member: Member) -> None:
         await asyncio.sleep(60 if member.name == "cy" else 0)
 
-    config = CouncilConfig(oversight=OversightConfig(on_budget=True), budget=Budget(seconds=0.05), critique=False)
+    config = CouncilConfig(oversight=OversightConfig(on_budget=True), budget=Budget(seconds=0.25), critique=False)
     desk = ReviewDesk(tmp_path)
     waiting = asked(desk, config, Double(saying(bo="8"), before=slow))
     assert [q.reason for q in waiting.questions] == ["budget: 4 calls were left undone (revise, vote)"]

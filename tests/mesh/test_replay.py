@@ -89,7 +89,7 @@ def test_time_that_ran_out_once_is_not_found_again() -> None:
     async def slow(member: Member) -> None:
         await asyncio.sleep(60 if member.name == "cy" else 0)
 
-    config = COUNCIL.model_copy(update={"budget": Budget(seconds=0.05)})
+    config = COUNCIL.model_copy(update={"budget": Budget(seconds=0.25)})
     trace = hold(TASK, MEMBERS, quarrelling(before=slow), config)
     assert any(failure.message == "no seconds left" for failure in trace.failures)
     assert in_full(replayed(config, trace)) == in_full(trace)
@@ -133,10 +133,10 @@ def test_a_probe_that_hangs_is_cut_off_like_any_call() -> None:
             return await super().count_tokens(member, messages)
 
     engine = Hanging(quarrelling().say, windows={"e2": 300}, length=len)
-    trace = hold(TASK, MEMBERS, engine, COUNCIL.model_copy(update={"call_timeout_s": 0.05}))
+    trace = hold(TASK, MEMBERS, engine, COUNCIL.model_copy(update={"call_timeout_s": 0.25}))
     assert [(f.member, f.phase, f.kind, f.message) for f in trace.failures] == [
-        ("bo", "propose", "TimeoutError", "no answer within 0.05 s"),
-        ("cy", "revise", "TimeoutError", "no answer within 0.05 s"),
+        ("bo", "propose", "TimeoutError", "no answer within 0.25 s"),
+        ("cy", "revise", "TimeoutError", "no answer within 0.25 s"),
     ]
     assert trace.verdict.answer == "0"
 
