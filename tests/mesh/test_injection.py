@@ -149,6 +149,8 @@ def _assert_fences_hold(messages: tuple[Message, ...]) -> None:
             assert not parts[place + 1].trusted
             assert parts[place + 2].text == f"\n[/{mark}]\n"
             assert not any(mark in part.text for part in parts if not part.trusted)
+        inside = {place + 1 for place, _ in opened}
+        assert all(n in inside for n, part in enumerate(parts) if not part.trusted and "\n" in part.text)
         num_closed = sum(part.trusted and part.text.startswith("\n[/") for part in parts)
         assert num_closed == len(opened)
 
