@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,10 +19,13 @@ from evolve.config import ConfigError, RunConfig, dump_config, load_config
 from evolve.journal import JournalError
 from evolve.problem_types import ProblemsError
 from memory.ledger import AlreadyLocked, LedgerError, publish_json, read_json
+from mesh.config import ProtocolConfig
 from mesh.engine import EngineError
 from mesh.equivalence import AnswerKind
 from mesh.inert import describe_talk
+from mesh.job import Job
 from mesh.reliability import Reliability
+from mesh.text import well_formed
 from mesh.types import Deliberation, Member
 from serving.config import prices
 from serving.fleet import Fleet
@@ -110,8 +113,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     """`evomesh deliberate`."""
     from evolve.protocols import chosen_protocol
     from memory.types import content_hash
-    from mesh.deliberate import check_seats, deliberate
-    from mesh.job import Job
+    from mesh.deliberate import deliberate
     from mesh.reviews import ReviewDesk
     from mesh.transcript import transcript
     from mesh.types import Task
@@ -120,6 +122,9 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     protocol, kinds = chosen_protocol(config, how.protocol), get_args(AnswerKind)
     if kind[1] not in kinds:
         raise ConfigError(f"--answer: expected one of {', '.join(kinds)}, got {kind[1]!r}")
+    if not question.strip():
+        raise ConfigError("expected a question, got nothing to answer; put it in quotes after the command")
+    question = well_formed(question)
     answer_kind: AnswerKind = next(one for one in kinds if one == kind[1])
     task = Task(id=content_hash(question)[:16], question=question, type=kind[0], answer_kind=answer_kind)
     reviews = config.run_dir / "reviews"
@@ -128,7 +133,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
 
     async def work() -> Deliberation:
         async with _serving(config, how.run, quiet=as_json) as (fleet, members):
-            check_seats(members, protocol, job)
+            _check(members, protocol, job)
             earlier = Deliberation.model_validate(read_json(paused)) if paused.exists() else None
             try:
                 return await deliberate(task, members, fleet, protocol, seed=seed, job=job, earlier=earlier)
@@ -152,6 +157,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
 def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
     """`evomesh batch`."""
     from evolve.protocols import chosen_protocol
+    from mesh.reviews import ReviewDesk
     from serving.batch import BatchProgress, BatchSummary, run_batch
 
     config = load_config(how.config)
@@ -163,6 +169,7 @@ def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
 
     async def work() -> BatchSummary:
         async with _serving(config, how.run, quiet=as_json) as (fleet, members):
+            _check(members, protocol, Job(prices=prices(config.serving), desk=ReviewDesk(out)))
             return await run_batch(
                 tasks, out, members, fleet, protocol,
                 seed=config.seed, concurrency=config.concurrency, reliability=measured,
@@ -181,6 +188,15 @@ def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
         highlight=False,
         markup=False,
     )
+    if summary.num_cut:
+        OUT.print(
+            f"The budget ended before {summary.num_cut} tasks were done with: what was left out is in their traces.",
+            highlight=False, markup=False,
+        )  # fmt: skip
+    if summary.cost:
+        OUT.print(f"Cost: {summary.cost:.4f}, by the engines' prices per hour.", highlight=False, markup=False)
+    if summary.ignored_keys:
+        OUT.print(f"Keys that were not used: {', '.join(summary.ignored_keys)}.", highlight=False, markup=False)
     for line in describe_talk(summary.talk):
         OUT.print(line, highlight=False, markup=False)
     if summary.num_waiting:
@@ -214,6 +230,14 @@ def reliability_command(directory: Path, out: Path | None, *, as_json: bool) -> 
         OUT.print(
             f"{first} and {second}: correlation of errors {measured.correlation(first, second):.2f}, same wrong answer "
             f"{'not measured' if share is None else f'{share:.2f} of the times both are wrong'}",
+            highlight=False,
+            markup=False,
+        )
+    for count in measured.talks:
+        pays = {True: "pays", False: "does not pay", None: "too few to tell"}[measured.talk_pays(count.task_type)]
+        OUT.print(
+            f"talking about {count.task_type}: {count.num_wrong_to_right} verdicts turned right, "
+            f"{count.num_right_to_wrong} wrong, of {count.num_judged}: {pays}",
             highlight=False,
             markup=False,
         )
@@ -320,6 +344,16 @@ def print_json(value: BaseModel | object) -> None:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _check(members: Sequence[Member], protocol: ProtocolConfig, job: Job) -> None:
+    """Raises ConfigError where these members cannot hold this protocol; before anything is spent."""
+    from mesh.deliberate import check_seats
+
+    try:
+        check_seats(members, protocol, job)
+    except ValueError as error:
+        raise ConfigError(f"protocol: {error}") from error
 
 
 @asynccontextmanager

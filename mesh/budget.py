@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from memory.types import Record
-from mesh.types import Usage
+from mesh.types import Deliberation, Usage
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -138,6 +138,16 @@ class Purse:
         if self.budget.cost is not None and self.cost >= self.budget.cost:
             return f"{self.cost:.4f} of {self.budget.cost:g} money spent"
         return "" if self.parent is None else self.parent._money_shortage()
+
+
+def cost_of(deliberation: Deliberation, prices: Mapping[str, float]) -> float:
+    """Money that a finished deliberation took, its parts included, by price per engine-hour."""
+    total = 0.0
+    for _, part in deliberation.walk():
+        engine_of = {member.name: member.engine for member in part.members}
+        for exchange in part.exchanges:
+            total += exchange.usage.engine_seconds * prices.get(engine_of.get(exchange.member, ""), 0.0)
+    return total / SECONDS_PER_HOUR
 
 
 def _left(limit: int | None, spent: int) -> int | None:

@@ -119,6 +119,7 @@ def _decided(verdict: Verdict, choices: Sequence[str], reply: PersonAnswer, equa
             "method": f"{word} by a person ({reply.by})",
             "confidence": 1.0,
             "calibrated": False,
+            "tied": False,
             "diagnosis": found and found.model_copy(update={"clusters": _first(answer, found.clusters, equality)}),
         }
     )

@@ -143,5 +143,8 @@ def check_seats(members: Sequence[Member], config: ProtocolConfig, job: Job) -> 
     for part in parts_of(config):
         if isinstance(part, HierarchicalConfig) and (fixed := list(members_named(part.worker))):
             raise ValueError(f"expected no name in `worker`, got {fixed[0]!r}: parts are given to members by skill")
+    budgets = [job.purse.budget, *(part.budget for part in parts_of(config))]
+    if any(budget.cost is not None for budget in budgets) and not job.purse.prices:
+        raise ValueError("expected a price for the engines, got none: a budget of money needs their `price_per_hour`")
     if job.desk is None and any(part.oversight is not None for part in parts_of(config)):
         raise ValueError("expected a desk where a person can be asked, got none: give one, or remove `oversight`")

@@ -140,7 +140,8 @@ def _diagnosis(verdict: Verdict) -> Diagnosis:
 
 
 def _family_split(diagnosis: Diagnosis) -> str:
-    sides = (f"{' and '.join(cluster.families)} {cluster.weight:.2f}" for cluster in diagnosis.clusters)
+    held = [cluster for cluster in diagnosis.clusters if cluster.members]
+    sides = (f"{' and '.join(cluster.families)} ({len(cluster.members)})" for cluster in held)
     return f"split by family: {' against '.join(sides)}"
 
 

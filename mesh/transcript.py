@@ -31,6 +31,10 @@ def _lines(deliberation: Deliberation, room: int, path: str = "") -> Iterator[st
     for note in deliberation.recalled if not path else ():
         yield f"Recalled ({note.kind}, {note.lane}, score {note.score:.2f}){' as a warning' if note.warning else ''}:"
         yield from _quoted(note.text, room)
+    for exchange in deliberation.exchanges:
+        if exchange.phase == "plan" and exchange.completions:
+            yield f"Plan by {exchange.member}"
+            yield from _quoted(exchange.completions[0].text, room)
     for child in deliberation.children:
         below = f"{path}/{child.step}" if path else child.step
         yield from (f"  {line}" for line in _lines(child, room, below))

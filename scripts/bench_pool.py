@@ -65,6 +65,14 @@ def items_of(path: Path, judge: Judge, problems: Mapping[str, Problem]) -> list[
     return items
 
 
+def whole(items: Sequence[Item]) -> list[Item]:
+    """The items for which every member gave as many samples as any; the others met a timeout, and are counted."""
+    most = max(len(own) for item in items for own in item.samples.values())
+    kept = [item for item in items if all(len(item.samples.get(m.name, ())) == most for m in item.trace.members)]
+    print(f"{len(kept)} of {len(items)} tasks have {most} samples of each of {len(items[0].trace.members)} members")
+    return kept
+
+
 @dataclass(frozen=True)
 class Curve:
     """One kind of group, over the number of its agents; per task values, so that groups can be paired."""
@@ -210,7 +218,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         panel.set_xticks(SIZES, [str(n) for n in SIZES])
         panel.minorticks_off()
         panel.grid(alpha=0.25)
-    panels[0].legend(fontsize=8)
+    panels[2].legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
@@ -315,9 +323,9 @@ def main() -> None:
     drawn = draw_problems(config.problems, options.seed, split_seeds={Split.AUDIT: options.seed}).of(Split.AUDIT)
     problems = {problem.task.id: problem for problem in drawn}
     with Judge() as judge:
-        items = items_of(options.dir / "traces" / "test" / f"pool-{cell.slug}.parquet", judge, problems)
+        items = whole(items_of(options.dir / "traces" / "test" / "vote.parquet", judge, problems))
         more = options.dir / "traces" / "test" / f"copies-{cell.slug}.parquet"
-        alone = items_of(more, judge, problems) if more.exists() else items
+        alone = whole(items_of(more, judge, problems)) if more.exists() else items
         members = items[0].trace.members
         data = {
             "copies": copy_problem(items, alone, members, options.plot),

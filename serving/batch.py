@@ -15,7 +15,7 @@ from pydantic import Field
 
 from memory.ledger import LOCK_NAME, Ledger, exclusive_lock, publish_bytes
 from memory.types import Record, content_hash
-from mesh.budget import Budget
+from mesh.budget import Budget, cost_of
 from mesh.config import ProtocolConfig
 from mesh.deliberate import check_seats, deliberate
 from mesh.engine import Engine, EngineError
@@ -53,6 +53,7 @@ class BatchSummary(Record):
     num_tasks: int
     num_answered: int = Field(description="tasks with an answer; the others are in the answers file with null")
     num_waiting: int = Field(default=0, description="tasks that wait for a person; the same command goes on with them")
+    num_cut: int = Field(default=0, description="tasks in which a budget left something undone")
     num_malformed: int = Field(description="lines that gave no task, listed in errors.jsonl")
     num_resumed: int = Field(
         description="tasks that an earlier start had finished; all of them: nothing was left to do"
@@ -162,7 +163,7 @@ class _Batch:
         """Publish answers and traces, and write into the journal that they are complete."""
         answers: list[dict[str, object]] = []
         usages: list[Usage] = []
-        talk = TalkSummary()
+        talk, cost = TalkSummary(), 0.0
 
         def noted() -> Iterator[Deliberation]:
             for index in range(len(self.tasks)):
@@ -171,7 +172,8 @@ class _Batch:
                     raise BatchError(f"{self._part_path(index)} was removed or changed meanwhile; run the batch again")
                 answers.append(_answer(deliberation))
                 usages.append(deliberation.usage)
-                nonlocal talk
+                nonlocal talk, cost
+                cost += cost_of(deliberation, self.job.purse.prices)
                 talk = talk + summarise_talk(part for _, part in deliberation.walk())
                 yield deliberation
 
@@ -181,13 +183,14 @@ class _Batch:
             num_tasks=len(self.tasks),
             num_answered=sum(answer["answer"] is not None for answer in answers),
             num_waiting=sum(bool(answer["waiting"]) for answer in answers),
+            num_cut=sum(bool(answer["cut"]) for answer in answers),
             num_malformed=len(file.malformed),
             num_resumed=self.num_resumed,
             usage=Usage.total(usages),
             seconds=time.perf_counter() - started,
             ignored_keys=file.ignored_keys,
             talk=talk,
-            cost=self.job.purse.cost,
+            cost=cost,
         )
         if summary.num_waiting:
             return summary
@@ -314,13 +317,16 @@ def _finished(ledger: Ledger, out_dir: Path) -> BatchSummary | None:
 
 def _answer(deliberation: Deliberation) -> dict[str, object]:
     verdict = deliberation.verdict
+    is_cut = any(failure.kind == OUT_OF_BUDGET for _, part in deliberation.walk() for failure in part.failures)
     return {
         "id": deliberation.task.id,
         "answer": verdict.answer,
         "confidence": verdict.confidence,
         "calibrated": verdict.calibrated,
         "waiting": deliberation.is_waiting,
-        "needs_review": deliberation.is_waiting or verdict.answer is None,
+        "cut": is_cut,
+        "needs_review": deliberation.is_waiting or verdict.answer is None or is_cut,
+        "method": verdict.method,
         "support": [list(pair) for pair in verdict.support],
         "tokens": deliberation.usage.output_tokens,
     }

@@ -45,7 +45,7 @@ async def hierarchical(table: Table, config: HierarchicalConfig) -> Verdict:
     subtasks = await _plan(table, config, planner) or [table.task.question]
     found = []
     for number, text in enumerate(subtasks, start=1):
-        workers = delegate(table.members, planner, table.task.type, number - 1, table.job.reliability)
+        workers = delegate(table.seats("deep"), planner, table.task.type, number - 1, table.job.reliability)
         part = await table.hold(
             f"part-{number}", config.worker, subtask(table.task, number, text), workers[: config.workers_per_subtask]
         )

@@ -63,6 +63,8 @@ async def review(table: Table, config: ReviewConfig) -> Verdict:
     best = max(drafts, key=lambda draft: (draft.part.verdict.answer is not None, draft.approval))
     word = "accepted" if best.is_accepted(config.accept_from) else "favoured most, not accepted,"
     method = f"draft {drafts.index(best) + 1} of {len(drafts)} {word} by review ({best.approval:.2f})"
+    if not config.reviewers and not independent(table.present, best.part):
+        method = f"{method}; no reviewer was of another family than the authors"
     return best.part.verdict.model_copy(update={"method": method})
 
 
@@ -87,6 +89,12 @@ async def _reviewed(table: Table, config: ReviewConfig, number: int, part: Delib
     against = [member for member in seats if said.get(member.name, 1.0) < config.accept_from]
     objections = await _objections(table, config, number, part, against) if approval < config.accept_from else ()
     return _Draft(part, approval, objections)
+
+
+def independent(present: Sequence[Member], part: Deliberation) -> bool:
+    """Whether somebody present is of another family than those who hold the draft's answer."""
+    clusters = part.verdict.diagnosis.clusters if part.verdict.diagnosis else ()
+    return any(member.family not in clusters[0].families for member in present) if clusters else True
 
 
 def reviewers(present: Sequence[Member], named: Sequence[str], part: Deliberation) -> list[Member]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mesh.equivalence import same_answer
 from mesh.limits import Limits
 from mesh.peers import excerpt
 from mesh.protocols.single import chosen_member
@@ -55,7 +56,16 @@ async def _last_word(table: Table, number: int, aggregator: Member, max_chars: i
     final = [p for p in table.proposals if p.round == number and p.answer is not None]
     if not final:
         return before.model_copy(update={"method": f"{before.method} (no readable synthesis)"})
-    return table.decide(final).model_copy(update={"method": f"synthesis by {aggregator.name}"})
+    chosen = table.decide(final)
+    read = [own for own in table.proposals if own.round == number - 1]
+    agreeing = sum(same_answer(own.answer, chosen.answer, table.equality) for own in read)
+    return chosen.model_copy(
+        update={
+            "method": f"synthesis by {aggregator.name} of {len(read)} texts, {agreeing} of which say the same",
+            "confidence": agreeing / len(read) if read else 0.0,
+            "calibrated": False,
+        }
+    )
 
 
 async def _write(table: Table, number: int, seats: list[Member], max_chars: int) -> None:

@@ -70,7 +70,10 @@ async def rank(table: Table, config: RankConfig) -> Verdict:
     if not said:
         return plural.model_copy(update={"method": f"{plural.method} (no judge of another family was heard)"})
     scores = mean_scores([candidate.key for candidate in candidates], list(said.values()))
-    return _verdict(table, plural, candidates, scores, f"{method} ranking by {len(said)} judges of other families")
+    word = f"{method} ranking by {len(said)} judges of other families"
+    if method != config.method:
+        word = f"{word} (no judge has two foreign answers to compare, so not {config.method})"
+    return _verdict(table, plural, candidates, scores, word)
 
 
 def mean_scores(keys: Sequence[str], judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
