@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.budget import Budget
-from mesh.config import ProtocolConfig, VoteConfig
+from mesh.config import ProtocolConfig, SequentialConfig, VoteConfig
 from mesh.deliberate import deliberate
 from mesh.engine import EngineError
 from mesh.job import Job
+from mesh.oversight import OversightConfig
+from mesh.patterns.step import Step
 from mesh.replay import Replay
 from mesh.types import Completion, Deliberation, Member, Message, Profile, Sampling, Score
-from tests.mesh.doubles import Double, hold
+from tests.mesh.doubles import Desk, Double, hold
 from tests.mesh.test_budget import CONFIGS, COUNCIL, MEMBERS, SHORT, TASK, name_of, quarrelling
 
 
@@ -107,6 +109,19 @@ def test_what_was_paid_before_is_charged_to_the_deliberation_and_not_to_the_job(
 
     job = asyncio.run(again())
     assert (job.purse.spent.output_tokens, job.purse.cost, job.purse.reserved_calls) == (0, 0.0, 0)
+
+
+def test_what_a_timeout_may_have_cost_is_still_gone_from_the_patterns_budget_after_a_pause() -> None:
+    async def hang(member: Member) -> None:
+        await asyncio.sleep(60 if member.name == "cy" else 0)
+
+    first = VoteConfig(sampling=SHORT, call_timeout_s=0.25, oversight=OversightConfig(always=True))
+    steps = (Step(name="one", protocol=first), Step(name="two", protocol=VoteConfig(sampling=SHORT)))
+    config = SequentialConfig(steps=steps, budget=Budget(output_tokens=50))
+    waiting = hold(TASK, MEMBERS, quarrelling(before=hang), config, desk=Desk())
+    done = hold(TASK, MEMBERS, quarrelling(), config, desk=Desk(lambda question: 0), earlier=waiting)
+    assert [len(child.proposals) for child in done.children] == [2, 2]
+    assert done.usage.output_tokens == 40
 
 
 def test_a_member_whose_engine_could_not_be_probed_is_not_asked_by_a_replay_either() -> None:

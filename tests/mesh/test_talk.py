@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.account import MAX_STEPS, NONE, account_messages
-from mesh.config import CouncilConfig
+from mesh.config import CouncilConfig, VoteConfig
 from mesh.engine import EngineError
 from mesh.parse import parse_answer
 from mesh.peers import steps_of
@@ -281,6 +281,30 @@ def test_no_step_can_add_a_letter_to_the_choice(text: str, seed: int) -> None:
     assert letters == [f"{letter}. " for letter in "ABCDEFGHI"[: len(dealt)]]
     assert [part.text for part in message.parts if part.text == NONE and part.trusted] == [NONE]
     assert all("\n" not in part.text for part in message.parts[1:-6] if not part.trusted)
+
+
+# The second pass
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [("7", "7"), ("Answer: 8", None), ("no idea", None), (Completion(text="7", finish_reason="error"), None)],
+)
+def test_a_second_pass_reads_only_what_stands_in_the_text(said: Any, read: str | None) -> None:
+    say = saying(ana="Hard to say.\nPerhaps 7", bo="5")
+    say["ana"]["extract"] = said
+    engine = Double(say)
+    trace = hold(TASK, MEMBERS[:2], engine, VoteConfig(extract_max_tokens=4))
+    assert [p.answer for p in trace.proposals] == [read, "5"]
+    assert engine.phases("ana") == ["propose", "extract"]
+    (prompt,) = engine.asked("extract")
+    assert untrusted(prompt) == [TASK.question, "Hard to say.\nPerhaps 7"]
+
+
+def test_without_a_second_pass_such_a_text_is_an_abstention() -> None:
+    engine = Double(saying(ana="Hard to say.\nPerhaps 7", bo="5"))
+    trace = hold(TASK, MEMBERS[:2], engine, VoteConfig())
+    assert [p.answer for p in trace.proposals] == [None, "5"]
 
 
 # Tiers and personas
