@@ -160,6 +160,8 @@ def test_a_task_holds_nothing_of_the_answer() -> None:
         "answer_kind",
         "instruction",
         "demonstrations",
+        "context",
+        "tags",
     }
     assert (problem.task.instruction, problem.max_tokens) == ("Say the number only.", 7)
     assert "reference" not in repr(problem)

@@ -97,7 +97,7 @@ def test_calibrated_confidence_is_not_called_uncalibrated() -> None:
 
 def test_split_by_family_names_the_sides() -> None:
     config = OversightConfig(on_family_split=True)
-    assert asked(config, decided()) == "split by family: fox and ant 0.67 against owl 0.33"
+    assert asked(config, decided()) == "split by family: fox and ant (2) against owl (1)"
     assert asked(config, decided(diagnosis=diagnosed("mixed"))) is None
 
 

@@ -127,7 +127,7 @@ def test_a_split_between_joined_branches_can_be_shown_to_a_person() -> None:
     desk = Desk(lambda question: "9")
     config = ParallelConfig(branches=branches("ana", "bo"), oversight=OversightConfig(on_family_split=True))
     trace, _ = held(config, saying(bo="8"), desk=desk)
-    assert [question.reason for question in desk.asked] == ["split by family: fox 0.50 against owl 0.50"]
+    assert [question.reason for question in desk.asked] == ["split by family: fox (1) against owl (1)"]
     assert trace.verdict.answer == "9"
 
 
@@ -325,7 +325,10 @@ def test_a_draft_that_nobody_could_review_is_better_than_none() -> None:
     say = drafting(draft=lambda messages: next(drafts), approve=EngineError("dead"))
     trace, _ = held(ReviewConfig(produce=alone("ana")), say)
     assert trace.verdict.answer == "7"
-    assert trace.verdict.method == "draft 2 of 2 favoured most, not accepted, by review (0.00)"
+    assert (
+        trace.verdict.method
+        == "draft 2 of 2 favoured most, not accepted, by review (0.00); no reviewer was of another family than the authors"
+    )
 
 
 def test_reviewers_are_those_named_else_other_families_than_the_authors_else_everybody() -> None:

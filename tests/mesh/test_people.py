@@ -66,7 +66,7 @@ CASES: list[tuple[OversightConfig, Mapping[str, Any], str]] = [
     (
         OversightConfig(on_family_split=True),
         {"bo": "8", "cy": "no idea"},
-        "split by family: fox 0.50 against owl 0.50",
+        "split by family: fox (1) against owl (1)",
     ),
     (OversightConfig(on_tie=True), {"bo": "8", "cy": "no idea"}, "a tie: 2 answers with 1 each"),
     (

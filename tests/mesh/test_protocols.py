@@ -392,7 +392,7 @@ def test_a_mixture_is_layers_of_all_and_the_last_word_of_one() -> None:
     trace, engine = held(MixtureConfig(layers=2, aggregator="cy"), say)
     by_layer = [untrusted(seen)[:-1] for seen in engine.asked("synthesise")]
     assert by_layer == [[f"at first {n}" for n in range(4)]] * 4 + [[f"later {n}" for n in range(4)]]
-    assert (trace.verdict.answer, trace.verdict.method) == ("2", "synthesis by cy")
+    assert (trace.verdict.answer, trace.verdict.method) == ("2", "synthesis by cy of 4 texts, 1 of which say the same")
     assert [p.member for p in trace.round_of(2)] == ["cy"]
 
 
@@ -406,7 +406,10 @@ def test_the_measured_best_aggregates_and_an_unreadable_synthesis_leaves_the_plu
 
 def test_a_first_seat_that_failed_does_not_aggregate() -> None:
     trace, engine = held(MixtureConfig(), saying(ana=EngineError("dead")))
-    assert (engine.phases("ana"), trace.verdict.method) == (["propose"], "synthesis by bo")
+    assert (engine.phases("ana"), trace.verdict.method) == (
+        ["propose"],
+        "synthesis by bo of 3 texts, 3 of which say the same",
+    )
 
 
 def test_self_mixture_is_one_member_that_reads_itself() -> None:
@@ -416,7 +419,7 @@ def test_self_mixture_is_one_member_that_reads_itself() -> None:
     assert {name for name, *_ in engine.calls} == {"bo"}
     ((prompt,),) = engine.asked("synthesise")
     assert untrusted([prompt])[:-1] == ["7", "8", "x 9"]
-    assert (trace.verdict.answer, trace.verdict.method) == ("5", "synthesis by bo")
+    assert (trace.verdict.answer, trace.verdict.method) == ("5", "synthesis by bo of 3 texts, 0 of which say the same")
 
 
 # Council

@@ -94,7 +94,18 @@ def test_every_task_is_answered_in_the_order_of_the_file(tmp_path: Path) -> None
     summary = batch(task_file(tmp_path), tmp_path / "out")
     rows = answers(tmp_path / "out")
     assert [row["id"] for row in rows] == [f"t{n}" for n in range(NUM_TASKS)]
-    columns = ["id", "answer", "confidence", "calibrated", "waiting", "needs_review", "support", "tokens"]
+    columns = [
+        "id",
+        "answer",
+        "confidence",
+        "calibrated",
+        "waiting",
+        "cut",
+        "needs_review",
+        "method",
+        "support",
+        "tokens",
+    ]
     assert all(list(row) == columns for row in rows)
     assert not any(row["waiting"] or row["needs_review"] or row["calibrated"] for row in rows)
     assert (summary.num_tasks, summary.num_answered, summary.num_resumed) == (NUM_TASKS, NUM_TASKS, 0)
@@ -274,7 +285,9 @@ def test_task_that_no_member_can_read_is_recorded_without_an_answer(tmp_path: Pa
         "confidence": 0.0,
         "calibrated": False,
         "waiting": False,
+        "cut": False,
         "needs_review": True,
+        "method": "plurality of 0 proposals",
         "support": [],
         "tokens": 0,
     }
