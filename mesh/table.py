@@ -96,6 +96,7 @@ class Table:
         self.replies: list[PersonAnswer] = []
         self.children: list[Deliberation] = []
         self.settled: set[str] = set()
+        self._decided: tuple[tuple[list[Proposal], Equality], Verdict] | None = None
         self.same_pairs: dict[tuple[str, str], bool] = {}
 
     @property
@@ -137,6 +138,13 @@ class Table:
 
     def decide(self, proposals: Sequence[Proposal]) -> Verdict:
         """The verdict over these proposals, weighed as the configuration says."""
+        # The same ballots are counted for the first verdict, along the way and at the end.
+        asked = (list(proposals), self.equality)
+        if self._decided is None or self._decided[0] != asked:
+            self._decided = (asked, self._count(proposals))
+        return self._decided[1]
+
+    def _count(self, proposals: Sequence[Proposal]) -> Verdict:
         if self.config.tally == "plurality":
             return plurality(proposals, self.equality)
         return weighted(proposals, self.equality, self.job.reliability, self.members, self.task.type)
