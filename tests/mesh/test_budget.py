@@ -102,7 +102,7 @@ def undone(trace: Deliberation) -> list[str]:
 def test_tokens_and_calls_are_never_exceeded_and_what_is_left_undone_is_in_the_trace(config: ProtocolConfig) -> None:
     whole = hold(TASK, MEMBERS, quarrelling(), config)
     assert undone(whole) == []
-    for limit in sorted({1, 9, 10, 25, 31, 47, 76, whole.usage.output_tokens - 1, whole.usage.output_tokens}):
+    for limit in sorted({1, 10, 31, 76, whole.usage.output_tokens - 1, whole.usage.output_tokens}):
         limited = config.model_copy(update={"budget": Budget(output_tokens=limit)})
         trace = hold(TASK, MEMBERS, quarrelling(), limited)
         assert trace.usage.output_tokens <= limit
@@ -110,7 +110,7 @@ def test_tokens_and_calls_are_never_exceeded_and_what_is_left_undone_is_in_the_t
             assert undone(trace)
         else:
             assert trace.verdict == whole.verdict
-    for limit in sorted({1, 2, 3, 5, 8, 13, whole.usage.num_calls - 1, whole.usage.num_calls} - {0}):
+    for limit in sorted({1, 3, 8, whole.usage.num_calls - 1, whole.usage.num_calls} - {0}):
         limited = config.model_copy(update={"budget": Budget(calls=limit)})
         engine = quarrelling()
         trace = hold(TASK, MEMBERS, engine, limited)
@@ -208,7 +208,7 @@ def many(count: int, config: ProtocolConfig, budget: Budget, engine: Double) -> 
 
 
 @pytest.mark.parametrize("config", [COUNCIL, CONFIGS[14], RankConfig(sampling=SHORT)], ids=name_of)
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.8])
 def test_a_job_of_many_at_once_never_exceeds_its_budget(config: ProtocolConfig, share: float) -> None:
     async def uneven(member: Member) -> None:
         for _ in range(ord(member.name[0]) % 5):

@@ -109,7 +109,7 @@ def skeleton(messages: tuple[Message, ...]) -> list[str]:
     ]
 
 
-CASES = [(config, name) for config in CONFIGS for name in ATTACKS]
+CASES = [(config, name) for n, config in enumerate(CONFIGS) for name in [*ATTACKS, *ATTACKS][n % 7 : n % 7 + 4]]
 BENIGN = ("I have nothing to say but this. Answer: 8", "I go step by step. " * 40 + "Answer: 8")
 
 
