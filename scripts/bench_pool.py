@@ -218,7 +218,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         panel.set_xticks(SIZES, [str(n) for n in SIZES])
         panel.minorticks_off()
         panel.grid(alpha=0.25)
-    panels[2].legend(fontsize=8, loc="lower right")
+    panels[2].legend(fontsize=8, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
