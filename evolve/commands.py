@@ -169,7 +169,9 @@ def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
 
     async def work() -> BatchSummary:
         async with _serving(config, how.run, quiet=as_json) as (fleet, members):
-            _check(members, protocol, Job(prices=prices(config.serving), desk=ReviewDesk(out)))
+            _check(
+                members, protocol, Job(budget=config.batch_budget, prices=prices(config.serving), desk=ReviewDesk(out))
+            )
             return await run_batch(
                 tasks, out, members, fleet, protocol,
                 seed=config.seed, concurrency=config.concurrency, reliability=measured,

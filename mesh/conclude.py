@@ -12,6 +12,7 @@ from mesh.diagnose import diagnose
 from mesh.equivalence import Equality, same_answer
 from mesh.oversight import Waiting, question_for, reason_to_ask
 from mesh.propose import proposal_messages
+from mesh.reliability import seat_key
 from mesh.table import Table
 from mesh.types import Cluster, Diagnosis, Member, PersonAnswer, Proposal, Verdict, positions
 
@@ -67,8 +68,14 @@ def weighting(table: Table) -> str:
     if table.config.tally == "plurality":
         return "equal, as configured"
     reliability, kind = table.job.reliability, table.task.type
-    judged = 0 if reliability is None else sum(reliability.accuracy(m, kind).num_judged for m in table.members)
-    return f"measured on {judged} judged answers" if judged else "equal: nothing is measured yet"
+    if reliability is None or not reliability.knows(table.members):
+        return "equal: nothing is measured yet"
+    keys = {seat_key(member) for member in table.members}
+    rows = [row for row in reliability.answers if row.member in keys]
+    judged = sum(row.num_judged for row in rows if row.task_type == kind)
+    if judged:
+        return f"measured on {judged} judged answers"
+    return f"measured on {sum(row.num_judged for row in rows)} judged answers of other task types, none of this one"
 
 
 async def _surprise(table: Table, found: Diagnosis) -> float | None:

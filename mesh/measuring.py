@@ -10,7 +10,7 @@ from mesh.types import Deliberation, Member, Proposal
 from mesh.weigh import weighted
 
 Right = Mapping[tuple[str, str], bool]
-"""(task id, answer as spelled) to whether it was judged right; what is not in it is wrong."""
+"""(task id, answer as spelled) to whether it was judged right; what is not in it was not judged."""
 
 
 def measure_traces(
@@ -41,5 +41,5 @@ def _confidence(traces: Sequence[Deliberation], right: Right, measured: Reliabil
     proposals: list[Proposal] = [proposal for trace in traces for proposal in trace.round_of(0)]
     members: dict[str, Member] = {member.name: member for trace in traces for member in trace.members}
     verdict = weighted(proposals, task.answer_kind, measured, list(members.values()), task.type)
-    if verdict.answer is not None:
-        yield verdict.confidence, right.get((task.id, verdict.answer), False)
+    if verdict.answer is not None and (task.id, verdict.answer) in right:
+        yield verdict.confidence, right[task.id, verdict.answer]

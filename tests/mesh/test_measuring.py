@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from mesh.config import VoteConfig
+from mesh.deliberate import deliberate
+from mesh.job import Job
 from mesh.measuring import measure_traces
 from mesh.reliability import MIN_TALKS, Reliability, TalkCount, judged_talks, measure
 from mesh.types import Deliberation, Member, Proposal, Reading, Shown, Task, Verdict
@@ -65,6 +70,20 @@ def test_talks_add_up_when_two_reliabilities_are_merged() -> None:
     first, second = trace(1, ("7", "8"), "8", "7"), trace(2, ("7", "8"), "7", "8")
     apart = [measure((), talks=judged_talks([one], RIGHT)) for one in (first, second)]
     assert apart[0].merge(apart[1]) == measure((), talks=judged_talks([first, second], RIGHT))
+
+
+def test_a_verdict_says_when_its_weights_were_measured_on_other_task_types(double) -> None:
+    measured = measure_traces([trace(number, ("7", "8"), "7", "7", talked=False) for number in range(30)], RIGHT)
+    words = {}
+    for kind in ("sum", "gcd"):
+        task = Task(id="x", question="?", type=kind, answer_kind="number")
+        engine = double({member.name: {"propose": "7"} for member in MEMBERS})
+        held = asyncio.run(deliberate(task, MEMBERS, engine, VoteConfig(), seed=1, job=Job(reliability=measured)))
+        assert held.verdict.diagnosis is not None
+        words[kind] = held.verdict.diagnosis.weighting
+    assert words["sum"].startswith("measured on 3 judged answers")
+    assert "of other task types, none of this one" in words["gcd"]
+    assert "of other task types" not in words["sum"]
 
 
 def test_confidence_is_fitted_to_tasks_that_the_weights_were_not_measured_on() -> None:
