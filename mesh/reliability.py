@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
+from memory.beta import beta_interval
 from memory.types import Record
-from mesh.beta import beta_interval
 from mesh.calibrate import Calibration, fit_calibration
 from mesh.equivalence import canonical
 from mesh.types import Deliberation, Member, Proposal

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 
@@ -8,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.beta import beta_cdf, beta_interval
 from mesh.calibrate import MIN_POINTS
 from mesh.reliability import PRIOR_STRENGTH, Judged, Reliability, judged_answers, measure, seat_key
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
@@ -138,19 +136,6 @@ def test_many_judged_answers_win_over_any_prior() -> None:
     found = measure(judged).accuracy("a", "sums")
     assert found.mean == pytest.approx(0.9, abs=0.01)
     assert found.low < found.mean < found.high < found.low + 0.05
-
-
-@FEW
-@given(st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 0.99))
-def test_the_beta_distribution_is_the_binomial_tail(a: int, b: int, x: float) -> None:
-    num = a + b - 1
-    tail = math.fsum(math.comb(num, k) * x**k * (1 - x) ** (num - k) for k in range(a, num + 1))
-    assert beta_cdf(x, a, b) == pytest.approx(tail, abs=1e-10)
-
-
-def test_a_beta_interval_holds_its_mass() -> None:
-    low, high = beta_interval(3.5, 90.0)
-    assert (beta_cdf(low, 3.5, 90.0), beta_cdf(high, 3.5, 90.0)) == (pytest.approx(0.025), pytest.approx(0.975))
 
 
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say() -> None:

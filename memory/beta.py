@@ -1,4 +1,4 @@
-"""Intervals of a Beta distribution, so that a share stands beside how sure it is."""
+"""Quantiles of a Beta distribution, so that a share stands beside how sure it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ MAX_TERMS = 500
 def beta_interval(a: float, b: float, mass: float = 0.95) -> tuple[float, float]:
     """Ends of the equal-tailed interval that holds `mass` of Beta(a, b); a, b > 0."""
     tail = (1.0 - mass) / 2.0
-    return _quantile(tail, a, b), _quantile(1.0 - tail, a, b)
+    return beta_quantile(tail, a, b), beta_quantile(1.0 - tail, a, b)
+
+
+def beta_quantile(share: float, a: float, b: float) -> float:
+    """The value below which `share` of Beta(a, b) lies, by bisection to 60 bits; a, b > 0."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if beta_cdf(middle, a, b) < share else (low, middle)
+    return (low + high) / 2.0
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
@@ -45,11 +54,3 @@ def _continued_fraction(x: float, a: float, b: float) -> float:
 
 def _away_from_zero(value: float, tiny: float) -> float:
     return value if abs(value) > tiny else tiny
-
-
-def _quantile(share: float, a: float, b: float) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if beta_cdf(middle, a, b) < share else (low, middle)
-    return (low + high) / 2.0
