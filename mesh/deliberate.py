@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memory.types import Recollection
+from memory.types import Recall, Recollection
 from mesh.budget import Purse
 from mesh.conclude import conclude
 from mesh.config import (
@@ -56,7 +56,7 @@ async def deliberate(
     config: ProtocolConfig,
     *,
     seed: int,
-    recalled: Sequence[Recollection] = (),
+    recalled: Recall | Sequence[Recollection] = (),
     job: Job | None = None,
     earlier: Deliberation | None = None,
 ) -> Deliberation:
@@ -65,7 +65,8 @@ async def deliberate(
     A member that fails (EngineError, timeout) leaves a `Failure` and sits out the rest; the others decide. When all
     fail or abstain, `verdict.answer` is None. What `config.budget` does not cover becomes a `Failure` of kind
     "BudgetExhausted". `job` is shared by deliberations that run side by side; None: one of its own. A deliberation
-    that waits for a person (`is_waiting`) goes on when it is called again with its trace as `earlier`.
+    that waits for a person (`is_waiting`) goes on when it is called again with its trace as `earlier`. Of a `Recall`
+    as `recalled`, what is withheld stands in the trace and in no prompt.
 
     Raises:
         ValueError: no members, two of one name, a name in `config` that is not among them, or `oversight` without a
@@ -74,7 +75,8 @@ async def deliberate(
     shared = job or Job()
     check_seats(members, config, shared)
     purse = Purse(config.budget, shared.purse.prices, parent=shared.purse)
-    sitting = Sitting(engine, seed, tuple(recalled), shared, purse, Replay(earlier))
+    recall = recalled if isinstance(recalled, Recall) else Recall(shown=tuple(recalled))
+    sitting = Sitting(engine, seed, recall, shared, purse, Replay(earlier))
     try:
         return await _sit(Table(task, tuple(members), config, sitting, "", _hold))
     finally:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
-from memory.types import Recollection, content_hash
+from memory.types import Recall, content_hash
 from mesh.budget import Purse
 from mesh.calls import Caller, FailedBefore, as_asked
 from mesh.engine import Engine, EngineError
@@ -55,7 +55,7 @@ class Sitting:
 
     engine: Engine
     seed: int
-    recalled: tuple[Recollection, ...]
+    recall: Recall
     job: Job
     purse: Purse
     replay: Replay
@@ -76,7 +76,7 @@ class Table:
         self, task: Task, members: tuple[Member, ...], config: Limits, sitting: Sitting, path: str, hold: Hold
     ) -> None:
         self.task, self.members, self.config, self.sitting, self.path = task, members, config, sitting, path
-        self.job, self.recalled = sitting.job, sitting.recalled
+        self.job, self.recalled = sitting.job, sitting.recall.shown
         self.seed = derive_seed(sitting.seed, "step", path) if path else sitting.seed
         self.caller = Caller(
             sitting.engine, task, self.seed, config.call_timeout_s, sitting.purse, sitting.job.clock,
@@ -305,7 +305,9 @@ class Table:
     def trace(self, verdict: Verdict) -> Deliberation:
         """Everything as one record; exchanges by round, phase and seat, whoever was faster."""
         seat = {member.name: index for index, member in enumerate(self.members)}
-        inputs = [self.task, self.config, *self.members, *self.recalled]
+        recall = self.sitting.recall
+        # Without a hold-out the id is what it was before there were any: a question that waits for a person holds it.
+        inputs = [self.task, self.config, *self.members, *recall.shown, *([recall] if recall.withheld else ())]
         first = self.decide(self.first_proposals())
         return Deliberation(
             id=content_hash([self.seed, *(record.model_dump(mode="json") for record in inputs)])[:32],
@@ -314,6 +316,7 @@ class Table:
             seed=self.seed,
             members=self.members,
             recalled=self.recalled,
+            withheld=recall.withheld,
             proposals=tuple(self.proposals),
             readings=tuple(self.readings),
             critiques=tuple(self.critiques),

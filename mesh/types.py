@@ -15,7 +15,7 @@ from mesh.text import Text
 
 Phase = Literal[
     "propose", "extract", "same", "digest", "critique", "revise", "account", "vote", "rank", "synthesise", "plan",
-    "review", "score",
+    "review", "score", "reflect",
 ]  # fmt: skip
 Tier = Literal["extraction", "reflection", "deep"]
 Level = Literal["full", "digest", "crux", "count"]
@@ -356,7 +356,10 @@ class Deliberation(Record):
     protocol: str
     seed: int
     members: tuple[Member, ...]
-    recalled: tuple[Recollection, ...] = ()
+    recalled: tuple[Recollection, ...] = Field(default=(), description="what memory gave, as the members read it")
+    withheld: tuple[Recollection, ...] = Field(
+        default=(), description="what memory gave too and nobody read, so that the worth of recall can be measured"
+    )
     proposals: tuple[Proposal, ...] = Field(default=(), description="all rounds, in order")
     readings: tuple[Reading, ...] = ()
     critiques: tuple[Critique, ...] = ()

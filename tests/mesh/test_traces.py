@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memory.types import Evidence, Kind, Relation
+from memory.types import Evidence, Kind, Namespace, Relation
 from mesh.inert import TalkSummary, summarise_talk
 from mesh.lessons import lessons
 from mesh.tally import plurality
@@ -13,6 +13,7 @@ from mesh.types import Critique, Deliberation, Failure, Member, Outcome, Proposa
 
 TASK = Task(id="t1", question="What is 3 + 4?", type="sums", answer_kind="number")
 MEMBERS = (Member(name="zoe", engine="e", family="fox"), Member(name="yan", engine="e", family="owl"))
+OURS = Namespace(run="r")
 CHECKED = Evidence(verifier="exact", verdict="passed", digest="d")
 
 
@@ -50,37 +51,37 @@ def _outcome(answer: str | None, correct: bool) -> Outcome:
 
 
 def test_a_right_answer_becomes_problem_attempt_solution_and_outcome() -> None:
-    experiences, edges = lessons(_trace(), _outcome("7", True), run="r", split="train")
-    by_kind = {e.kind: e for e in experiences}
+    learnt = lessons(_trace(), _outcome("7", True), namespace=OURS, split="train")
+    by_kind = {o.experience.kind: o.experience for o in learnt.observations}
     assert set(by_kind) == {Kind.PROBLEM, Kind.ATTEMPT, Kind.OUTCOME, Kind.SOLUTION, Kind.DECISION}
     assert by_kind[Kind.SOLUTION].text == "What is 3 + 4?\nAnswer: 7"
-    assert by_kind[Kind.ATTEMPT].source == "zoe, yan"
-    assert {(e.run, e.split, e.task_type) for e in experiences} == {("r", "train", "sums")}
-    assert all(e.evidence == CHECKED for e in experiences if e.kind is not Kind.PROBLEM)
+    assert {o.source for o in learnt.observations} == {"", "zoe, yan"}
+    assert {(e.namespace, e.split, e.task_type) for e in by_kind.values()} == {(OURS, "train", "sums")}
+    assert all(o.evidence == CHECKED for o in learnt.observations if o.experience.kind is not Kind.PROBLEM)
     problem, solution, outcome = (by_kind[k].id for k in (Kind.PROBLEM, Kind.SOLUTION, Kind.OUTCOME))
-    assert (problem, Relation.RESOLVED_BY, solution) in {(e.source, e.relation, e.target) for e in edges}
-    assert (solution, Relation.LED_TO, outcome) in {(e.source, e.relation, e.target) for e in edges}
+    assert (problem, Relation.RESOLVED_BY, solution) in {(e.source, e.relation, e.target) for e in learnt.edges}
+    assert (solution, Relation.LED_TO, outcome) in {(e.source, e.relation, e.target) for e in learnt.edges}
 
 
 def test_a_wrong_answer_becomes_an_error_and_leaves_the_problem_open() -> None:
-    experiences, edges = lessons(_trace(), _outcome("8", False), run="r", split="train")
-    kinds = [e.kind for e in experiences]
+    learnt = lessons(_trace(), _outcome("8", False), namespace=OURS, split="train")
+    kinds = [o.experience.kind for o in learnt.observations]
     assert kinds == [Kind.PROBLEM, Kind.ATTEMPT, Kind.OUTCOME, Kind.ERROR]
-    assert Relation.RESOLVED_BY not in {edge.relation for edge in edges}
-    ids = {e.id for e in experiences}
-    assert all({edge.source, edge.target} <= ids for edge in edges)
+    assert Relation.RESOLVED_BY not in {edge.relation for edge in learnt.edges}
+    ids = {o.experience.id for o in learnt.observations}
+    assert all({edge.source, edge.target} <= ids for edge in learnt.edges)
 
 
 def test_an_outcome_of_another_task_teaches_nothing() -> None:
     other = _outcome("7", True).model_copy(update={"task_id": "t2"})
     with pytest.raises(ValueError, match="expected an outcome of task 't1'"):
-        lessons(_trace(), other, run="r", split="train")
+        lessons(_trace(), other, namespace=OURS, split="train")
 
 
 def test_the_same_deliberation_gives_the_same_ids() -> None:
-    first, second = (lessons(_trace(), _outcome(None, False), run="r", split="s") for _ in range(2))
+    first, second = (lessons(_trace(), _outcome(None, False), namespace=OURS, split="s") for _ in range(2))
     assert first == second
-    assert "(no answer)" in first[0][1].text
+    assert "(no answer)" in first.observations[1].experience.text
 
 
 def test_the_summary_counts_valid_critiques_and_changed_answers() -> None:
