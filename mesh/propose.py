@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memory.types import Recollection
+from memory.types import Kind, Level, Recollection
 from mesh.calls import Caller
 from mesh.fence import fence_mark, fenced
 from mesh.parse import parse_answer
@@ -74,12 +74,23 @@ def _notes(task: Task, recalled: Sequence[Recollection], seed: int) -> tuple[Par
     if not recalled and not task.context:
         return ()
     mark = fence_mark(derive_seed(seed, task.id, "propose", 0), [*(note.text for note in recalled), *task.context])
-    parts = [Part(text=NOTES)] if recalled else []
+    parts = [Part(text=RECALLED)] if recalled else []
     for note in recalled:
-        if note.warning:
-            parts.append(Part(text=WARNING))
-        parts.extend(fenced(note.text, mark))
+        parts += [Part(text=label_of(note)), *fenced(note.text, mark)]
     return (*parts, *context(task, mark), Part(text=TASK))
+
+
+def label_of(note: Recollection) -> str:
+    """The line above a recalled note: what it is to the question, and whether it was checked."""
+    if note.warning:
+        return FAILED if note.same else FAILED_ELSEWHERE
+    if note.kind is Kind.PATTERN:
+        return LEARNT
+    if note.kind is not Kind.SOLUTION:
+        return EARLIER
+    if not note.same:
+        return SIMILAR
+    return SAME if note.level is Level.VERIFIED else SAME_UNCHECKED
 
 
 def context(task: Task, mark: str) -> tuple[Part, ...]:
@@ -89,7 +100,14 @@ def context(task: Task, mark: str) -> tuple[Part, ...]:
     return (Part(text=CONTEXT), *(part for text in task.context for part in fenced(text, mark)))
 
 
-NOTES = "Notes from earlier tasks, which may not apply:\n"
-WARNING = "This was tried and failed:\n"
+# Short, and one thought each: members of a few hundred million parameters read them.
+RECALLED = "Recalled from memory:\n"
+SAME = "The same question was answered before, and checked:\n"
+SAME_UNCHECKED = "The same question was answered before, and not checked:\n"
+SIMILAR = "A similar, not the same, question:\n"
+FAILED = "This was tried and failed:\n"
+FAILED_ELSEWHERE = "On a similar, not the same, question this was tried and failed:\n"
+LEARNT = "Learnt from earlier questions of this kind:\n"
+EARLIER = "From an earlier question:\n"
 CONTEXT = "Earlier steps came to this, which may be wrong:\n"
 TASK = "The question now:\n"

@@ -28,9 +28,8 @@ def _lines(deliberation: Deliberation, room: int, path: str = "") -> Iterator[st
     for text in task.context:
         yield "Given from earlier steps:"
         yield from _quoted(text, room)
-    for note in deliberation.recalled if not path else ():
-        yield f"Recalled ({note.kind}, {note.lane}, score {note.score:.2f}){' as a warning' if note.warning else ''}:"
-        yield from _quoted(note.text, room)
+    if not path:
+        yield from _recall(deliberation, room)
     for exchange in deliberation.exchanges:
         if exchange.phase == "plan" and exchange.completions:
             yield f"Plan by {exchange.member}"
@@ -58,6 +57,17 @@ def _lines(deliberation: Deliberation, room: int, path: str = "") -> Iterator[st
     usage = deliberation.usage
     # No seconds: the same deliberation reads the same on any machine.
     yield f"{usage.num_calls} calls, {usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens"
+
+
+def _recall(deliberation: Deliberation, room: int) -> Iterator[str]:
+    for note in deliberation.recalled:
+        about = "the same problem" if note.same else "a similar one"
+        warns = " as a warning" if note.warning else ""
+        yield f"Recalled ({note.kind}, {note.level}, {about}, {note.lane}, score {note.score:.2f}){warns}:"
+        yield from _quoted(note.text, room)
+    for note in deliberation.withheld:
+        yield f"Recalled and withheld, to measure what recall is worth ({note.kind}, {note.level}):"
+        yield from _quoted(note.text, room)
 
 
 def _ballots(deliberation: Deliberation) -> Iterator[str]:

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.types import Kind, Recollection
+from memory.types import Kind, Level, Recollection
 from mesh.critique import critique_messages, is_valid
 from mesh.fence import fence_mark, fenced
-from mesh.propose import proposal_messages
+from mesh.propose import label_of, proposal_messages
 from mesh.revise import revision_messages
 from mesh.types import Demonstration, Reading, Shown, Task
 from mesh.vote import vote_messages
@@ -66,11 +66,32 @@ def test_what_others_wrote_is_untrusted_and_everything_else_is_trusted() -> None
         assert [part.text for part in messages[-1].parts if not part.trusted] == untrusted
 
 
-def test_recalled_notes_are_fenced_and_a_failed_one_is_shown_as_a_warning() -> None:
-    text = proposal_messages(BARE, [_note("do this"), _note("not this", warning=True)])[-1].text
+def test_recalled_notes_are_marked_as_recalled_labelled_one_by_one_and_fenced() -> None:
+    same = _note("do this").model_copy(update={"same": True, "level": Level.VERIFIED})
+    text = proposal_messages(BARE, [same, _note("or that"), _note("not this", warning=True)])[-1].text
     mark = text.split("[", 1)[1][:6]
-    assert f"[{mark}]\ndo this\n[/{mark}]\nThis was tried and failed:\n[{mark}]\nnot this\n[/{mark}]\n" in text
-    assert text.endswith("The question now:\nWhat is 3 + 4?")
+    assert text == (
+        "Give the number.\nRecalled from memory:\n"
+        f"The same question was answered before, and checked:\n[{mark}]\ndo this\n[/{mark}]\n"
+        f"A similar, not the same, question:\n[{mark}]\nor that\n[/{mark}]\n"
+        f"On a similar, not the same, question this was tried and failed:\n[{mark}]\nnot this\n[/{mark}]\n"
+        "The question now:\nWhat is 3 + 4?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({"same": True}, "The same question was answered before, and not checked:\n"),
+        ({"same": True, "warning": True}, "This was tried and failed:\n"),
+        ({"same": True, "warning": True, "level": Level.VERIFIED}, "This was tried and failed:\n"),
+        ({"kind": Kind.PATTERN, "level": Level.VERIFIED}, "Learnt from earlier questions of this kind:\n"),
+        ({"kind": Kind.DECISION}, "From an earlier question:\n"),
+        ({"level": Level.VERIFIED}, "A similar, not the same, question:\n"),
+    ],
+)
+def test_a_label_says_no_more_than_is_known(changes: dict[str, object], label: str) -> None:
+    assert label_of(_note("n").model_copy(update=changes)) == label
 
 
 @given(st.lists(st.text("0123456789abcdef", max_size=60)), st.integers())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memory.types import Evidence, Kind, Namespace, Relation
+from memory.types import Evidence, Kind, Namespace, Recollection, Relation
 from mesh.inert import TalkSummary, summarise_talk
 from mesh.lessons import lessons
 from mesh.tally import plurality
@@ -143,6 +143,26 @@ def test_a_transcript_tells_the_story_in_order() -> None:
         "  yan (vote, round 1): TimeoutError: no answer in 3 s",
         "Verdict: 7 by plurality of 1 vote [7 1]",
         "0 calls, 0 prompt tokens, 0 output tokens",
+    )
+
+
+def test_a_transcript_tells_what_was_recalled_and_what_was_withheld() -> None:
+    note = Recollection(
+        experience_id="x",
+        kind=Kind.SOLUTION,
+        text="3 + 4?\nAnswer: 7",
+        task_type="sums",
+        score=0.5,
+        lane="both",
+        why="w",
+    )
+    lines = transcript(_trace(recalled=(note,), withheld=(note.model_copy(update={"text": "4 + 3?"}),)))
+    assert lines[2:7] == (
+        "Recalled (solution, observed, a similar one, both, score 0.50):",
+        "  | 3 + 4?",
+        "  | Answer: 7",
+        "Recalled and withheld, to measure what recall is worth (solution, observed):",
+        "  | 4 + 3?",
     )
 
 
