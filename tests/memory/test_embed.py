@@ -16,8 +16,7 @@ from memory.embed import (
     checked_vectors,
     embedder_named,
 )
-
-QUESTION = "How many apples are left if I eat two of seven?"
+from tests.contract.embedder_contract import CONTRACT, QUESTION, Check
 
 
 @pytest.fixture(scope="module", params=["hashed", "minilm"])
@@ -25,33 +24,9 @@ def embedder(request) -> Embedder:
     return embedder_named(request.param)
 
 
-def test_rows_are_unit_float32_and_follow_the_texts(embedder) -> None:
-    vectors = checked_vectors(embedder, [QUESTION, "Paris", QUESTION])
-    assert vectors.shape == (3, embedder.dim)
-    assert vectors.dtype == np.float32
-    assert np.array_equal(vectors[0], vectors[2])
-    assert isinstance(embedder, Embedder)
-
-
-def test_a_row_depends_on_its_own_text_alone(embedder) -> None:
-    alone = embedder.embed([QUESTION])[0]
-    assert np.array_equal(alone, embedder.embed(["a much longer text about something else " * 9, QUESTION])[1])
-
-
-@pytest.mark.parametrize("text", ["", " \n", "\0", "a\ud800b", "数学の問題", "x" * 200_000, "🎲" * 500])
-def test_any_text_has_a_vector(embedder, text) -> None:
-    assert checked_vectors(embedder, [text]).shape == (1, embedder.dim)
-
-
-def test_no_texts_give_no_rows(embedder) -> None:
-    assert embedder.embed([]).shape == (0, embedder.dim)
-    assert checked_vectors(embedder, []).shape == (0, embedder.dim)
-
-
-def test_like_texts_are_nearer_than_unlike_ones(embedder) -> None:
-    near, far = "How many apples remain if I eat two of seven?", "The GPU ran out of memory"
-    query, like, unlike = embedder.embed([QUESTION, near, far])
-    assert query @ like > 0.6 > 0.3 > query @ unlike
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def test_every_embedder_keeps_the_contract_bit_for_bit(embedder: Embedder, check: Check) -> None:
+    check(embedder, 0.0)
 
 
 def test_minilm_knows_a_paraphrase_without_common_words() -> None:
