@@ -141,9 +141,9 @@ def standing_of(history: History, rules: TrustRules) -> Standing:
     count, those of one verifier and source at most `max_trials_per_source` times on either side, so that nobody makes
     himself believed by repetition. Uses count only where a trusted verifier judged the outcome.
     """
-    proposers = {name for seen in history.observations for name in _names(seen.source)}
-    uses = _judged_uses(history, proposers, rules)
-    trials = _trials(history, uses, proposers, rules)
+    independent = _independent_verifiers(history, rules)
+    uses = _judged_uses(history, independent)
+    trials = _trials(history, uses, independent)
     episodes = {seen.episode for seen in history.observations if seen.episode}
     level, warns, reason = _level(history, trials, len(episodes), rules)
     retired, merged_into = _retirement(history, uses, rules)
@@ -254,21 +254,30 @@ def _tallies(uses: Iterable[Reuse]) -> tuple[Tally, Tally]:
     return Tally(len(shown), sum(shown)), Tally(len(withheld), sum(withheld))
 
 
-def _judged_uses(history: History, proposers: Collection[str], rules: TrustRules) -> Collection[Reuse]:
+def _independent_verifiers(history: History, rules: TrustRules) -> set[str]:
+    """Those of its verifiers that are trusted and that did not propose it."""
+    proposers = {name for seen in history.observations for name in _names(seen.source)}
+    verifiers = {check.verifier for check in history.checks} | {use.verifier for use in history.uses}
+    return {
+        name for name in verifiers if _is_trusted(name, rules.trusted_verifiers) and proposers.isdisjoint(_names(name))
+    }
+
+
+def _judged_uses(history: History, independent: Collection[str]) -> Collection[Reuse]:
     """Uses whose outcome an independent verifier judged, one for each episode: the last that was reported."""
     last: dict[str, Reuse] = {}
     for use in history.uses:
-        if _is_independent(use.verifier, proposers, rules):
+        if use.verifier in independent:
             known = last.get(use.episode)
             if known is None or use.event >= known.event:
                 last[use.episode] = use
     return last.values()
 
 
-def _trials(history: History, uses: Iterable[Reuse], proposers: Collection[str], rules: TrustRules) -> _Trials:
+def _trials(history: History, uses: Iterable[Reuse], independent: Collection[str]) -> _Trials:
     first: dict[tuple[str, str, str, str], Check] = {}
     for check in history.checks:
-        if check.verdict != "unknown" and check.digest and _is_independent(check.verifier, proposers, rules):
+        if check.verdict != "unknown" and check.digest and check.verifier in independent:
             # The same check again, of the same evidence in the same episode, is no second test.
             key = (check.verifier, check.digest, check.episode, check.verdict)
             if key not in first or check.event < first[key].event:
@@ -282,10 +291,6 @@ def _trials(history: History, uses: Iterable[Reuse], proposers: Collection[str],
             side = found.reuses_passed if use.success else found.reuses_failed
             side.append(_Trial(use.verifier, "", use.episode, use.event))
     return found
-
-
-def _is_independent(verifier: str, proposers: Collection[str], rules: TrustRules) -> bool:
-    return _is_trusted(verifier, rules.trusted_verifiers) and not any(name in proposers for name in _names(verifier))
 
 
 def _capped(trials: Collection[_Trial], most: int) -> int:
