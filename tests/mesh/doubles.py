@@ -27,6 +27,7 @@ MARKS = {
     "Which of the answers is right": "rank",
     "Check each step of the answer": "approve",
     "Do the two answers say the same": "same",
+    "speak only of what stands above": "reflect",
 }
 """What only the request of one phase says."""
 
