@@ -170,16 +170,17 @@ def standing_of(history: History, rules: TrustRules) -> Standing:
 def _level(history: History, trials: _Trials, num_episodes: int, rules: TrustRules) -> tuple[Level, bool, str]:
     """(level, warns, why it was demoted) before retirement is looked at."""
     passed, failed = trials.passed, trials.failed
-    refuted = [*failed, *trials.reuses_failed]
+    borne_out, refuted = [*passed, *trials.reuses_passed], [*failed, *trials.reuses_failed]
     needed = rules.min_pattern_episodes if history.kind in GENERAL_KINDS else 1
     if history.kind is not Kind.ERROR and _is_settled(passed, refuted) and _spans(passed, needed):
         return Level.VERIFIED, False, ""
-    if _is_settled(failed, passed) and _spans(failed, needed):
+    if _is_settled(failed, borne_out) and _spans(failed, needed):
         return Level.VERIFIED, True, ""
     reason = ""
-    if passed and refuted and _spans(passed, needed):
-        last = max(refuted, key=lambda trial: trial.event)
-        reason = f"demoted: {last.verifier} says that it failed" + (f" in {last.episode}" if last.episode else "")
+    if (passed and refuted and _spans(passed, needed)) or (failed and borne_out and _spans(failed, needed)):
+        last = max(*borne_out, *refuted, key=lambda trial: trial.event)
+        where = f"{last.verifier} in {last.episode}" if last.episode else last.verifier
+        reason = f"demoted: it passed {len(borne_out)} and failed {len(refuted)} times, last judged by {where}"
     is_candidate = (
         num_episodes >= rules.min_candidate_episodes
         or bool(passed or failed)

@@ -55,7 +55,8 @@ class Story:
         verifier: str = "exact",
     ) -> Story:
         event = next(self._events)
-        return self._add(uses=Reuse(episode or f"use {event}", shown, same, followed, success, verifier, event))
+        episode = episode or f"use {len(self.history.uses)}"
+        return self._add(uses=Reuse(episode, shown, same, followed, success, verifier, event))
 
     def marked(self, kind: str, detail: str = "") -> Story:
         return self._add(marks=Mark(cast(Any, kind), detail, next(self._events)))
@@ -159,7 +160,7 @@ def test_failed_checks_confirm_an_error_and_passed_ones_never_verify_it() -> Non
 def test_the_first_failed_reuse_demotes_and_only_outdoing_all_failures_brings_back() -> None:
     story = verified().used(False, "e2", followed=True)
     assert (story.standing.level, story.standing.warns) == (Level.CANDIDATE, False)
-    assert story.standing.reason == "demoted: exact says that it failed in e2"
+    assert story.standing.reason == "demoted: it passed 1 and failed 1 times, last judged by exact in e2"
     assert story.passed("e3").standing.level is Level.CANDIDATE
     assert story.passed("e4").standing.level is Level.VERIFIED
     assert story.failed("e5").standing.level is Level.CANDIDATE
@@ -178,6 +179,12 @@ def test_a_failure_after_a_pass_demotes_first_and_warns_when_it_is_repeated() ->
     story = verified().failed("e2")
     assert (story.standing.level, story.standing.warns) == (Level.CANDIDATE, False)
     assert story.failed("e3").standing.warns
+
+
+def test_a_warning_whose_answer_proves_right_is_demoted_too() -> None:
+    story = Story().seen().failed().used(True, "e2", followed=True)
+    assert (story.standing.level, story.standing.warns) == (Level.CANDIDATE, False)
+    assert story.standing.reason.startswith("demoted: it passed 1 and failed 1 times")
 
 
 def test_an_answer_that_was_copied_to_another_problem_is_not_refuted_by_it() -> None:
