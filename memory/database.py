@@ -3,60 +3,117 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
 FILE_NAME = "memory.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x65766F6D  # "evom": tells our file from anybody else's SQLite file
 OLDEST_SQLITE = (3, 51, 3)
 BUSY_MS = 5_000
+MMAP_BYTES = 1 << 38  # pages are read from the system's cache, which all processes share
 
 SCHEMA = """
+-- The truth: what happened, what was said, and its vectors. Everything below follows from it and can be derived anew.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
-    payload TEXT NOT NULL,      -- canonical JSON, free of times: equal histories have equal hashes
+    payload TEXT NOT NULL,      -- canonical JSON, free of times and of texts: equal histories have equal hashes
     prev TEXT NOT NULL,
     hash TEXT NOT NULL,
-    created_at REAL NOT NULL    -- seconds since the epoch; the only time that is stored
+    created_at REAL NOT NULL    -- seconds since the epoch, never less than the event before; the only time stored
+) STRICT;
+CREATE TABLE namespaces (
+    id INTEGER PRIMARY KEY, team TEXT NOT NULL, project TEXT NOT NULL, run TEXT NOT NULL, UNIQUE (team, project, run)
 ) STRICT;
 CREATE TABLE entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     event INTEGER NOT NULL REFERENCES events (seq),
+    namespace INTEGER NOT NULL REFERENCES namespaces (id),
     kind TEXT NOT NULL,
     task_type TEXT NOT NULL,
     split TEXT NOT NULL,
-    verdict TEXT NOT NULL,      -- of the evidence; '' where there is none
-    text TEXT NOT NULL,
-    rest TEXT NOT NULL          -- canonical JSON of every other field
+    error_code TEXT NOT NULL,
+    environment TEXT NOT NULL,  -- JSON: pairs of key and value
+    fingerprint TEXT NOT NULL,
+    text TEXT NOT NULL
 ) STRICT;
-CREATE INDEX entries_by_standing ON entries (kind, verdict, task_type, split, id);
-CREATE TABLE edges (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    source TEXT NOT NULL REFERENCES entries (id),
-    relation TEXT NOT NULL,
-    target TEXT NOT NULL REFERENCES entries (id),
-    event INTEGER NOT NULL REFERENCES events (seq),
-    UNIQUE (source, relation, target)
+CREATE INDEX entries_by_fingerprint ON entries (fingerprint, namespace);
+CREATE TABLE embedders (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, dim INTEGER NOT NULL, is_active INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE INDEX edges_by_target ON edges (target, relation);
 CREATE TABLE vectors (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     entry INTEGER NOT NULL REFERENCES entries (seq),
-    embedder TEXT NOT NULL,
+    embedder INTEGER NOT NULL REFERENCES embedders (id),
     vector BLOB NOT NULL,       -- float32, little-endian, unit length
-    UNIQUE (entry, embedder)
+    UNIQUE (embedder, entry)
 ) STRICT;
 CREATE INDEX vectors_by_embedder ON vectors (embedder, seq);
+CREATE TABLE erasures (entry INTEGER PRIMARY KEY, event INTEGER NOT NULL) STRICT;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+
+-- What the events say about each entry; a rollback voids rows, it deletes none.
+CREATE TABLE observations (
+    entry INTEGER NOT NULL, source TEXT NOT NULL, episode TEXT NOT NULL, event INTEGER NOT NULL, voided_by INTEGER,
+    UNIQUE (entry, source, episode)
+) STRICT;
+CREATE INDEX observations_by_source ON observations (source);
+CREATE INDEX observations_by_episode ON observations (episode);
+CREATE TABLE checks (
+    entry INTEGER NOT NULL, verifier TEXT NOT NULL, verdict TEXT NOT NULL, digest TEXT NOT NULL,
+    source TEXT NOT NULL, episode TEXT NOT NULL, event INTEGER NOT NULL, voided_by INTEGER,
+    UNIQUE (entry, verifier, verdict, digest, episode)
+) STRICT;
+CREATE TABLE uses (
+    entry INTEGER NOT NULL, episode TEXT NOT NULL, shown INTEGER NOT NULL, same INTEGER NOT NULL,
+    followed INTEGER NOT NULL, success INTEGER NOT NULL, verifier TEXT NOT NULL, event INTEGER NOT NULL,
+    voided_by INTEGER, UNIQUE (entry, episode)
+) STRICT;
+CREATE INDEX uses_by_episode ON uses (episode);
+CREATE TABLE marks (
+    entry INTEGER NOT NULL, kind TEXT NOT NULL, other TEXT NOT NULL, reason TEXT NOT NULL, event INTEGER NOT NULL,
+    voided_by INTEGER
+) STRICT;
+CREATE INDEX marks_by_entry ON marks (entry);
+CREATE INDEX marks_by_other ON marks (other);
+CREATE TABLE edges (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    source TEXT NOT NULL, relation TEXT NOT NULL, target TEXT NOT NULL,
+    author TEXT NOT NULL,       -- source of the observation at its beginning
+    event INTEGER NOT NULL, voided_by INTEGER,
+    UNIQUE (source, relation, target)
+) STRICT;
+CREATE INDEX edges_by_target ON edges (target, relation);
+CREATE TABLE artefacts (id TEXT PRIMARY KEY, kind TEXT NOT NULL, event INTEGER NOT NULL) STRICT;
+CREATE TABLE artefact_parts (artefact TEXT NOT NULL, part TEXT NOT NULL, UNIQUE (part, artefact)) STRICT;
+
+-- What all that comes to. Who may be recalled as what is decided in these columns and nowhere else.
+CREATE TABLE standings (
+    entry INTEGER PRIMARY KEY,
+    namespace INTEGER NOT NULL, task_type TEXT NOT NULL, split TEXT NOT NULL,
+    is_anchor INTEGER NOT NULL, works INTEGER NOT NULL, fails INTEGER NOT NULL,
+    level TEXT NOT NULL, trust REAL NOT NULL, confirmed_at REAL NOT NULL,
+    merged_into INTEGER,        -- row of the entry that it repeats
+    standing TEXT NOT NULL      -- the whole record, as JSON
+) STRICT;
+CREATE INDEX standings_anchors ON standings (namespace, task_type, split, entry) WHERE is_anchor;
+CREATE INDEX standings_works ON standings (namespace, task_type, split, entry) WHERE works;
+CREATE INDEX standings_fails ON standings (namespace, task_type, split, entry) WHERE fails;
+CREATE INDEX standings_merged ON standings (merged_into) WHERE merged_into IS NOT NULL;
+CREATE TABLE gains (
+    task_type TEXT NOT NULL, same INTEGER NOT NULL, shown INTEGER NOT NULL,
+    successes INTEGER NOT NULL, trials INTEGER NOT NULL, PRIMARY KEY (task_type, same, shown)
+) STRICT;
+CREATE TABLE terms (term TEXT PRIMARY KEY, num_entries INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5 (
     text, content = 'entries', content_rowid = 'seq', tokenize = 'unicode61 remove_diacritics 2'
 );
-CREATE VIRTUAL TABLE vocabulary USING fts5vocab (words, 'row');
 """
 
 
@@ -64,8 +121,39 @@ class StoreError(RuntimeError):
     """The store cannot be opened, is damaged, refused a write, or holds something other than was expected."""
 
 
-class SchemaTooNew(StoreError):
+class SchemaMismatch(StoreError):
+    """Another version of evomesh wrote this store."""
+
+
+class SchemaTooNew(SchemaMismatch):
     """A later version of evomesh wrote this store."""
+
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "orangefs",
+        "fuse.sshfs",
+        "fuse.s3fs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.gcsfuse",
+        "fuse.rclone",
+        "fuse.juicefs",
+    }
+)
+"""Where locks and shared memory between machines cannot be relied on, which SQLite's WAL needs."""
 
 
 def connect(directory: Path, *, readonly: bool) -> apsw.Connection:
@@ -79,6 +167,7 @@ def connect(directory: Path, *, readonly: bool) -> apsw.Connection:
     """
     _check_sqlite(apsw.sqlite_lib_version())
     path = directory / FILE_NAME
+    _check_file_system(directory)
     if readonly and not path.exists():
         raise StoreError(f"{path}: expected a memory, got no file; open it for writing once, or check the path")
     with translated(path):
@@ -89,6 +178,11 @@ def connect(directory: Path, *, readonly: bool) -> apsw.Connection:
             connection.close()
             raise
     return connection
+
+
+def fetch(connection: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
+    """All rows of a query."""
+    return connection.execute(sql, bindings).fetchall()
 
 
 @contextmanager
@@ -131,6 +225,34 @@ def _check_sqlite(version: str) -> None:
         )
 
 
+def file_system(path: Path, mounts: str) -> str:
+    """Type of the file system that holds `path`, by the text of /proc/self/mounts; "" when it names none."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # The kernel writes a space in a path as \\040, and so on for tab, newline and backslash.
+        point = fields[1].encode("ascii", "backslashreplace").decode("unicode_escape")
+        # The later of two mounts on one point hides the earlier.
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def _check_file_system(directory: Path) -> None:
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # not Linux: nothing can be said
+    kind = file_system(directory.resolve(), mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreError(
+            f"{directory}: expected a local disk, got a network file system ({kind}), where SQLite can lose commits; "
+            "keep memory on a local disk, and let other nodes reach it through the memory actor"
+        )
+
+
 def _open(path: Path, readonly: bool) -> apsw.Connection:
     if not readonly:
         return apsw.Connection(str(path))
@@ -144,6 +266,7 @@ def _open(path: Path, readonly: bool) -> apsw.Connection:
 
 def _prepare(connection: apsw.Connection, path: Path, readonly: bool) -> None:
     connection.set_busy_timeout(BUSY_MS)
+    connection.pragma("mmap_size", MMAP_BYTES)
     if readonly:
         connection.pragma("query_only", True)
     else:
@@ -151,6 +274,7 @@ def _prepare(connection: apsw.Connection, path: Path, readonly: bool) -> None:
             raise StoreError(f"{path}: this file system cannot hold a WAL; keep memory on a local disk")
         connection.pragma("synchronous", "FULL")
         connection.pragma("foreign_keys", True)
+        connection.pragma("secure_delete", True)  # what is erased is overwritten, not left in free pages
         if _is_empty(connection):
             _create(connection)
     found = connection.pragma("application_id")
@@ -158,8 +282,11 @@ def _prepare(connection: apsw.Connection, path: Path, readonly: bool) -> None:
         raise StoreError(f"{path}: expected a memory of evomesh, got another SQLite file (application id {found})")
     version = connection.pragma("user_version")
     if version > SCHEMA_VERSION:
-        raise SchemaTooNew(
-            f"{path}: expected schema version {SCHEMA_VERSION} or older, got {version}; use a newer evomesh"
+        raise SchemaTooNew(f"{path}: expected schema version {SCHEMA_VERSION}, got {version}; use a newer evomesh")
+    if version < SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"{path}: expected schema version {SCHEMA_VERSION}, got {version}, whose entries have other ids; "
+            "move the directory away and let memory start anew"
         )
 
 
@@ -170,5 +297,6 @@ def _is_empty(connection: apsw.Connection) -> bool:
 def _create(connection: apsw.Connection) -> None:
     with transaction(connection):
         connection.execute(SCHEMA)
+        connection.execute("INSERT INTO words (words, rank) VALUES ('secure-delete', 1)")
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", SCHEMA_VERSION)

@@ -1,10 +1,14 @@
-"""The candidates of a recall: who may be one, and the ranked list that each lane makes of them."""
+"""The candidates of a recall: who may be one, and the ranked list that each lane makes of them.
+
+Every lane costs about the same in a memory of a thousand entries and of a million: nothing here reads all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -12,14 +16,29 @@ import apsw
 import numpy as np
 
 from memory import rows
+from memory.database import fetch
+from memory.fingerprint import fingerprint, same_particulars
 from memory.graph import follow
 from memory.index import Rows
-from memory.recall import Candidate, Lane, fuse, query_terms, weighted_overlap
+from memory.recall import Candidate, Classes, Lane, fuse, query_terms, weighted_overlap
+from memory.types import Cue, Kind, Standing
+from memory.utility import Tally
 
-Pool = Literal["anchor", "verified", "failed", "any"]
+Pool = Literal["anchor", "works", "fails", "any"]
 
 DEPTH = 50
 """Candidates taken from each lane."""
+
+NARROW = 1024
+"""A pool of at most so many entries in scope is searched by itself; a larger one by searching everything and keeping
+what belongs to it."""
+
+WIDER = (200, 2_000)
+"""How many neighbours are looked at until enough of them belong to the pool."""
+
+MAX_MATCHES = 4_000
+"""Entries that the words of a query may match in all. Rare words are taken first: common ones rank nothing, and in a
+large memory they alone would cost more than everything else."""
 
 MIN_WEIGHT = 0.05
 """Words below this share of the heaviest word's weight are not searched for."""
@@ -27,128 +46,260 @@ MIN_WEIGHT = 0.05
 NUM_ANCHORS = 16
 """Similar problems and errors from which the graph is walked."""
 
-# Who may be recalled as what. Trust is decided here and nowhere else: a solution counts when an executed check passed
-# it and nothing superseded it; a failed attempt speaks through its error when it has one.
-_CANDIDATES = """
-WITH current AS (
-    SELECT seq, id, kind, verdict, task_type, split FROM entries
-    WHERE NOT EXISTS (SELECT 1 FROM edges WHERE target = entries.id AND relation = 'supersedes')
-), candidates AS (
-    SELECT 'anchor' AS pool, seq, task_type, split FROM current WHERE kind IN ('problem', 'error')
-    UNION ALL
-    SELECT 'verified', seq, task_type, split FROM current WHERE verdict = 'passed' AND kind IN ('solution', 'pattern')
-    UNION ALL
-    SELECT 'failed', seq, task_type, split FROM current
-    WHERE verdict = 'failed' AND kind IN ('error', 'solution', 'pattern', 'attempt') AND NOT (
-        kind = 'attempt' AND EXISTS (SELECT 1 FROM edges WHERE source = current.id AND relation = 'failed_with')
-    )
-    UNION ALL
-    SELECT 'any', seq, task_type, split FROM entries
-), allowed AS (
-    SELECT seq FROM candidates
-    WHERE pool = ?1 AND (?2 IS NULL OR task_type = ?2)
-    AND (?3 IS NULL OR split IN (SELECT value FROM json_each(?3)))
-)
-"""
-_ALLOWED = _CANDIDATES + "SELECT seq FROM allowed ORDER BY seq"  # noqa: S608 - constants only
+SAME_COSINE = 0.85
+SAME_OVERLAP = 0.8
+"""How near a problem with the same particulars must be, in meaning or in words, to be the same in other words."""
 
-Search = Callable[[Rows], list[tuple[int, float]]]
-"""Nearest rows among those allowed, best first, as (row, cosine)."""
+_COLUMNS: dict[Pool, str] = {"anchor": "is_anchor", "works": "works", "fails": "fails", "any": "1"}
+
+Search = Callable[[int, Rows | None], list[tuple[int, float]]]
+"""At most so many nearest rows, among these or (None) all, best first, as (row, cosine)."""
 
 
 class Scope(NamedTuple):
-    """Where a recall may look; None means everywhere."""
+    """Where a recall may look: namespaces by number; None elsewhere means everything."""
 
+    namespaces: Sequence[int]
     task_type: str | None = None
-    splits: Collection[str] | None = None
+    splits: Sequence[str] | None = None
 
-    def bindings(self, pool: Pool) -> tuple[str | None, ...]:
-        """The first three values of every query over candidates."""
-        splits = None if self.splits is None else json.dumps(sorted(self.splits))
-        return pool, self.task_type, splits
-
-
-class Query(NamedTuple):
-    """A question put to memory: its words with their weights, the rows that hold some, and its neighbours."""
-
-    words: Mapping[str, float]
-    matches: Sequence[int]
-    search: Search
-    scope: Scope
-    min_similarity: float
-    min_overlap: float
+    def where(self, pool: Pool) -> tuple[str, tuple[object, ...]]:
+        """A condition on `standings`, and its bindings."""
+        sql = f"{_COLUMNS[pool]} AND namespace IN (SELECT value FROM json_each(?))"
+        bindings: list[object] = [json.dumps(list(self.namespaces))]
+        if self.task_type is not None:
+            sql += " AND task_type = ?"
+            bindings.append(self.task_type)
+        if self.splits is not None:
+            sql += " AND split IN (SELECT value FROM json_each(?))"
+            bindings.append(json.dumps(list(self.splits)))
+        return sql, tuple(bindings)
 
 
-def weighted_words(connection: apsw.Connection, text: str) -> dict[str, float]:
-    """The distinct words of `text` and what each says: BM25's inverse document frequency, in nats."""
-    terms = query_terms(text)
-    total = connection.execute("SELECT count(*) FROM entries").get
-    sql = "SELECT term, doc FROM vocabulary WHERE term IN (SELECT value FROM json_each(?))"
-    found: list[Any] = connection.execute(sql, (json.dumps(terms),)).fetchall()
-    known: dict[str, int] = dict(found)
-    return {term: math.log(1 + (total - known.get(term, 0) + 0.5) / (known.get(term, 0) + 0.5)) for term in terms}
+class Question:
+    """A cue put to one memory; what is dear, such as embedding it, is done when first needed and then once."""
+
+    def __init__(
+        self, connection: apsw.Connection, cue: Cue, scope: Scope, search: Search, *, floor: tuple[float, float]
+    ) -> None:
+        """`floor`: least cosine of a vector match and least overlap of a text match."""
+        self.connection = connection
+        self.cue = cue
+        self.scope = scope
+        self.min_similarity, self.min_overlap = floor
+        self._search = search
+        self._nearest: dict[int, list[tuple[int, float]]] = {}
+
+    @property
+    def text(self) -> str:
+        """What is asked, the error that was met included."""
+        return f"{self.cue.text}\n{self.cue.error}" if self.cue.error else self.cue.text
+
+    @cached_property
+    def words(self) -> dict[str, float]:
+        """Distinct words of the question and what each says: BM25's inverse document frequency, in nats."""
+        terms = query_terms(self.text)
+        total = self.connection.execute("SELECT max(seq) FROM entries").get or 0
+        known = self._counts
+        return {
+            term: math.log(1 + max(0.0, total - known.get(term, 0) + 0.5) / (known.get(term, 0) + 0.5))
+            for term in terms
+        }
+
+    @cached_property
+    def matches(self) -> list[int]:
+        """Rows that hold some telling words, best first by BM25."""
+        heaviest = max(self.words.values(), default=0.0)
+        telling: list[str] = []
+        room = MAX_MATCHES
+        for word in sorted(self.words, key=lambda word: self._counts.get(word, 0)):
+            room -= self._counts.get(word, 0)
+            if room < 0:
+                break
+            if word in self._counts and self.words[word] >= MIN_WEIGHT * heaviest:
+                telling.append(word)
+        if not telling:
+            return []
+        # Quoted, so that a word like NEAR stays a word. A word never holds the quote itself.
+        phrase = " OR ".join(f'"{word}"' for word in telling)
+        sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words), rowid"
+        return [row for (row,) in fetch(self.connection, sql, (phrase,))]
+
+    def near(self, pool: Pool) -> dict[int, float]:
+        """Rows of a pool in scope near in meaning, nearest first, with their cosines."""
+        among = self._rows_in_scope(pool, NARROW + 1)
+        if len(among) <= NARROW:
+            return self._close_enough(self._search(DEPTH, among))
+        for limit in WIDER:
+            if limit not in self._nearest:
+                self._nearest[limit] = self._search(limit, None)
+            kept = self.belonging([row for row, _ in self._nearest[limit]], pool)
+            if len(kept) >= DEPTH or len(self._nearest[limit]) < limit:
+                break
+        return self._close_enough([hit for hit in self._nearest[limit] if hit[0] in kept][:DEPTH])
+
+    def belonging(self, found: Sequence[int], pool: Pool) -> set[int]:
+        """Those of the rows that belong to the pool and lie in scope."""
+        condition, bindings = self.scope.where(pool)
+        sql = f"SELECT entry FROM standings WHERE entry IN (SELECT value FROM json_each(?)) AND {condition}"
+        return {row for (row,) in fetch(self.connection, sql, (json.dumps(list(found)), *bindings))}
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        sql = "SELECT term, num_entries FROM terms WHERE term IN (SELECT value FROM json_each(?))"
+        return dict(fetch(self.connection, sql, (json.dumps(query_terms(self.text)),)))
+
+    def _close_enough(self, hits: Sequence[tuple[int, float]]) -> dict[int, float]:
+        return {row: cosine for row, cosine in hits if cosine >= self.min_similarity}
+
+    def _rows_in_scope(self, pool: Pool, limit: int) -> Rows:
+        condition, bindings = self.scope.where(pool)
+        sql = f"SELECT entry FROM standings WHERE {condition} LIMIT {limit}"
+        found: list[Any] = fetch(self.connection, sql, bindings)
+        return np.array([row for (row,) in found], dtype=np.int64)
 
 
-def matching_rows(connection: apsw.Connection, words: Mapping[str, float]) -> list[int]:
-    """Rows that hold some of `words`, best first by BM25.
+class Anchor(NamedTuple):
+    """A problem or error in memory that is like the one asked about, and what merged into it."""
 
-    Words that nearly every entry holds are not looked for: they would match everything and rank nothing.
+    row: int
+    kind: Kind
+    ids: tuple[str, ...]
+    same: bool
+
+
+def met_before(question: Question) -> list[Anchor]:
+    """Problems and errors with the very fingerprint of the question, oldest first: no embedding, look-ups alone.
+
+    What was merged into another leads to that other.
     """
-    telling = [word for word, weight in words.items() if weight >= MIN_WEIGHT * max(words.values())]
-    if not telling:
-        return []
-    # Quoted, so that a word like NEAR stays a word. A word never holds the quote itself.
-    phrase = " OR ".join(f'"{word}"' for word in telling)
-    sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words), rowid"
-    found: list[Any] = connection.execute(sql, (phrase,)).fetchall()
-    return [row for (row,) in found]
+    cue = question.cue
+    asked = (fingerprint(Kind.PROBLEM, cue.text), fingerprint(Kind.ERROR, cue.error or cue.text))
+    condition, bindings = question.scope.where("any")
+    sql = (
+        "SELECT DISTINCT coalesce(merged_into, entry) FROM standings WHERE entry IN"
+        " (SELECT seq FROM entries WHERE fingerprint IN (?, ?) AND kind IN ('problem', 'error'))"
+        f" AND (is_anchor OR merged_into IS NOT NULL) AND {condition} ORDER BY 1"
+    )
+    found = fetch(question.connection, sql, (*asked, *bindings))
+    return anchors(question, [row for (row,) in found], same=True)[:NUM_ANCHORS]
 
 
-def candidates(
-    connection: apsw.Connection, query: Query, pool: Pool, anchors: Sequence[Candidate] = ()
-) -> list[Candidate]:
-    """Fused candidates of one pool, best first; `anchors`, if given, open the graph lane.
-
-    What is not near enough enters no lane: a vector below `min_similarity`, a text below `min_overlap`.
-    """
-    allowed = _allowed(connection, query.scope, pool)
-    known = set(allowed.tolist())
-    similarity = {row: cosine for row, cosine in query.search(allowed) if cosine >= query.min_similarity}
-    came_of = _came_of(connection, anchors, known) if anchors else {}
-    matches = list(islice((row for row in query.matches if row in known), DEPTH))
-    nodes = rows.nodes_by_row(connection, [*similarity, *came_of, *matches])
-    overlap = {row: weighted_overlap(query.words, node.text) for row, node in nodes.items()}
-    lanes: dict[Lane, list[int]] = {
-        "text": [row for row in matches if overlap[row] >= query.min_overlap],
-        "vector": list(similarity),
-        "graph": list(came_of),
-    }
+def like_it(question: Question) -> list[Anchor]:
+    """Problems and errors near the question in words or in meaning, best first."""
+    near = question.near("anchor")
+    matches = _matching(question, "anchor")
+    nodes = rows.nodes_by_row(question.connection, [*near, *matches])
+    overlap = {row: weighted_overlap(question.words, node.text) for row, node in nodes.items()}
+    fused = fuse({"text": [row for row in matches if overlap[row] >= question.min_overlap], "vector": list(near)})
+    found = anchors(question, [one.row for one in fused[:NUM_ANCHORS]], same=False)
     return [
-        Candidate(one, nodes[one.row], similarity.get(one.row), overlap[one.row], came_of.get(one.row))
-        for one in fuse(lanes)
+        anchor._replace(
+            same=(near.get(anchor.row, 0.0) >= SAME_COSINE or overlap[anchor.row] >= SAME_OVERLAP)
+            and same_particulars(nodes[anchor.row].text, question.text)
+        )
+        for anchor in found
     ]
 
 
-def find_anchors(connection: apsw.Connection, query: Query) -> list[Candidate]:
-    """Problems and errors like the query, best first."""
-    return candidates(connection, query, "anchor")[:NUM_ANCHORS]
+def anchors(question: Question, found: Sequence[int], *, same: bool) -> list[Anchor]:
+    """The anchors in these rows, in their order."""
+    nodes = rows.nodes_by_row(question.connection, found)
+    repeats = rows.merged_into(question.connection, found)
+    return [Anchor(row, nodes[row].kind, (nodes[row].id, *repeats.get(row, ())), same) for row in found if row in nodes]
 
 
-def _allowed(connection: apsw.Connection, scope: Scope, pool: Pool) -> Rows:
-    found: list[Any] = connection.execute(_ALLOWED, scope.bindings(pool)).fetchall()
-    return np.array([row for (row,) in found], dtype=np.int64)
+def candidates(question: Question, pool: Pool, starts: Sequence[Anchor], *, by_content: bool = True) -> list[Candidate]:
+    """Fused candidates of one pool, best first: what came of the `starts`, and what is like the question itself.
+
+    `by_content` False leaves the graph lane alone. What is not near enough enters no lane.
+    """
+    came_of = _came_of(question, starts, pool)
+    near = question.near(pool) if by_content else {}
+    matches = _matching(question, pool) if by_content else []
+    nodes = rows.nodes_by_row(question.connection, [*near, *came_of, *matches])
+    overlap = {row: weighted_overlap(question.words, node.text) if by_content else 0.0 for row, node in nodes.items()}
+    lanes: dict[Lane, list[int]] = {
+        "fingerprint": [] if by_content else list(came_of),
+        "text": [row for row in matches if overlap[row] >= question.min_overlap],
+        "vector": list(near),
+        "graph": list(came_of) if by_content else [],
+    }
+    fused = [one for one in fuse(lanes) if one.row in nodes]
+    details = _details(question.connection, [one.row for one in fused])
+    same = {row for row, start in came_of.items() if start.same}
+    return [
+        Candidate(
+            fused=one,
+            experience=nodes[one.row],
+            standing=details[one.row].standing,
+            similarity=near.get(one.row),
+            overlap=overlap[one.row],
+            via=f"it came of a similar {came_of[one.row].kind.value}" if one.row in came_of and by_content else None,
+            same=one.row in same,
+            confirmed_at=details[one.row].confirmed_at,
+            sources=details[one.row].sources,
+        )
+        for one in fused
+        if one.row in details
+    ]
 
 
-def _came_of(connection: apsw.Connection, anchors: Sequence[Candidate], allowed: set[int]) -> dict[int, str]:
-    """What came of the anchors, best first: row -> the reason in words."""
-    problems = {anchor.experience.id: anchor for anchor in anchors}
-    steps = follow(
-        list(problems), lambda ids: rows.edges_from(connection, ids), lambda ids: rows.kinds_of(connection, ids)
+def classes_of(connection: apsw.Connection, task_type: str | None) -> Classes:
+    """What uses of recollections came to, in one task type or (None) in all."""
+    sql = "SELECT same, shown, sum(successes), sum(trials) FROM gains WHERE ?1 IS NULL OR task_type = ?1 GROUP BY 1, 2"
+    found = {
+        (same, shown): Tally(trials, right) for same, shown, right, trials in connection.execute(sql, (task_type,))
+    }
+    arms = ((1, 1), (1, 0), (0, 1), (0, 0))
+    return Classes(*(found.get(arm, Tally()) for arm in arms))
+
+
+class _Details(NamedTuple):
+    standing: Standing
+    confirmed_at: float
+    sources: tuple[str, ...]
+
+
+def _details(connection: apsw.Connection, found: Sequence[int]) -> dict[int, _Details]:
+    sql = (
+        "SELECT entry, standing, confirmed_at, (SELECT json_group_array(DISTINCT source) FROM observations"
+        " WHERE observations.entry = standings.entry AND voided_by IS NULL AND source <> '')"
+        " FROM standings WHERE entry IN (SELECT value FROM json_each(?))"
     )
-    nodes = rows.nodes_by_id(connection, [step.edge.target for step in steps])
-    came_of: dict[int, str] = {}
-    for step in sorted(steps, key=lambda step: list(problems).index(step.start)):
-        row, _ = nodes[step.edge.target]
-        if row in allowed:
-            came_of.setdefault(row, f"it came of a similar {problems[step.start].experience.kind.value}")
+    return {
+        entry: _Details(Standing.model_validate_json(standing), confirmed_at, tuple(json.loads(sources)))
+        for entry, standing, confirmed_at, sources in connection.execute(sql, (json.dumps(list(found)),))
+    }
+
+
+def _matching(question: Question, pool: Pool) -> list[int]:
+    belonging = question.belonging(question.matches, pool)
+    return list(islice((row for row in question.matches if row in belonging), DEPTH))
+
+
+def _came_of(question: Question, starts: Sequence[Anchor], pool: Pool) -> dict[int, Anchor]:
+    """What came of the anchors, best anchor first, and through which of them; only of the pool and in scope."""
+    if not starts:
+        return {}
+    connection = question.connection
+    anchor_of = {id: anchor for anchor in starts for id in anchor.ids}
+    place = {id: number for number, id in enumerate(anchor_of)}
+    steps = follow(
+        list(anchor_of), lambda ids: rows.edges_from(connection, ids), lambda ids: rows.kinds_of(connection, ids)
+    )
+    known = rows.known_ids(connection, [step.edge.target for step in steps])
+    known = rows.surviving(connection, known)
+    # An error that was met before is a warning itself, and not only what followed from it.
+    own = [(anchor.row, anchor) for anchor in starts if anchor.kind is Kind.ERROR and anchor.same]
+    reached = [
+        (known[step.edge.target], anchor_of[step.start])
+        for step in sorted(steps, key=lambda step: place[step.start])
+        if step.edge.target in known
+    ]
+    belonging = question.belonging([row for row, _ in (*reached, *own)], pool)
+    came_of: dict[int, Anchor] = {}
+    for row, anchor in (*reached, *own):
+        if row in belonging:
+            came_of.setdefault(row, anchor)
     return came_of

@@ -281,13 +281,25 @@ class Ledger:
             self._fault = str(error)
 
 
-def _line(seq: int, prev: str, kind: str, payload: dict[str, Any]) -> bytes:
-    body = {"kind": kind, "payload": payload, "prev": prev, "seq": seq}
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces. Raises TypeError or ValueError for what is not plain JSON, NaN included."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def chain_digest(seq: int, prev: str, kind: str, payload: dict[str, Any]) -> str:
+    """sha256 (hex) that seals one entry of a chain together with all before it. Raises as `canonical_json` does."""
+    return hashlib.sha256(_body(seq, prev, kind, payload)).hexdigest()
+
+
+def _body(seq: int, prev: str, kind: str, payload: dict[str, Any]) -> bytes:
     try:
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _encode(canonical_json({"kind": kind, "payload": payload, "prev": prev, "seq": seq}))
     except (TypeError, ValueError) as error:
         raise type(error)(f"ledger entry {seq} ({kind}): expected plain JSON values, got {error}") from error
-    encoded = _encode(text)
+
+
+def _line(seq: int, prev: str, kind: str, payload: dict[str, Any]) -> bytes:
+    encoded = _body(seq, prev, kind, payload)
     digest = hashlib.sha256(encoded).hexdigest().encode()
     return _HASH_FIELD + digest + b'",' + encoded[1:] + b"\n"
 

@@ -1,4 +1,4 @@
-"""Which experiences to bring back, and why: lanes of candidates, their fusion, and the final choice; pure."""
+"""Which experiences to bring back, and why: fusion of lanes, what fits, how it ranks, and the final choice; pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import fsum
 from typing import Literal, NamedTuple
 
-from memory.types import Evidence, Experience, Kind, Recollection
+from memory.config import MemoryConfig
+from memory.decay import decay
+from memory.holdout import is_withheld
+from memory.types import Cue, Experience, Level, Recall, Recollection, Standing
+from memory.utility import Tally, class_prior, harms, utility, worth
 
-Lane = Literal["text", "vector", "graph"]
+Lane = Literal["fingerprint", "text", "vector", "graph"]
 
 RRF_K = 60
 """Reciprocal rank fusion's constant (Cormack, Clarke and Büttcher 2009): how little the very first places count."""
@@ -18,6 +22,11 @@ MIN_OVERLAP = 0.3
 """Share of the query's words, by weight, that a text match must hold; else one common word makes anything similar."""
 
 MAX_QUERY_TERMS = 64
+
+MAX_INDEXED_CHARS = 20_000
+"""Words beyond this many characters of a text are not counted; they are still found."""
+
+SECONDS_PER_DAY = 86_400.0
 
 _WORD = re.compile(r"\w+")
 
@@ -31,7 +40,9 @@ class Fused(NamedTuple):
 
     @property
     def lane(self) -> str:
-        """'text', 'vector', 'both' or 'graph' (reached through the graph alone)."""
+        """'fingerprint', 'text', 'vector', 'both' (text and vector) or 'graph' (reached through the graph alone)."""
+        if "fingerprint" in self.ranks:
+            return "fingerprint"
         direct = [lane for lane in ("text", "vector") if lane in self.ranks]
         return "both" if len(direct) == 2 else direct[0] if direct else "graph"
 
@@ -41,14 +52,41 @@ class Candidate(NamedTuple):
 
     fused: Fused
     experience: Experience
+    standing: Standing
     similarity: float | None
     overlap: float
     via: str | None
+    same: bool = False
+    confirmed_at: float = 0.0
+    sources: tuple[str, ...] = ()
+
+    @property
+    def warns(self) -> bool:
+        """Whether it comes back as a warning."""
+        return self.standing.warns
+
+
+class Classes(NamedTuple):
+    """What episodes of one task type came to, with and without recollections of the same and of similar problems."""
+
+    same_with: Tally = Tally()
+    same_without: Tally = Tally()
+    similar_with: Tally = Tally()
+    similar_without: Tally = Tally()
+
+    def of(self, same: bool) -> tuple[Tally, Tally]:
+        """With, and without."""
+        return (self.same_with, self.same_without) if same else (self.similar_with, self.similar_without)
+
+
+def words_of(text: str) -> set[str]:
+    """Distinct words of a text, casefolded, from its first `MAX_INDEXED_CHARS` characters."""
+    return set(_WORD.findall(text[:MAX_INDEXED_CHARS].casefold()))
 
 
 def query_terms(query: str) -> list[str]:
     """Distinct words of `query`, casefolded, in order, at most `MAX_QUERY_TERMS`."""
-    return list(dict.fromkeys(_WORD.findall(query.casefold())))[:MAX_QUERY_TERMS]
+    return list(dict.fromkeys(_WORD.findall(query[:MAX_INDEXED_CHARS].casefold())))[:MAX_QUERY_TERMS]
 
 
 def weighted_overlap(weights: Mapping[str, float], text: str) -> float:
@@ -56,7 +94,7 @@ def weighted_overlap(weights: Mapping[str, float], text: str) -> float:
     total = sum(weights.values())
     if total <= 0.0:
         return 0.0
-    words = set(_WORD.findall(text.casefold()))
+    words = words_of(text)
     return sum(weight for word, weight in weights.items() if word in words) / total
 
 
@@ -71,20 +109,73 @@ def fuse(lanes: Mapping[Lane, Sequence[int]], k: int = RRF_K) -> list[Fused]:
     return sorted(fused, key=lambda candidate: (-candidate.score, candidate.row))
 
 
-def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], limit: int) -> list[Recollection]:
-    """At most `limit` recollections: verified ones first, failures in the places that are left, no text twice."""
-    chosen: list[Recollection] = []
+def fits(experience: Experience, cue: Cue) -> bool:
+    """The hard gate: no other task type, error code, or value of an environment key that both name."""
+    if cue.task_type is not None and experience.task_type != cue.task_type:
+        return False
+    if cue.error_code and experience.error_code and experience.error_code != cue.error_code:
+        return False
+    asked = dict(cue.environment)
+    return all(asked.get(key, value) == value for key, value in experience.environment)
+
+
+def is_allowed(candidate: Candidate, classes: Classes, config: MemoryConfig) -> bool:
+    """Whether a candidate may be shown at all: not where what is like it was measured to harm."""
+    if candidate.warns or candidate.same:
+        return True
+    if config.similar != "measured":
+        return config.similar == "always"
+    return not harms(utility(*classes.of(same=False)))
+
+
+def ranked(candidates: Iterable[Candidate], classes: Classes, now: float, config: MemoryConfig) -> list[Candidate]:
+    """Best first: fused relevance x lower bound of trust x measured worth x decay; the very same problem before all."""
+
+    def score(candidate: Candidate) -> float:
+        standing = candidate.standing
+        gain = standing.gain if standing.num_uses else class_prior(*classes.of(candidate.same)).mean
+        age = (now - candidate.confirmed_at) / SECONDS_PER_DAY
+        trust = standing.trust if standing.level is Level.VERIFIED else min(standing.trust, _UNVERIFIED_TRUST)
+        return candidate.fused.score * trust * worth(gain) * decay(age, config.half_life_days)
+
+    scored = [one._replace(fused=one.fused._replace(score=score(one))) for one in candidates]
+    return sorted(scored, key=lambda one: (not one.same, -one.fused.score, one.fused.row))
+
+
+_UNVERIFIED_TRUST = 0.05
+"""Beta(1, 1) has its 10% quantile at .1; what nobody checked ranks below everything that somebody did."""
+
+
+def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], cue: Cue, config: MemoryConfig) -> Recall:
+    """At most `cue.limit` recollections: solutions first, failures in the places that are left, no text twice.
+
+    A source that stands behind `max_per_source` of those chosen is passed over. What the hold-out takes keeps its
+    place: nothing moves up, or the comparison with it would be one with its substitute.
+    """
+    shown: list[Recollection] = []
+    withheld: list[Recollection] = []
     seen: set[str] = set()
-    for candidates, warning in ((solutions, False), (failures, True)):
-        for candidate in candidates:
-            text = " ".join(candidate.experience.text.split())
-            if len(chosen) < limit and text not in seen:
-                seen.add(text)
-                chosen.append(recollection(candidate, warning=warning))
-    return chosen
+    counts: dict[str, int] = {}
+    for candidate in (*solutions, *failures):
+        text = " ".join(candidate.experience.text.split())
+        full = len(shown) + len(withheld) >= cue.limit
+        if full or text in seen or _is_crowded(candidate, counts, config.max_per_source):
+            continue
+        seen.add(text)
+        for source in candidate.sources:
+            counts[source] = counts.get(source, 0) + 1
+        one = recollection(candidate)
+        hidden = is_withheld(cue.episode, one.experience_id, config.holdout_share)
+        (withheld if hidden else shown).append(one)
+    return Recall(shown=tuple(shown), withheld=tuple(withheld))
 
 
-def recollection(candidate: Candidate, *, warning: bool) -> Recollection:
+def _is_crowded(candidate: Candidate, counts: Mapping[str, int], most: int) -> bool:
+    """Whether every source behind it has had its places already."""
+    return bool(candidate.sources) and all(counts.get(source, 0) >= most for source in candidate.sources)
+
+
+def recollection(candidate: Candidate) -> Recollection:
     """The record of a chosen candidate, with its reason in one sentence."""
     experience = candidate.experience
     return Recollection(
@@ -94,20 +185,36 @@ def recollection(candidate: Candidate, *, warning: bool) -> Recollection:
         task_type=experience.task_type,
         score=candidate.fused.score,
         lane=candidate.fused.lane,
-        why=f"{_standing(experience.kind, experience.evidence)}; {_relevance(candidate)}.",
-        warning=warning,
+        why=f"{_standing(candidate)}; {_relevance(candidate)}.",
+        warning=candidate.warns,
+        same=candidate.same,
+        level=candidate.standing.level,
+        trust=candidate.standing.trust,
     )
 
 
-def _standing(kind: Kind, evidence: Evidence | None) -> str:
-    if evidence is None or evidence.verdict == "unknown":
-        return f"unverified {kind.value}"
-    verb = "verified by" if evidence.verdict == "passed" else "failed the check"
-    return f"{kind.value} {verb} {evidence.verifier}"
+def _standing(candidate: Candidate) -> str:
+    standing, kind = candidate.standing, candidate.experience.kind.value
+    if standing.level is Level.RETIRED:
+        return f"retired {kind}: {standing.reason}" if standing.reason else f"retired {kind}"
+    if standing.level is not Level.VERIFIED:
+        return f"unverified {kind} ({standing.level.value})"
+    if standing.warns:
+        return f"{kind} that failed {_times(standing.num_failed, 'check')}"
+    failed = f" and failed {standing.num_failed}" if standing.num_failed else ""
+    return f"{kind} verified by {_times(standing.num_passed, 'check')}{failed}"
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _relevance(candidate: Candidate) -> str:
     reasons = []
+    if "fingerprint" in candidate.fused.ranks:
+        reasons.append("the very same was met before")
+    elif candidate.same:
+        reasons.append("it is about the same problem in other words")
     if candidate.similarity is not None:
         reasons.append(f"its meaning is near (cosine {candidate.similarity:.2f})")
     if "text" in candidate.fused.ranks:

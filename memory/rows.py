@@ -1,71 +1,111 @@
-"""Experiences, edges, vectors and events as rows: what is written together, and how it is read back."""
+"""Experiences, edges and where they belong as rows: how they are written, and how they are read back."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import apsw
-import numpy as np
 
-from memory.database import StoreError, transaction
-from memory.embed import Vectors
-from memory.index import Rows
-from memory.ledger import GENESIS
-from memory.types import Edge, Experience, Kind, Relation, content_hash
+from memory.database import fetch
+from memory.fingerprint import fingerprint
+from memory.ledger import canonical_json
+from memory.recall import words_of
+from memory.types import Edge, Experience, Kind, Namespace, Relation, Standing
 
 Node = tuple[int, Experience]
 """A stored experience and its row number, which counts up in the order of writing."""
 
-
-class Writing(NamedTuple):
-    """What one transaction adds; `vectors` holds the rows of `experiences` that are embedded, by place."""
-
-    experiences: Sequence[Experience]
-    edges: Sequence[Edge]
-    vectors: dict[int, Vectors]
+_COLUMNS = (
+    "entries.seq, entries.id, team, project, run, kind, entries.task_type, entries.split, error_code, environment, text"
+)
+_ENTRIES = f"SELECT {_COLUMNS} FROM entries JOIN namespaces ON namespaces.id = entries.namespace"
 
 
-def write(connection: apsw.Connection, writing: Writing, embedder: str) -> None:
-    """Add experiences, words, vectors, edges and the event that says so, in one transaction.
+def insert(connection: apsw.Connection, experience: Experience, id: str, event: int) -> int:
+    """Store the content of a new experience, its words included; inside the caller's transaction. Returns its row."""
+    connection.execute(
+        "INSERT INTO entries (id, event, namespace, kind, task_type, split, error_code, environment, fingerprint, text)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            id,
+            event,
+            ensure_namespace(connection, experience.namespace),
+            experience.kind.value,
+            experience.task_type,
+            experience.split,
+            experience.error_code,
+            canonical_json(experience.environment),
+            fingerprint(experience.kind, experience.text),
+            experience.text,
+        ),
+    )
+    row = connection.last_insert_rowid()
+    connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row, experience.text))
+    return row
 
-    Everything must be new. Raises StoreError if an edge leads to an experience that is not stored.
+
+def count_terms(connection: apsw.Connection, texts: Iterable[str], sign: int = 1) -> None:
+    """Keep how many entries hold each word; `sign` -1 takes texts away again. Inside the caller's transaction."""
+    counts = Counter(word for text in texts for word in words_of(text))
+    connection.executemany(
+        "INSERT INTO terms (term, num_entries) VALUES (?1, ?2)"
+        " ON CONFLICT DO UPDATE SET num_entries = num_entries + ?2",
+        [(word, sign * count) for word, count in sorted(counts.items())],
+    )
+
+
+def delete_content(connection: apsw.Connection, row: int, text: str) -> None:
+    """Take an entry's text, words and vectors out of every table; inside the caller's transaction."""
+    connection.execute("INSERT INTO words (words, rowid, text) VALUES ('delete', ?, ?)", (row, text))
+    count_terms(connection, [text], sign=-1)
+    connection.execute("DELETE FROM terms WHERE num_entries <= 0")
+    connection.execute("DELETE FROM vectors WHERE entry = ?", (row,))
+    connection.execute("DELETE FROM entries WHERE seq = ?", (row,))
+
+
+def rebuild_words(connection: apsw.Connection) -> None:
+    """Make the full-text index and the word counts anew from the texts; inside the caller's transaction."""
+    connection.execute("INSERT INTO words (words) VALUES ('rebuild')")
+    connection.execute("DELETE FROM terms")
+    for rows in _batches(connection, "SELECT text FROM entries ORDER BY seq"):
+        count_terms(connection, [text for (text,) in rows])
+
+
+def ensure_namespace(connection: apsw.Connection, namespace: Namespace) -> int:
+    """Number of a namespace, given one if it is new; inside the caller's transaction."""
+    parts = (namespace.team, namespace.project, namespace.run)
+    found = connection.execute("SELECT id FROM namespaces WHERE (team, project, run) = (?, ?, ?)", parts).get
+    if found is not None:
+        return int(found)
+    connection.execute("INSERT INTO namespaces (team, project, run) VALUES (?, ?, ?)", parts)
+    return connection.last_insert_rowid()
+
+
+def namespaces_like(connection: apsw.Connection, patterns: Sequence[str]) -> list[int]:
+    """Numbers of the namespaces that 'team/project/run' patterns name; '*' stands for any project or any run.
+
+    Raises ValueError for another shape, or a '*' for the team: nothing crosses teams by a wildcard.
     """
-    ids = [experience.id for experience in writing.experiences]
-    with transaction(connection):
-        event = _append_event(
-            connection, "remembered", {"entries": ids, "edges": [list(_triple(edge)) for edge in writing.edges]}
-        )
-        for place, experience in enumerate(writing.experiences):
-            row = _insert(connection, experience, ids[place], event)
-            if place in writing.vectors:
-                insert_vector(connection, row, embedder, writing.vectors[place])
-        for edge in writing.edges:
-            for end in (edge.source, edge.target):
-                if not _exists(connection, end):
-                    raise StoreError(f"edge {_triple(edge)}: expected a stored experience, got {end}; remember it too")
-            connection.execute(
-                "INSERT INTO edges (source, relation, target, event) VALUES (?, ?, ?, ?)", (*_triple(edge), event)
+    chosen: set[int] = set()
+    for pattern in patterns:
+        parts = pattern.split("/")
+        if len(parts) != 3 or not all(parts) or parts[0] == "*":
+            raise ValueError(
+                f"namespace: expected team/project/run, where project and run may be *, got {pattern!r}; name the team"
             )
+        sql = "SELECT id FROM namespaces WHERE team = ?1 AND ?2 IN ('*', project) AND ?3 IN ('*', run)"
+        chosen.update(id for (id,) in fetch(connection, sql, parts))
+    return sorted(chosen)
 
 
-def insert_vector(connection: apsw.Connection, row: int, embedder: str, vector: Vectors) -> None:
-    """Store one vector of one entry; inside the caller's transaction."""
-    blob = vector.astype("<f4").tobytes()
-    connection.execute("INSERT INTO vectors (entry, embedder, vector) VALUES (?, ?, ?)", (row, embedder, blob))
-
-
-def is_new_edge(connection: apsw.Connection, edge: Edge) -> bool:
-    """True: this edge is not stored yet."""
-    sql = "SELECT 1 FROM edges WHERE source = ? AND relation = ? AND target = ?"
-    return connection.execute(sql, _triple(edge)).get is None
-
-
-def known_ids(connection: apsw.Connection, ids: Sequence[str]) -> set[str]:
-    """Those of `ids` that are stored."""
-    return set(kinds_of(connection, ids))
+def known_ids(connection: apsw.Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Rows of those of `ids` that are stored."""
+    sql = "SELECT id, seq FROM entries WHERE id IN (SELECT value FROM json_each(?))"
+    return dict(fetch(connection, sql, (json.dumps(list(ids)),)))
 
 
 def kinds_of(connection: apsw.Connection, ids: Sequence[str]) -> dict[str, Kind]:
@@ -75,123 +115,98 @@ def kinds_of(connection: apsw.Connection, ids: Sequence[str]) -> dict[str, Kind]
 
 
 def nodes_by_row(connection: apsw.Connection, rows: Sequence[int]) -> dict[int, Experience]:
-    """Experiences by row number."""
-    sql = "SELECT seq, text, rest FROM entries WHERE seq IN (SELECT value FROM json_each(?))"
-    return {row: _experience(text, rest) for row, text, rest in connection.execute(sql, (json.dumps(list(rows)),))}
+    """Experiences by row number; rows that are gone are left out."""
+    sql = f"{_ENTRIES} WHERE entries.seq IN (SELECT value FROM json_each(?))"
+    return {found[0]: _experience(found) for found in connection.execute(sql, (json.dumps(list(rows)),))}
 
 
 def nodes_by_id(connection: apsw.Connection, ids: Sequence[str]) -> dict[str, Node]:
     """Rows and experiences by id; unknown ids are left out."""
-    sql = "SELECT id, seq, text, rest FROM entries WHERE id IN (SELECT value FROM json_each(?))"
-    found = connection.execute(sql, (json.dumps(list(ids)),))
-    return {id: (row, _experience(text, rest)) for id, row, text, rest in found}
+    sql = f"{_ENTRIES} WHERE entries.id IN (SELECT value FROM json_each(?))"
+    return {found[1]: (found[0], _experience(found)) for found in connection.execute(sql, (json.dumps(list(ids)),))}
+
+
+def all_nodes(connection: apsw.Connection, namespaces: Sequence[int] | None = None) -> Iterator[Node]:
+    """Every stored experience in the order of writing; None means of every namespace."""
+    where = "" if namespaces is None else " WHERE namespace IN (SELECT value FROM json_each(?))"
+    bindings = () if namespaces is None else (json.dumps(list(namespaces)),)
+    for rows in _batches(connection, f"{_ENTRIES}{where} ORDER BY entries.seq", bindings):
+        yield from ((found[0], _experience(found)) for found in rows)
+
+
+def standings_of(connection: apsw.Connection, rows: Sequence[int]) -> dict[int, Standing]:
+    """Standing of each of these rows."""
+    sql = "SELECT entry, standing FROM standings WHERE entry IN (SELECT value FROM json_each(?))"
+    found = connection.execute(sql, (json.dumps(list(rows)),))
+    return {entry: Standing.model_validate_json(text) for entry, text in found}
+
+
+def merged_into(connection: apsw.Connection, found: Sequence[int]) -> dict[int, list[str]]:
+    """Ids of what was merged into each of these rows; rows into which nothing was are left out."""
+    sql = (
+        "SELECT merged_into, entries.id FROM standings JOIN entries ON entries.seq = entry"
+        " WHERE merged_into IN (SELECT value FROM json_each(?)) AND merged_into IS NOT NULL ORDER BY entry"
+    )
+    repeats: dict[int, list[str]] = {}
+    for row, id in connection.execute(sql, (json.dumps(list(found)),)):
+        repeats.setdefault(row, []).append(id)
+    return repeats
+
+
+def surviving(connection: apsw.Connection, known: Mapping[str, int]) -> dict[str, int]:
+    """Row by id, where what was merged stands for what it was merged into."""
+    sql = (
+        "SELECT entry, merged_into FROM standings WHERE entry IN (SELECT value FROM json_each(?))"
+        " AND merged_into IS NOT NULL"
+    )
+    kept = dict(fetch(connection, sql, (json.dumps(list(known.values())),)))
+    return {id: kept.get(row, row) for id, row in known.items()}
 
 
 def edges_from(connection: apsw.Connection, ids: Sequence[str]) -> list[Edge]:
     """Edges that start at any of `ids`, in the order they were written."""
     sql = (
-        "SELECT source, relation, target FROM edges WHERE source IN (SELECT value FROM json_each(?)) ORDER BY edges.seq"
+        "SELECT source, relation, target FROM edges WHERE voided_by IS NULL"
+        " AND source IN (SELECT value FROM json_each(?)) ORDER BY edges.seq"
+    )
+    return _edges(connection, sql, (json.dumps(list(ids)),))
+
+
+def edges_into(connection: apsw.Connection, ids: Sequence[str]) -> list[Edge]:
+    """Edges that end at any of `ids`, in the order they were written."""
+    sql = (
+        "SELECT source, relation, target FROM edges WHERE voided_by IS NULL"
+        " AND target IN (SELECT value FROM json_each(?)) ORDER BY edges.seq"
     )
     return _edges(connection, sql, (json.dumps(list(ids)),))
 
 
 def edges_of(connection: apsw.Connection, id: str) -> list[Edge]:
     """Edges that start or end at one experience, in the order they were written."""
-    return _edges(
-        connection, "SELECT source, relation, target FROM edges WHERE ?1 IN (source, target) ORDER BY seq", (id,)
-    )
-
-
-def head_event(connection: apsw.Connection) -> tuple[int, str]:
-    """Number of events, and the hash of the last."""
-    return connection.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").get or (0, GENESIS)
-
-
-def event_hash(connection: apsw.Connection, seq: int) -> str | None:
-    """Hash of one event; None when there is none. Event 0 is the empty history."""
-    return GENESIS if seq == 0 else connection.execute("SELECT hash FROM events WHERE seq = ?", (seq,)).get
-
-
-def verify_events(connection: apsw.Connection) -> int:
-    """Recompute the chain of events. Returns how many there are; raises StoreError at the first broken one."""
-    head, count = GENESIS, 0
-    for seq, kind, payload, prev, stored in connection.execute(
-        "SELECT seq, kind, payload, prev, hash FROM events ORDER BY seq"
-    ):
-        count += 1
-        expected = _event_digest(count, head, kind, json.loads(payload))
-        if (seq, prev, stored) != (count, head, expected):
-            raise StoreError(f"event {count}: expected hash {expected} after {head[:12]}, got {stored}; restore a copy")
-        head = stored
-    return count
-
-
-def vectors_after(connection: apsw.Connection, embedder: str, dim: int, after: int) -> tuple[int, Rows, Vectors]:
-    """Vectors of `embedder` stored after vector number `after`: (last number, entry rows (n,), vectors (n, dim)).
-
-    Raises StoreError if a stored vector is not `dim` long.
-    """
-    sql = "SELECT seq, entry, vector FROM vectors WHERE embedder = ? AND seq > ? ORDER BY seq"
-    found: list[Any] = connection.execute(sql, (embedder, after)).fetchall()
-    for seq, _, blob in found:
-        if len(blob) != 4 * dim:
-            raise StoreError(
-                f"vector {seq}: expected {dim} numbers from embedder {embedder}, got {len(blob) / 4:g}; "
-                "give the changed embedder another id"
-            )
-    rows = np.array([entry for _, entry, _ in found], dtype=np.int64)
-    vectors = np.frombuffer(b"".join(blob for *_, blob in found), dtype="<f4").reshape(len(found), dim)
-    return (found[-1][0] if found else after), rows, vectors
-
-
-def count_vectors(connection: apsw.Connection, embedder: str, up_to: int) -> int:
-    """How many vectors of `embedder` have a number of at most `up_to`."""
-    return int(
-        connection.execute("SELECT count(*) FROM vectors WHERE embedder = ? AND seq <= ?", (embedder, up_to)).get
-    )
-
-
-def without_vector(
-    connection: apsw.Connection, embedder: str, kinds: Sequence[Kind], limit: int
-) -> list[tuple[int, str]]:
-    """(row, text) of at most `limit` entries of `kinds` that `embedder` has not embedded, oldest first."""
     sql = (
-        "SELECT seq, text FROM entries WHERE kind IN (SELECT value FROM json_each(?)) AND NOT EXISTS "
-        "(SELECT 1 FROM vectors WHERE vectors.entry = entries.seq AND vectors.embedder = ?) ORDER BY seq LIMIT ?"
+        "SELECT source, relation, target FROM (SELECT * FROM edges WHERE source = ?1"
+        " UNION SELECT * FROM edges WHERE target = ?1) WHERE voided_by IS NULL ORDER BY seq"
     )
-    found: list[Any] = connection.execute(sql, (json.dumps(list(kinds)), embedder, limit)).fetchall()
-    return found
+    return _edges(connection, sql, (id,))
 
 
-def _insert(connection: apsw.Connection, experience: Experience, id: str, event: int) -> int:
-    fields = experience.model_dump(mode="json")
-    text = fields.pop("text")
-    verdict = experience.evidence.verdict if experience.evidence else ""
-    connection.execute(
-        "INSERT INTO entries (id, event, kind, task_type, split, verdict, text, rest) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (id, event, experience.kind, experience.task_type, experience.split, verdict, text, _canonical(fields)),
+def is_new_edge(connection: apsw.Connection, edge: Edge) -> bool:
+    """True: this edge is not stored yet, or was rolled back."""
+    sql = "SELECT 1 FROM edges WHERE source = ? AND relation = ? AND target = ? AND voided_by IS NULL"
+    return connection.execute(sql, (edge.source, edge.relation.value, edge.target)).get is None
+
+
+def _experience(found: Sequence[Any]) -> Experience:
+    _, _, team, project, run, kind, task_type, split, error_code, environment, text = found
+    return Experience(
+        kind=Kind(kind),
+        text=text,
+        namespace=Namespace(team=team, project=project, run=run),
+        task_type=task_type,
+        split=split,
+        error_code=error_code,
+        environment=tuple((key, value) for key, value in json.loads(environment)),
     )
-    row = connection.last_insert_rowid()
-    connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (row, text))
-    return row
-
-
-def _append_event(connection: apsw.Connection, kind: str, payload: dict[str, object]) -> int:
-    count, head = head_event(connection)
-    digest = _event_digest(count + 1, head, kind, payload)
-    connection.execute(
-        "INSERT INTO events (seq, kind, payload, prev, hash, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (count + 1, kind, _canonical(payload), head, digest, time.time()),
-    )
-    return count + 1
-
-
-def _event_digest(seq: int, prev: str, kind: str, payload: dict[str, object]) -> str:
-    return content_hash({"seq": seq, "prev": prev, "kind": kind, "payload": payload})
-
-
-def _experience(text: str, rest: str) -> Experience:
-    return Experience.model_validate({**json.loads(rest), "text": text})
 
 
 def _edges(connection: apsw.Connection, sql: str, bindings: tuple[str, ...]) -> list[Edge]:
@@ -201,13 +216,7 @@ def _edges(connection: apsw.Connection, sql: str, bindings: tuple[str, ...]) -> 
     ]
 
 
-def _exists(connection: apsw.Connection, id: str) -> bool:
-    return connection.execute("SELECT 1 FROM entries WHERE id = ?", (id,)).get is not None
-
-
-def _triple(edge: Edge) -> tuple[str, str, str]:
-    return edge.source, edge.relation.value, edge.target
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def _batches(connection: apsw.Connection, sql: str, bindings: tuple[str, ...] = ()) -> Iterator[list[Any]]:
+    cursor = connection.execute(sql, bindings)
+    while rows := list(islice(cursor, 1000)):
+        yield rows

@@ -27,6 +27,9 @@ def content_hash(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_NAME = r"^[^/*\s][^/*]*$"
+
+
 class Kind(StrEnum):
     """What an experience is about."""
 
@@ -51,8 +54,27 @@ class Relation(StrEnum):
     SUPERSEDES = "supersedes"
 
 
+class Namespace(Record):
+    """Whose an experience is. Recall reads the namespaces it is given and no other."""
+
+    team: str = Field(default="default", pattern=_NAME)
+    project: str = Field(default="default", pattern=_NAME)
+    run: str = Field(default="default", pattern=_NAME)
+
+    def __str__(self) -> str:
+        return f"{self.team}/{self.project}/{self.run}"
+
+    @staticmethod
+    def parse(text: str) -> Namespace:
+        """The namespace written as "team/project/run". Raises ValueError."""
+        parts = text.split("/")
+        if len(parts) != 3:
+            raise ValueError(f"namespace: expected team/project/run, got {text!r}")
+        return Namespace(team=parts[0], project=parts[1], run=parts[2])
+
+
 class Evidence(Record):
-    """Why an experience may be believed: who checked it, and what the check said."""
+    """What one check said of an experience."""
 
     verifier: str = Field(description="name of the check that was executed, e.g. 'exact' or 'reasoning_gym:chain_sum'")
     verdict: Literal["passed", "failed", "unknown"]
@@ -60,20 +82,34 @@ class Evidence(Record):
 
 
 class Experience(Record):
-    """One node of the experience graph. Its id is the hash of its content, so the same content is one entry."""
+    """One node of the experience graph. Its id is the hash of its content, so the same content is one entry.
+
+    Who said it, in which episode, and what checks made of it are events about it, not part of it.
+    """
 
     kind: Kind
     text: str
+    namespace: Namespace = Namespace()
     task_type: str = ""
-    source: str = Field(default="", description="who produced it: a member's name, a verifier, a person")
-    run: str = Field(default="", description="namespace: the run that wrote it")
     split: str = Field(default="", description="problem split it came from; recall can be restricted by it")
-    evidence: Evidence | None = Field(default=None, description="None: nobody checked it")
+    error_code: str = Field(default="", description="what a tool or system called the error, e.g. 'E501' or 'OOM'")
+    environment: tuple[tuple[str, str], ...] = Field(
+        default=(), description="what it was true of, e.g. (('vllm', '0.32'),); recall refuses another value of a key"
+    )
 
     @property
     def id(self) -> str:
         """Content hash over every field."""
         return content_hash(self)
+
+
+class Observation(Record):
+    """An experience as somebody reported it: who, in which episode, and what a check said at the time."""
+
+    experience: Experience
+    source: str = Field(default="", description="who proposed it: a member's name, a tool, a person")
+    episode: str = Field(default="", description="the deliberation or job it came out of, by id")
+    evidence: Evidence | None = Field(default=None, description="None: nobody checked it")
 
 
 class Edge(Record):
@@ -84,6 +120,48 @@ class Edge(Record):
     target: str
 
 
+class Level(StrEnum):
+    """How far an experience may be trusted."""
+
+    OBSERVED = "observed"
+    CANDIDATE = "candidate"
+    VERIFIED = "verified"
+    RETIRED = "retired"
+
+
+class Standing(Record):
+    """What the events about one experience come to; derived, so a rollback derives it anew."""
+
+    level: Level
+    warns: bool = Field(default=False, description="True: checks say that this fails, so it is shown as a warning")
+    num_passed: int = Field(default=0, description="independent checks that passed")
+    num_failed: int = Field(default=0, description="independent checks that failed, reuses that failed included")
+    num_episodes: int = Field(default=0, description="distinct episodes in which it was seen")
+    trust: float = Field(default=0.0, description="lower quantile of the Beta posterior of its being right, 0 to 1")
+    gain: float = Field(default=0.0, description="success with it minus without it, shrunk; -1 to 1")
+    num_uses: int = Field(default=0, description="times it was shown and the outcome became known")
+    reason: str = Field(default="", description="why it is retired, or was demoted; empty otherwise")
+    merged_into: str = Field(default="", description="id of the entry this is a duplicate of; empty: none")
+
+
+class Cue(Record):
+    """A question put to memory: what is being worked on, and where memory may look."""
+
+    text: str
+    namespaces: tuple[str, ...] = Field(
+        description="where to look: 'team/project/run'; '*' stands for any project or run"
+    )
+    task_type: str | None = Field(default=None, description="None: any")
+    splits: tuple[str, ...] | None = Field(default=None, description="None: any; (): nothing")
+    error: str = Field(default="", description="the error that was met, if the question is how to get past one")
+    error_code: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    episode: str = Field(
+        default="", description="the deliberation that asks; decides what is held out. Empty: nothing is"
+    )
+    limit: int = Field(default=3, ge=0, le=16)
+
+
 class Recollection(Record):
     """An experience that recall chose, with its score and the lane that found it."""
 
@@ -92,6 +170,49 @@ class Recollection(Record):
     text: str
     task_type: str
     score: float
-    lane: str = Field(description="'text', 'vector', 'both' or 'graph'")
+    lane: str = Field(description="'fingerprint', 'text', 'vector', 'both' or 'graph'")
     why: str = Field(description="one sentence: why it was chosen")
     warning: bool = Field(default=False, description="True: this was tried and failed")
+    same: bool = Field(default=False, description="True: it is about this very problem or error, not a similar one")
+    level: Level = Level.OBSERVED
+    trust: float = Field(default=0.0, description="lower quantile of the posterior of its being right")
+
+
+class Recall(Record):
+    """What a recall gave. What is withheld was chosen too, and is held out so that its worth can be measured."""
+
+    shown: tuple[Recollection, ...] = ()
+    withheld: tuple[Recollection, ...] = ()
+
+
+class Use(Record):
+    """What came of one episode in which memory was asked: the ground of with-minus-without."""
+
+    episode: str = Field(min_length=1)
+    success: bool
+    verifier: str = Field(description="who judged the outcome")
+    shown: tuple[str, ...] = Field(default=(), description="ids of experiences that the members read")
+    withheld: tuple[str, ...] = Field(default=(), description="ids of experiences that were held out")
+    followed: tuple[str, ...] = Field(
+        default=(), description="those of `shown` whose content the judged answer repeats: a failure refutes them"
+    )
+    same: tuple[str, ...] = Field(default=(), description="those that were about the very problem")
+
+
+class Artefact(Record):
+    """A dataset or adapter that was made from episodes, or from other artefacts."""
+
+    id: str = Field(min_length=1)
+    kind: Literal["dataset", "adapter"]
+    made_from: tuple[str, ...] = Field(description="ids of episodes or artefacts")
+
+
+class Erasure(Record):
+    """What an erase removed, and what was made from it elsewhere and may have to go too."""
+
+    experience_id: str
+    episodes: tuple[str, ...]
+    artefacts: tuple[Artefact, ...]
+    is_scrubbed: bool = Field(
+        default=True, description="False: a reader still holds the pages of before; close it, and call `scrub`"
+    )
