@@ -36,7 +36,7 @@ def lessons(
     replaced the first verdict by the judged answer; and the step that a member called wrong when it changed its mind,
     where `outcome` shows that the change was right. Edges read: problem attempted attempt, problem resolved_by
     solution, attempt failed_with error, attempt and solution led_to outcome, decision led_to attempt, solution
-    contradicts a recalled warning that was wrong, error caused_by step, step resolved_by solution.
+    contradicts the warning that was recalled against it, error caused_by step, step resolved_by solution.
 
     Every observation carries the evidence of the check that was made of it. `also` is what was judged of other answers
     of the same deliberation: the answer a step led to is an error where it is among them; else nobody checked it, and
@@ -104,8 +104,8 @@ class _Story:
             solution = self._note(Kind.SOLUTION, f"{_ANSWER_MARKS[Kind.SOLUTION]}{answer}", source, checked)
             self._join(problem, Relation.RESOLVED_BY, solution)
             self._join(solution, Relation.LED_TO, result)
-            for wrong in _refuted_warnings(self.deliberation, outcome):
-                self.edges.append(Edge(source=solution.id, relation=Relation.CONTRADICTS, target=wrong.experience_id))
+            for warning in _refuted_warnings(self.deliberation, outcome):
+                self._contradict(warning, solution, source, checked)
             self._solution = solution
         else:
             error = self._note(Kind.ERROR, f"{_ANSWER_MARKS[Kind.ERROR]}{answer}", source, checked)
@@ -129,18 +129,26 @@ class _Story:
             error = self._note(Kind.ERROR, f"{_ANSWER_MARKS[Kind.ERROR]}{before.answer}", before.member, failed)
             self._join(error, Relation.CAUSED_BY, step)
 
+    def _contradict(self, warning: Recollection, solution: Experience, source: str, checked: Evidence) -> None:
+        """The check speaks against a warning, if it is one of this namespace: others' notes are read, not judged."""
+        warned = self._experience(warning.kind, warning.text)
+        if warned.id == warning.experience_id != solution.id:
+            self._observe(warned, source, checked)
+            self._join(solution, Relation.CONTRADICTS, warned)
+
     def _note(self, kind: Kind, said: str, source: str, evidence: Evidence | None) -> Experience:
-        experience = Experience(
-            kind=kind,
-            text=f"{self._asked}{said}",
-            namespace=self.namespace,
-            task_type=self.deliberation.task.type,
-            split=self.split,
-        )
+        experience = self._experience(kind, f"{self._asked}{said}")
+        self._observe(experience, source, evidence)
+        return experience
+
+    def _experience(self, kind: Kind, text: str) -> Experience:
+        task_type = self.deliberation.task.type
+        return Experience(kind=kind, text=text, namespace=self.namespace, task_type=task_type, split=self.split)
+
+    def _observe(self, experience: Experience, source: str, evidence: Evidence | None) -> None:
         observation = Observation(experience=experience, source=source, episode=self.deliberation.id, evidence=evidence)
         if observation not in self.observations:
             self.observations.append(observation)
-        return experience
 
     def _join(self, source: Experience, relation: Relation, target: Experience) -> None:
         edge = Edge(source=source.id, relation=relation, target=target.id)

@@ -144,9 +144,25 @@ def test_a_warning_that_is_ignored_and_right_teaches_nothing_new_and_was_not_fol
 
 
 def test_a_warning_against_the_right_answer_is_contradicted_by_the_solution(double, three) -> None:
-    learnt = _learn(_held(double, three, recalled=(_note("7", kind=Kind.ERROR),)), _outcome("7", True))
+    warning = next(
+        o.experience
+        for o in _learn(_held(double, three, "Answer: 7"), _outcome("7", False)).observations
+        if o.experience.kind is Kind.ERROR
+    )
+    note = _note("7", warning.id, kind=Kind.ERROR)
+    learnt = _learn(_held(double, three, recalled=(note,)), _outcome("7", True))
     (solution,) = (o.experience.id for o in learnt.observations if o.experience.kind is Kind.SOLUTION)
-    assert (solution, Relation.CONTRADICTS, "x") in {(e.source, e.relation, e.target) for e in learnt.edges}
+    assert (solution, Relation.CONTRADICTS, warning.id) in {(e.source, e.relation, e.target) for e in learnt.edges}
+    (refuted,) = (o for o in learnt.observations if o.experience.id == warning.id)
+    assert refuted.evidence == _outcome("7", True).evidence
+
+
+def test_every_edge_leads_to_something_that_is_observed_with_it_or_was(double, three) -> None:
+    foreign = _note("7", "of another namespace", kind=Kind.ERROR)
+    for trace in (_held(double, three, recalled=(foreign,)), _talked(double, three)):
+        learnt = _learn(trace, _outcome("7", True), also=(_outcome("8", False),))
+        known = {o.experience.id for o in learnt.observations}
+        assert all({edge.source, edge.target} <= known for edge in learnt.edges)
 
 
 def test_the_answer_of_a_similar_problem_may_be_right_here_too_without_being_followed(double, three) -> None:
