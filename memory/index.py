@@ -1,121 +1,137 @@
-"""Vectors to neighbours: an exact FAISS index, and its disposable copy on disk.
+"""Vectors to neighbours: an exact index and an inverted one with 8-bit codes, both of FAISS, in RAM or mapped.
 
-SQLite holds the truth. A published index is only believed when its bytes have the sha256 its manifest names and its
-`Coverage` still describes the store; anything else is None, and the caller builds a new one. FAISS files carry no
-checksum of their own and a damaged one can crash the process, so nothing is parsed before it was verified.
+Nothing here knows what is true; `memory.generations` says which file may be opened. FAISS files carry no checksum and
+a damaged one can crash the process, so a file is only ever opened after its bytes were verified.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+import math
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from memory.embed import Vectors
-from memory.ledger import publish_bytes, publish_json, read_record
-from memory.types import Record, content_hash
 
 Rows = NDArray[np.int64]
+Kind = Literal["flat", "ivf_sq8"]
 
-_FORMAT = 1
-_MANIFEST = "manifest.json"
-
-
-class Coverage(Record):
-    """What an index covers: the vectors of one embedder up to `last_vector`, in the store whose history is `head`."""
-
-    embedder: str
-    dim: int
-    num_vectors: int
-    last_vector: int
-    num_events: int
-    head: str
+_MIN_ROWS_PER_LIST = 39
+_MAX_LISTS = 4096
 
 
-class _Manifest(Record):
-    format: int
-    file: str
-    sha256: str
-    coverage: Coverage
-    seal: str
+class Hits(NamedTuple):
+    """Rows (n,) and their scores (n,), best first; scores of coded vectors are approximate."""
 
-    @staticmethod
-    def sealed(file: str, sha256: str, coverage: Coverage) -> _Manifest:
-        body = {"format": _FORMAT, "file": file, "sha256": sha256, "coverage": coverage.model_dump(mode="json")}
-        return _Manifest(format=_FORMAT, file=file, sha256=sha256, coverage=coverage, seal=content_hash(body))
+    rows: Rows
+    scores: Vectors
 
 
 class VectorIndex:
-    """Exact inner-product search over rows added under integer ids.
+    """Inner-product search over unit vectors kept under integer ids.
 
-    Not thread-safe: adding and searching need mutual exclusion, which `Memory` provides. An id must be added once.
+    Not thread-safe: adding, removing and searching need mutual exclusion. An id must be added once.
     """
 
-    def __init__(self, dim: int) -> None:
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
+    def __init__(self, index: faiss.Index, *, mapped: bool = False) -> None:
+        """Use `flat`, `trained` or `open`."""
+        self._index = index
+        self._mapped = mapped
+
+    @staticmethod
+    def flat(dim: int) -> VectorIndex:
+        """An empty exact index."""
+        return VectorIndex(faiss.IndexIDMap(faiss.IndexFlatIP(dim)))
+
+    @staticmethod
+    def trained(sample: Vectors, nlist: int, num_threads: int) -> VectorIndex:
+        """An empty inverted index whose `nlist` centroids and code ranges were learnt from `sample` (n, dim)."""
+        index = faiss.index_factory(sample.shape[1], f"IVF{nlist},SQ8", faiss.METRIC_INNER_PRODUCT)
+        faiss.omp_set_num_threads(num_threads)
+        index.train(np.ascontiguousarray(sample))
+        return VectorIndex(index)
+
+    @staticmethod
+    def open(path: Path, *, mapped: bool) -> VectorIndex | None:
+        """The index in a file whose bytes were verified; None when it is not one of ours, or cannot be read.
+
+        `mapped` shares its pages with every process that maps it, and it can then only be searched.
+        """
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        except RuntimeError:  # all that FAISS ever raises
+            return None
+        if not isinstance(index, (faiss.IndexIDMap, faiss.IndexIVFScalarQuantizer)):
+            return None
+        return VectorIndex(index, mapped=mapped)
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self._index.ntotal)
 
-    def add(self, rows: Rows, vectors: Vectors) -> None:
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._index.d)
+
+    @property
+    def kind(self) -> Kind:
+        """'flat': exact."""
+        return "ivf_sq8" if self.nlist else "flat"
+
+    @property
+    def nlist(self) -> int:
+        """Number of inverted lists; 0 when flat."""
+        return int(self._index.nlist) if isinstance(self._index, faiss.IndexIVFScalarQuantizer) else 0
+
+    def add(self, rows: Rows, vectors: Vectors, num_threads: int = 1) -> None:
         """Add unit `vectors` (n, dim) under ids `rows` (n,)."""
+        self._check_changeable()
+        faiss.omp_set_num_threads(num_threads)
         self._index.add_with_ids(np.ascontiguousarray(vectors), rows)
 
-    def search(self, query: Vectors, limit: int, among: Rows) -> list[tuple[int, float]]:
-        """At most `limit` of the rows `among`, nearest to `query` (dim,) first, as (id, cosine).
+    def remove(self, rows: Rows) -> int:
+        """Remove the vectors with these ids; returns how many there were."""
+        self._check_changeable()
+        return int(self._index.remove_ids(faiss.IDSelectorBatch(rows)))
 
-        Rows at equal distance come in the order of their ids.
+    def search(self, query: Vectors, limit: int, *, among: Rows | None = None, nprobe: int = 0) -> Hits:
+        """At most `limit` rows nearest to `query` (dim,), of those in `among` (None: of all).
+
+        `nprobe` is how many inverted lists are looked into, 0 for all of them; a flat index has none.
         """
-        limit = min(limit, len(among), len(self))
-        if limit <= 0:
-            return []
-        chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))  # type: ignore[call-arg]
+        limit = min(limit, len(self) if among is None else len(among))
+        if limit <= 0 or not len(self):
+            return Hits(np.empty(0, np.int64), np.empty(0, np.float32))
         # One query gains nothing from OpenMP, and its waiting threads cost 20 ms on a busy machine. Per calling thread.
         faiss.omp_set_num_threads(1)
-        scores, ids = self._index.search(query[np.newaxis], limit, params=chosen)
-        found = [(int(row), float(score)) for row, score in zip(ids[0], scores[0], strict=True) if row >= 0]
-        return sorted(found, key=lambda hit: (-hit[1], hit[0]))
+        scores, rows = self._index.search(query[np.newaxis], limit, params=self._parameters(among, nprobe))
+        is_hit = rows[0] >= 0
+        return Hits(rows[0][is_hit], scores[0][is_hit])
 
-    def publish(self, directory: Path, coverage: Coverage) -> None:
-        """Replace the copy in `directory`: the new file first, then the manifest that makes it count."""
-        data = faiss.serialize_index(self._index).tobytes()
-        name = f"{hashlib.sha256(data).hexdigest()[:16]}.faiss"
-        digest = publish_bytes(directory / name, data)
-        publish_json(directory / _MANIFEST, _Manifest.sealed(name, digest, coverage))
-        for old in directory.glob("*.faiss"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
-
-    @staticmethod
-    def load(directory: Path, embedder: str, dim: int) -> tuple[VectorIndex, Coverage] | None:
-        """The published copy, or None when it is missing, damaged, or of another embedder.
-
-        Whether it is stale is for the caller to say, by its `Coverage`.
-        """
+    def write(self, path: Path) -> None:
+        """Write it to a new file. Raises OSError when the disk is full or `path` cannot be written."""
         try:
-            manifest = read_record(directory / _MANIFEST, _Manifest)
-            data = (directory / Path(manifest.file).name).read_bytes()
-        except (OSError, ValueError):
-            return None
-        coverage = manifest.coverage
-        if manifest != _Manifest.sealed(manifest.file, hashlib.sha256(data).hexdigest(), coverage):
-            return None
-        if (coverage.embedder, coverage.dim) != (embedder, dim):
-            return None
-        loaded = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-        if not isinstance(loaded, faiss.IndexIDMap2) or (loaded.d, loaded.ntotal) != (dim, coverage.num_vectors):
-            return None
-        index = VectorIndex(dim)
-        index._index = loaded
-        return index, coverage
+            faiss.write_index(self._index, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path}: expected to write a vector index, got {error}; free some space") from error
+
+    def _parameters(self, among: Rows | None, nprobe: int) -> faiss.SearchParameters | None:
+        chosen = None if among is None else faiss.IDSelectorBatch(among)
+        if self.nlist:
+            return faiss.SearchParametersIVF(nprobe=nprobe or self.nlist, sel=chosen)  # type: ignore[call-arg]
+        return faiss.SearchParameters(sel=chosen) if chosen is not None else None  # type: ignore[call-arg]
+
+    def _check_changeable(self) -> None:
+        if self._mapped:  # FAISS would not refuse: it ends the process
+            raise ValueError("expected an index in RAM, got a mapped one, which can only be searched; open it unmapped")
 
 
-def index_directory(root: Path, embedder: str) -> Path:
-    """Where the index of one embedder lives; a readable name, made unique by a hash of the id."""
-    readable = re.sub(r"[^a-z0-9]+", "-", embedder.lower()).strip("-")
-    return root / f"{readable}-{hashlib.sha256(embedder.encode()).hexdigest()[:8]}"
+def nlist_for(num_vectors: int) -> int:
+    """Number of inverted lists for so many vectors: about 4 sqrt(n), a power of two, and no list too thin to learn."""
+    wanted = round(math.log2(4 * math.sqrt(max(1, num_vectors))))
+    affordable = int(math.log2(max(1, num_vectors // _MIN_ROWS_PER_LIST)))
+    return int(min(2 ** min(wanted, affordable), _MAX_LISTS))

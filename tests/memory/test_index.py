@@ -1,4 +1,4 @@
-"""The vector index and its copy on disk, which is believed only when it can be."""
+"""Exact and inverted search, and what a mapped file may be used for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.index import Coverage, VectorIndex, index_directory
+from memory.index import VectorIndex, nlist_for
 
 DIM = 8
 
@@ -17,80 +17,101 @@ def unit_rows(count: int, seed: int = 0) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def filled(count: int = 20) -> VectorIndex:
-    index = VectorIndex(DIM)
+def flat(count: int = 20) -> VectorIndex:
+    index = VectorIndex.flat(DIM)
     index.add(np.arange(100, 100 + count), unit_rows(count))
     return index
 
 
-def coverage(count: int = 20) -> Coverage:
-    return Coverage(embedder="e", dim=DIM, num_vectors=count, last_vector=count, num_events=1, head="h")
+def inverted(count: int = 400, nlist: int = 8) -> VectorIndex:
+    index = VectorIndex.trained(unit_rows(count), nlist, num_threads=1)
+    index.add(np.arange(100, 100 + count), unit_rows(count))
+    return index
+
+
+def nearest(query: np.ndarray, count: int, limit: int, among: set[int] | None = None) -> list[int]:
+    scores = {100 + place: float(row @ query) for place, row in enumerate(unit_rows(count))}
+    return sorted((row for row in scores if among is None or row in among), key=lambda row: -scores[row])[:limit]
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 99), limit=st.integers(0, 25), among=st.sets(st.integers(95, 125)))
-def test_search_is_exact_among_the_rows_it_may_use(seed, limit, among) -> None:
-    query, rows = unit_rows(1, seed + 1000)[0], unit_rows(20)
-    found = filled().search(query, limit, np.array(sorted(among), dtype=np.int64))
-    scores = {100 + place: float(row @ query) for place, row in enumerate(rows) if 100 + place in among}
-    best = sorted(scores, key=lambda row: -scores[row])[:limit]
-    assert [row for row, _ in found] == best
-    assert [score for _, score in found] == pytest.approx([scores[row] for row in best], abs=1e-6)
+@given(seed=st.integers(0, 99), limit=st.integers(0, 25), among=st.none() | st.sets(st.integers(95, 125)))
+def test_flat_search_is_exact_among_the_rows_it_may_use(seed, limit, among) -> None:
+    query = unit_rows(1, seed + 1000)[0]
+    chosen = None if among is None else np.array(sorted(among), dtype=np.int64)
+    found = flat().search(query, limit, among=chosen)
+    assert found.rows.tolist() == nearest(query, 20, limit, among)
+    assert found.scores == pytest.approx([float(unit_rows(20)[row - 100] @ query) for row in found.rows], abs=1e-6)
 
 
-def test_equal_rows_come_in_the_order_of_their_ids() -> None:
-    index = VectorIndex(DIM)
-    same = np.repeat(unit_rows(1), 3, axis=0)
-    index.add(np.array([7, 3, 5]), same)
-    assert [row for row, _ in index.search(same[0], 3, np.array([3, 5, 7]))] == [3, 5, 7]
+def test_inverted_search_through_all_lists_finds_the_nearest_among_its_candidates() -> None:
+    for seed in range(20):
+        query = unit_rows(1, seed + 1000)[0]
+        assert set(nearest(query, 400, 5)) <= set(inverted().search(query, 20).rows.tolist())
+
+
+def test_inverted_search_keeps_to_the_rows_it_may_use() -> None:
+    among = {100, 103, 250, 499}
+    found = inverted().search(unit_rows(1, 7)[0], 10, among=np.array(sorted(among)))
+    assert set(found.rows.tolist()) == among
+
+
+def test_fewer_lists_give_fewer_candidates_and_never_a_row_that_is_not_there() -> None:
+    found = inverted(nlist=8).search(unit_rows(1, 3)[0], 400, nprobe=1)
+    assert 0 < len(found.rows) < 400
+    assert set(found.rows.tolist()) <= set(range(100, 500))
 
 
 def test_empty_index_finds_nothing() -> None:
-    assert VectorIndex(DIM).search(unit_rows(1)[0], 3, np.array([1, 2])) == []
+    assert len(VectorIndex.flat(DIM).search(unit_rows(1)[0], 3).rows) == 0
 
 
-def test_published_copy_answers_like_the_original(tmp_path) -> None:
-    filled().publish(tmp_path, coverage())
-    loaded = VectorIndex.load(tmp_path, "e", DIM)
-    assert loaded is not None
-    index, covered = loaded
-    assert covered == coverage()
-    query, everything = unit_rows(1, 5)[0], np.arange(100, 120)
-    assert index.search(query, 5, everything) == filled().search(query, 5, everything)
-    index.add(np.array([500]), unit_rows(1, 9))
-    assert len(index) == 21
+def test_removed_rows_are_not_found() -> None:
+    index = flat()
+    assert index.remove(np.array([100, 101, 999])) == 2
+    assert len(index) == 18
+    assert not {100, 101} & set(index.search(unit_rows(1)[0], 20).rows.tolist())
 
 
-def test_publishing_again_leaves_one_file(tmp_path) -> None:
-    filled().publish(tmp_path, coverage())
-    filled(21).publish(tmp_path, coverage(21))
-    assert len(list(tmp_path.glob("*.faiss"))) == 1
-    loaded = VectorIndex.load(tmp_path, "e", DIM)
-    assert loaded is not None
-    assert len(loaded[0]) == 21
+@pytest.mark.parametrize("make", [flat, inverted])
+def test_file_answers_like_the_original(tmp_path, make) -> None:
+    make().write(tmp_path / "index")
+    query = unit_rows(1, 5)[0]
+    for mapped in (True, False):
+        opened = VectorIndex.open(tmp_path / "index", mapped=mapped)
+        assert opened is not None
+        assert (opened.kind, opened.nlist, opened.dim, len(opened)) == (make().kind, make().nlist, DIM, len(make()))
+        assert opened.search(query, 5, nprobe=2).rows.tolist() == make().search(query, 5, nprobe=2).rows.tolist()
 
 
-def test_missing_copy_or_one_of_another_embedder_is_not_loaded(tmp_path) -> None:
-    assert VectorIndex.load(tmp_path, "e", DIM) is None
-    filled().publish(tmp_path, coverage())
-    assert VectorIndex.load(tmp_path, "other", DIM) is None
-    assert VectorIndex.load(tmp_path, "e", DIM + 1) is None
+@pytest.mark.parametrize("make", [flat, inverted])
+def test_index_in_ram_can_be_added_to_and_a_mapped_one_refuses(tmp_path, make) -> None:
+    make().write(tmp_path / "index")
+    opened, mapped = (VectorIndex.open(tmp_path / "index", mapped=mapped) for mapped in (False, True))
+    assert opened is not None
+    assert mapped is not None
+    opened.add(np.array([5000]), unit_rows(1, 9))
+    assert opened.search(unit_rows(1, 9)[0], 1).rows.tolist() == [5000]
+    with pytest.raises(ValueError, match="mapped"):
+        mapped.add(np.array([5000]), unit_rows(1, 9))
+    with pytest.raises(ValueError, match="mapped"):
+        mapped.remove(np.array([100]))
 
 
-def test_every_flipped_bit_and_every_truncation_is_noticed(tmp_path) -> None:
-    filled().publish(tmp_path, coverage())
-    for path in sorted(tmp_path.iterdir()):
-        whole = path.read_bytes()
-        num_bytes = len(whole.rstrip())  # the manifest's last newline is no data
-        for offset in range(0, num_bytes, max(1, num_bytes // 60)):
-            damaged = bytearray(whole)
-            damaged[offset] ^= 0x10
-            for content in (bytes(damaged), whole[:offset]):
-                path.write_bytes(content)
-                assert VectorIndex.load(tmp_path, "e", DIM) is None, (path.name, offset)
-        path.write_bytes(whole)
+def test_what_is_no_index_is_not_opened(tmp_path) -> None:
+    (tmp_path / "index").write_bytes(b"not an index at all")
+    assert VectorIndex.open(tmp_path / "index", mapped=True) is None
+    assert VectorIndex.open(tmp_path / "missing", mapped=False) is None
 
 
-def test_directories_of_two_embedders_differ_even_when_their_names_look_alike(tmp_path) -> None:
-    assert index_directory(tmp_path, "a/b") != index_directory(tmp_path, "a-b")
-    assert index_directory(tmp_path, "../../etc").parent == tmp_path
+def test_index_that_cannot_be_written_is_an_error_of_the_system(tmp_path) -> None:
+    with pytest.raises(OSError, match="free some space"):
+        flat().write(tmp_path / "missing" / "index")
+
+
+@given(st.integers(0, 5_000_000))
+def test_number_of_lists_is_a_power_of_two_that_the_vectors_can_fill(num_vectors) -> None:
+    nlist = nlist_for(num_vectors)
+    assert 1 <= nlist <= 4096
+    assert nlist & (nlist - 1) == 0
+    assert nlist == 1 or nlist * 39 <= num_vectors
