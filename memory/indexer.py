@@ -63,8 +63,8 @@ def publish_generation(
 ) -> str | None:
     """Build and publish a generation of all vectors there are; its name, or None when an erase made it void.
 
-    Nothing is built when the newest covers them already. The one it follows is kept, everything else in `directory` is removed. A million vectors of 384 numbers take
-    minutes and some 2 GB.
+    Nothing is built when the newest covers them already. The generation it follows is kept, everything else in
+    `directory` is removed.
 
     Raises:
         AlreadyLocked: another process is building.
