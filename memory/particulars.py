@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from memory.tokens import SPELLED, Token, head_and_rest, sha256, tokens_of
-from memory.wording import ASKING, NUMBER_WORDS, OPERATORS, SIGN_WORDS, TURNS, UNITS
+from memory.wording import ASKING, NUMBER_WORDS, OPERATORS, SIGN_WORDS, SYNONYMS, TURNS, UNITS
 
 
 def particulars(text: str) -> frozenset[str]:
@@ -33,25 +33,26 @@ def particulars(text: str) -> frozenset[str]:
 
 
 def same_particulars(a: str, b: str) -> bool:
-    """True: `a` and `b` have the same particulars, and each holds the words that begin a sentence of the other.
+    """True: `a` and `b` have the same particulars, and neither puts words of its own in place of the other's.
 
-    A word at the start of a sentence is capitalised whether or not it is a name, so `particulars` cannot take it for
-    one; here the other text decides. Words that only ask ("What", "Calculate", "Please") do not count.
+    Particulars miss a name in lower case or at the start of a sentence, and a plain noun ("how many legs have 3
+    spiders"). So of two texts that each hold a word which the other lacks, words that only ask and known synonyms
+    aside, one is not the other. A text may say more than the other ("please", "as quickly as you can").
     """
     if particulars(a) != particulars(b):
         return False
-    first, second = tokens_of(head_and_rest(a)[0]), tokens_of(head_and_rest(b)[0])
-    return _openers(first) <= _words(second) and _openers(second) <= _words(first)
+    first, second = _content(tokens_of(head_and_rest(a)[0])), _content(tokens_of(head_and_rest(b)[0]))
+    return first <= second or second <= first
 
 
-def _words(tokens: Iterable[Token]) -> frozenset[str]:
-    quoted = (word for token in tokens if token.kind == "quote" for word in token.text.split())
-    return frozenset(word.casefold() for word in (*(t.text for t in tokens if t.kind == "word"), *quoted))
+def _content(tokens: Iterable[Token]) -> frozenset[str]:
+    """Words that carry content, casefolded, synonyms as one; those that particulars hold already are left out."""
+    words = (token.text.casefold() for token in tokens if token.kind == "word")
+    return frozenset(SYNONYMS.get(word, word) for word in words if word not in ASKING and not _is_special(word))
 
 
-def _openers(tokens: Sequence[Token]) -> frozenset[str]:
-    starts = (token.text.casefold() for token in tokens if token.kind == "word" and token.starts_sentence)
-    return frozenset(word for word in starts if word not in ASKING and _turn(word) is None)
+def _is_special(word: str) -> bool:
+    return _turn(word) is not None or word in NUMBER_WORDS or word in SIGN_WORDS or _looked_up(word, UNITS) is not None
 
 
 def _bases(word: str) -> Iterator[str]:

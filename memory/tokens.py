@@ -7,7 +7,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-MAX_CHARS = 32_000
+MAX_CHARS = 20_000
 """Of a longer text the rest counts by its hash alone: it still tells two texts apart, but is not read."""
 
 

@@ -227,6 +227,30 @@ failure
 """)
 """Negations, and words whose opposite would make another problem."""
 
+SYNONYMS = _table("""
+number numbers integer integers value values figure figures
+list lists sequence series
+result results solution outcome
+word words term terms
+letter letters character characters
+text string sentence phrase
+arrange sort order sorted ordered
+count counting tally
+expression formula
+big large
+small little
+begin begins began start starts started
+finish finishes finished end ends ended
+however but though
+therefore hence thus
+error failure fault
+file document
+create make build
+picture image
+kid kids child children
+""")
+"""Plain words that may stand for one another in a request."""
+
 ASKING = frozenset(
     word
     for row in """
@@ -235,6 +259,8 @@ what which who whom whose how when where why if is are was were do does did
 can could would will shall should may might must please kindly hello hi hey thanks thank
 find calculate compute determine solve evaluate work state give tell show answer say simplify write report return
 provide output look think let now so then given consider suppose assume quick help need want figure exactly
+response reply final just kindly carefully quickly soon advance appreciate grateful wondering know like get got
+me us be been being have has had having following below above
 in on at of for by with from to and or but as question problem task note
 """.splitlines()
     for word in row.split()
