@@ -40,15 +40,22 @@ def rebuild(connection: apsw.Connection, config: MemoryConfig) -> None:
     """Derive every table anew from the events and the texts; inside the caller's transaction."""
     for table in _DERIVED:
         connection.execute(f"DELETE FROM {table}")
-    touched: dict[int, None] = {}
     for event in all_events(connection):
         if event.kind not in _HANDLERS:
             raise StoreError(
                 f"event {event.seq}: expected a known kind of event, got {event.kind!r}; use a newer evomesh"
             )
-        touched.update(dict.fromkeys(_HANDLERS[event.kind](connection, event)))
-    derive(connection, [row for (row,) in fetch(connection, "SELECT seq FROM entries ORDER BY seq")], config)
+        _HANDLERS[event.kind](connection, event)
+    derive_all(connection, config)
     _count_gains(connection)
+
+
+def derive_all(connection: apsw.Connection, config: MemoryConfig) -> None:
+    """Derive the standing of every entry; inside the caller's transaction."""
+    derive(connection, [row for (row,) in fetch(connection, "SELECT seq FROM entries ORDER BY seq")], config)
+    # Whether an entry is superseded depends on what is thought of the other, which may have been written later.
+    sql = "SELECT seq FROM entries WHERE id IN (SELECT target FROM edges WHERE relation = 'supersedes')"
+    derive(connection, [row for (row,) in fetch(connection, sql)], config)
 
 
 def derive(connection: apsw.Connection, rows: Iterable[int], config: MemoryConfig) -> None:
@@ -129,18 +136,21 @@ def _history(connection: apsw.Connection, row: int, id: str, kind: Kind) -> Hist
             for episode, shown, same, followed, success, verifier, event in uses
         ),
         marks=tuple(Mark(*one) for one in marks),
-        is_superseded=_is_superseded(connection, id),
+        is_superseded=_is_superseded(connection, row, id),
     )
 
 
-def _is_superseded(connection: apsw.Connection, id: str) -> bool:
-    """By an entry that somebody live still stands for."""
+def _is_superseded(connection: apsw.Connection, row: int, id: str) -> bool:
+    """By an entry that checks speak for, or by one of its own author's; else anybody could retire a truth."""
     sql = (
-        "SELECT 1 FROM edges JOIN entries ON entries.id = edges.source WHERE target = ? AND relation = 'supersedes'"
-        " AND edges.voided_by IS NULL AND EXISTS (SELECT 1 FROM observations WHERE observations.entry = entries.seq"
-        " AND observations.voided_by IS NULL) LIMIT 1"
+        "SELECT 1 FROM edges JOIN entries AS other ON other.id = edges.source"
+        " JOIN observations AS theirs ON theirs.entry = other.seq AND theirs.voided_by IS NULL"
+        " LEFT JOIN standings ON standings.entry = other.seq"
+        " WHERE target = ?1 AND relation = 'supersedes' AND edges.voided_by IS NULL"
+        " AND (json_extract(standing, '$.num_passed') > json_extract(standing, '$.num_failed')"
+        " OR theirs.source IN (SELECT source FROM observations WHERE entry = ?2 AND voided_by IS NULL)) LIMIT 1"
     )
-    return connection.execute(sql, (id,)).get is not None
+    return connection.execute(sql, (id, row)).get is not None
 
 
 def _has_edge(connection: apsw.Connection, id: str, relation: Relation) -> bool:
@@ -217,10 +227,11 @@ def _remembered(connection: apsw.Connection, event: Event) -> list[int]:
         if row is None:
             continue
         touched.append(row)
-        connection.execute(
-            "INSERT INTO observations (entry, source, episode, event) VALUES (?, ?, ?, ?)" + _ONCE,
-            (row, seen["source"], seen["episode"], event.seq),
-        )
+        for source in names_in(seen["source"]):
+            connection.execute(
+                "INSERT INTO observations (entry, source, episode, event) VALUES (?, ?, ?, ?)" + _ONCE,
+                (row, source, seen["episode"], event.seq),
+            )
         if "evidence" in seen:
             _check(connection, event.seq, row, seen["evidence"], seen["source"], seen["episode"])
     for source, relation, target, author in event.payload["edges"]:
@@ -232,6 +243,11 @@ def _remembered(connection: apsw.Connection, event: Event) -> list[int]:
                 (source, relation, target, author, event.seq),
             )
     return touched
+
+
+def names_in(source: str) -> list[str]:
+    """The names in a source that several share, which is written with commas; [""] where none is known."""
+    return list(dict.fromkeys(name.strip() for name in source.split(",")))
 
 
 def _verified(connection: apsw.Connection, event: Event) -> list[int]:
@@ -296,7 +312,8 @@ def _rolled_back(connection: apsw.Connection, event: Event) -> list[int]:
     touched: dict[int, None] = {}
     for table, authors in _AUTHORS.items():
         where = f"voided_by IS NULL AND event < {event.seq} AND "
-        where += "event >= ?1" if source is None else f"?1 IN ({authors})"
+        # Names of several are separated by commas; what one of them reported goes with him.
+        where += "event >= ?1" if source is None else f"instr(', ' || {authors} || ', ', ', ' || ?1 || ', ')"
         bindings = (since if source is None else source,)
         found = fetch(connection, f"SELECT {_TOUCHES[table]} FROM {table} WHERE {where}", bindings)
         touched.update(dict.fromkeys(row for rows in found for row in rows if row is not None))
@@ -306,9 +323,9 @@ def _rolled_back(connection: apsw.Connection, event: Event) -> list[int]:
 
 _AUTHORS = {
     "observations": "source",
-    "checks": "source, verifier",
+    "checks": "source || ', ' || verifier",
     "uses": "verifier",
-    "marks": "NULL",  # merges and retirements have no source; `since` takes them back
+    "marks": "''",  # merges and retirements have no source; `since` takes them back
     "edges": "author",
 }
 

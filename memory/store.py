@@ -212,7 +212,7 @@ class Memory:
 
         Raises ValueError unless exactly one of the two is given.
         """
-        if (source is None) == (since is None):
+        if (source is None) == (since is None) or source == "":
             raise ValueError(f"rollback: expected either source or since, got {source=} and {since=}; give one")
         with self._writing():
             event = append_event(
@@ -575,15 +575,15 @@ def _apply_rules(connection: apsw.Connection, config: MemoryConfig) -> None:
     if connection.execute("SELECT value FROM meta WHERE key = 'rules'").get == rules:
         return
     with transaction(connection):
-        found = [row for (row,) in fetch(connection, "SELECT seq FROM entries ORDER BY seq")]
-        projection.derive(connection, found, config)
+        projection.derive_all(connection, config)
         connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('rules', ?)", (rules,))
 
 
 def _says_more(connection: apsw.Connection, row: int, seen: Observation) -> bool:
     """Whether an observation of a stored experience adds who, where or what a check said."""
-    sql = "SELECT 1 FROM observations WHERE (entry, source, episode) = (?, ?, ?) AND voided_by IS NULL"
-    if connection.execute(sql, (row, seen.source, seen.episode)).get is None:
+    sql = "SELECT source FROM observations WHERE (entry, episode) = (?, ?) AND voided_by IS NULL"
+    known = {source for (source,) in fetch(connection, sql, (row, seen.episode))}
+    if not known.issuperset(projection.names_in(seen.source)):
         return True
     if seen.evidence is None:
         return False
