@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -20,9 +21,10 @@ from evolve.report.data import ReportData
 from evolve.report.page import write_report
 from evolve.view import Facts, report_of
 from memory.config import MemoryConfig
-from memory.embed import Embedder, HashedNgramEmbedder, MiniLmEmbedder
+from memory.embed import embedder_named
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
 from memory.store import Memory
+from memory.upkeep import tidy
 from serving.admission import BaseModelShape
 from serving.config import VllmSpec
 from serving.models import ModelStore
@@ -56,7 +58,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
             async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
                 result = await evolve(lab)
                 if memory is not None:
-                    memory.publish_index()
+                    tidy(memory, time.time())
                 stats = memory.stats() if memory is not None else None
                 data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats)
         observer.finished()
@@ -65,9 +67,9 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
 
 
 def open_memory(directory: Path, config: MemoryConfig, *, readonly: bool = False) -> Memory:
-    """The memory of the run in `directory`."""
-    embedder: Embedder = MiniLmEmbedder() if config.embedder == "minilm" else HashedNgramEmbedder()
-    return Memory.open(directory / "memory", embedder, readonly=readonly, min_similarity=config.min_similarity)
+    """The memory that the run in `directory` works with: its own, or the one its configuration shares."""
+    where = config.directory or directory / "memory"
+    return Memory.open(where, embedder_named(config.embedder), readonly=readonly, config=config)
 
 
 def read_report(directory: Path) -> ReportData | None:

@@ -358,6 +358,11 @@ class Memory:
             return read_stats(self._connection, self._mirror.describe())
 
     @property
+    def embedder(self) -> Embedder:
+        """What turns its texts into vectors."""
+        return self._mirror.embedder
+
+    @property
     def head(self) -> str:
         """Hash of the last event; two memories with one head hold the same history."""
         with self._guarded():
