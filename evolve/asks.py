@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from evolve.config import RunConfig
 from evolve.lab import Ask
 from evolve.problem_types import Problem
-from memory.types import Recollection
+from memory.types import Recall
 from mesh.config import CouncilConfig, VoteConfig
 from mesh.seeds import derive_seed
 from mesh.types import Member, Sampling
 
-Recall = Callable[[Problem], Sequence[Recollection]]
+Recalled = Callable[[Problem], Recall]
 
 
 def base_seats(config: RunConfig) -> tuple[Member, ...]:
@@ -53,7 +53,7 @@ def council_asks(
     stage: str,
     problems: Iterable[Problem],
     members: Sequence[Member],
-    recall: Recall = lambda _: (),
+    recalled: Recalled = lambda _: Recall(),
 ) -> list[Ask]:
     """Full councils of all members together."""
     talk = config.deliberation.model_dump(exclude={"kind", "sampling", "call_timeout_s", "budget"})
@@ -64,7 +64,7 @@ def council_asks(
             members=tuple(members),
             protocol=CouncilConfig(**talk, **_limits(config, problem)),
             seed=derive_seed(config.seed, stage),
-            recalled=tuple(recall(problem)),
+            recalled=recalled(problem),
         )
         for problem in problems
     ]

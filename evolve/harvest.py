@@ -10,9 +10,9 @@ from evolve.evaluate import Judgements
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.problem_types import Problem, ProblemSet
+from evolve.remembering import recall_all, reflect_all, remember, remember_patterns
 from evolve.splits import Split
-from memory.types import Recollection, Record
-from mesh.lessons import lessons
+from memory.types import Record
 from mesh.types import Deliberation
 
 
@@ -22,13 +22,6 @@ class Harvest(Record):
     proposals: tuple[Deliberation, ...]
     councils: tuple[Deliberation, ...]
     judged: Judgements
-
-
-class Remembered(Record):
-    """What one stage wrote to memory."""
-
-    num_experiences: int
-    num_edges: int
 
 
 async def gather(lab: Lab, generation: Generation, problems: ProblemSet) -> Harvest:
@@ -41,6 +34,8 @@ async def gather(lab: Lab, generation: Generation, problems: ProblemSet) -> Harv
     councils = await hold_councils(lab, generation, problems)
     judged = await lab.judge_all(stage, [*proposals, *councils], train)
     await remember(lab, f"generation-{number}", [*telling(proposals, judged), *councils], judged)
+    await remember_patterns(lab, f"generation-{number}", [*proposals, *councils], judged)
+    await reflect_all(lab, f"generation-{number}", councils, judged)
     return Harvest(proposals=tuple(proposals), councils=tuple(councils), judged=judged)
 
 
@@ -49,10 +44,8 @@ async def hold_councils(lab: Lab, generation: Generation, problems: ProblemSet) 
     number = generation.number
     chosen = first_of_each_type(_of_generation(lab, generation, problems), lab.config.harvest.councils_per_type)
     stage = f"generation {number} councils"
-    recalled = await _recall_all(lab, stage, chosen)
-    asks = council_asks(
-        lab.config, stage, chosen, seat(generation), lambda problem: recalled.by_task.get(problem.task.id, ())
-    )
+    recalled = await recall_all(lab, stage, chosen)
+    asks = council_asks(lab.config, stage, chosen, seat(generation), recalled.of)
     return await lab.hold(stage, _directory(lab, number) / "councils.parquet", asks)
 
 
@@ -65,6 +58,7 @@ async def last_councils(
         f"generation {generation.number} councils", councils, _of_generation(lab, generation, problems)
     )
     await remember(lab, f"generation-{generation.number}", councils, judged)
+    await reflect_all(lab, f"generation-{generation.number}", councils, judged)
     return councils, judged
 
 
@@ -78,53 +72,6 @@ def telling(proposals: Sequence[Deliberation], judged: Judgements) -> list[Delib
         if task_id not in chosen or (is_right and not chosen[task_id][0]):
             chosen[task_id] = (is_right, deliberation)
     return [deliberation for _, deliberation in chosen.values()]
-
-
-class RecalledByTask(Record):
-    """What memory gave for each problem of a stage; journalled, so that a continued run recalls the same."""
-
-    by_task: dict[str, tuple[Recollection, ...]]
-
-
-async def _recall_all(lab: Lab, stage: str, problems: Sequence[Problem]) -> RecalledByTask:
-    memory, limit = lab.memory, lab.config.memory.recall_limit
-
-    async def work() -> RecalledByTask:
-        if memory is None or limit == 0:
-            return RecalledByTask(by_task={})
-        found = {
-            p.task.id: tuple(
-                memory.recall(p.task.question, task_type=p.task.type, splits={Split.TRAIN.value}, limit=limit)
-            )
-            for p in problems
-        }
-        return RecalledByTask(by_task=found)
-
-    name = f"recall-{stage}".replace(" ", "-")
-    return await lab.journal.record(name, [p.task.id for p in problems], RecalledByTask, work)
-
-
-async def remember(lab: Lab, stage: str, deliberations: Sequence[Deliberation], judged: Judgements) -> Remembered:
-    """Write the lessons of each deliberation to memory; the same content is one entry, so repeating changes nothing."""
-    outcomes = {(o.task_id, o.answer): o for o in judged.outcomes}
-    memory = lab.memory
-
-    async def work() -> Remembered:
-        if memory is None:
-            return Remembered(num_experiences=0, num_edges=0)
-        lab.observer.stage(f"remember {stage}", len(deliberations))
-        num_experiences = num_edges = 0
-        for held in deliberations:
-            outcome = outcomes.get((held.task.id, held.verdict.answer))
-            if outcome is not None:
-                experiences, edges = lessons(held, outcome, run=lab.config.name, split=Split.TRAIN.value)
-                memory.remember(experiences, edges)
-                num_experiences += len(experiences)
-                num_edges += len(edges)
-            lab.observer.advance()
-        return Remembered(num_experiences=num_experiences, num_edges=num_edges)
-
-    return await lab.journal.record(f"remember-{stage}", [d.id for d in deliberations], Remembered, work)
 
 
 def _of_generation(lab: Lab, generation: Generation, problems: ProblemSet) -> list[Problem]:

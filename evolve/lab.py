@@ -17,7 +17,7 @@ from evolve.progress import Observer, StageTime
 from evolve.scripted_train import scripted_shape
 from memory.ledger import Ledger
 from memory.store import Memory
-from memory.types import Recollection, Record, content_hash
+from memory.types import Namespace, Recall, Record, content_hash
 from mesh.config import ProtocolConfig
 from mesh.deliberate import deliberate
 from mesh.job import Job
@@ -41,7 +41,7 @@ class Ask(Record):
     members: tuple[Member, ...]
     protocol: ProtocolConfig
     seed: int
-    recalled: tuple[Recollection, ...] = ()
+    recalled: Recall = Recall()
 
 
 class Lab:
@@ -76,6 +76,16 @@ class Lab:
         if self._fleet is not None:
             await stop_fleet(self._fleet)
             self._fleet = None
+
+    @property
+    def namespace(self) -> Namespace:
+        """Where this run remembers."""
+        return self.config.memory.namespace(self.config.name)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The namespaces that this run recalls from."""
+        return self.config.memory.scope(self.config.name)
 
     async def fleet(self) -> Fleet:
         """The engines; started at the first call, which takes minutes with real ones."""

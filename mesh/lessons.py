@@ -55,7 +55,7 @@ def lessons(
     if outcome.evidence.verdict == "unknown":
         return Lessons()
     use = _use(deliberation, outcome)
-    if _repeats_what_was_shown(deliberation, outcome):
+    if repeats_what_was_shown(deliberation, outcome):
         return Lessons(use=use)
     story = _Story(deliberation, outcome, namespace, split)
     if outcome.correct:
@@ -166,6 +166,15 @@ def holders(deliberation: Deliberation, answer: str | None) -> str:
     )
 
 
+def repeats_what_was_shown(deliberation: Deliberation, outcome: Outcome) -> bool:
+    """Whether the judged answer is that of a shown note of the same problem; a warning counts if it was right."""
+    return any(
+        _is_followed(note, deliberation, outcome)
+        or (note.warning and not outcome.correct and _tells(note, deliberation, outcome))
+        for note in deliberation.recalled
+    )
+
+
 def _use(deliberation: Deliberation, outcome: Outcome) -> Use | None:
     shown, withheld = deliberation.recalled, deliberation.withheld
     if not (shown or withheld):
@@ -185,15 +194,6 @@ def _use(deliberation: Deliberation, outcome: Outcome) -> Use | None:
 
 def _is_followed(note: Recollection, deliberation: Deliberation, outcome: Outcome) -> bool:
     return note.kind is Kind.SOLUTION and not note.warning and _tells(note, deliberation, outcome)
-
-
-def _repeats_what_was_shown(deliberation: Deliberation, outcome: Outcome) -> bool:
-    """Whether the judged answer is that of a shown note of the same problem; a warning counts if it was right."""
-    return any(
-        _is_followed(note, deliberation, outcome)
-        or (note.warning and not outcome.correct and _tells(note, deliberation, outcome))
-        for note in deliberation.recalled
-    )
 
 
 def _refuted_warnings(deliberation: Deliberation, outcome: Outcome) -> list[Recollection]:

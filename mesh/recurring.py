@@ -9,6 +9,7 @@ from typing import NamedTuple
 from memory.types import Evidence, Experience, Kind, Namespace, Observation
 from mesh.equivalence import canonical, same_answer
 from mesh.forms import difference, form_of
+from mesh.lessons import repeats_what_was_shown
 from mesh.types import Deliberation, Outcome, positions
 
 MIN_PROBLEMS = 2
@@ -61,11 +62,12 @@ def patterns(
 ) -> tuple[Observation, ...]:
     """What holds over several problems of one task type, as patterns; types are looked at one by one.
 
-    A deliberation may come with several outcomes, one for each of its answers; unchecked ones are passed over. Each
-    pattern comes once for every problem that bears it out, with the deliberation as its episode and the check that was
-    made there as its evidence, so that memory can count. The verdict of that evidence is 'passed' where the check says
-    what the pattern says, also where that is of a wrong answer. Patterns hold no counts and no names: found again, the
-    same pattern is the same experience, and members stay anonymous.
+    A deliberation may come with several outcomes, one for each of its answers; passed over are those that were not
+    checked, and those that repeat what was recalled. Each pattern comes once for every problem that bears it out, with
+    the deliberation as its episode and the check that was made there as its evidence, so that memory can count. The
+    verdict of that evidence is 'passed' where the check says what the pattern says, also where that is of a wrong
+    answer. Patterns hold no counts and no names: found again, the same pattern is the same experience, and members
+    stay anonymous.
 
     Found are the form that all right answers share; the few answers that are ever right; mistakes of one kind (a form
     that is not accepted among them) and wrong answers that come again; and that the most frequent first answer was
@@ -80,7 +82,8 @@ def patterns(
     for deliberation, outcome in judged:
         if outcome.task_id != deliberation.task.id:
             raise ValueError(f"expected an outcome of task {deliberation.task.id!r}, got one of {outcome.task_id!r}")
-        if outcome.evidence.verdict != "unknown":
+        # What was recalled and repeated shows nothing that the recalled episode had not shown.
+        if outcome.evidence.verdict != "unknown" and not repeats_what_was_shown(deliberation, outcome):
             by_type[deliberation.task.type].append(Case(deliberation, outcome))
     return tuple(
         observation

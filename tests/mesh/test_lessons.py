@@ -157,7 +157,7 @@ def test_a_warning_against_the_right_answer_is_contradicted_by_the_solution(doub
     assert refuted.evidence == _outcome("7", True).evidence
 
 
-def test_every_edge_leads_to_something_that_is_observed_with_it_or_was(double, three) -> None:
+def test_every_edge_joins_two_things_that_are_observed_together(double, three) -> None:
     foreign = _note("7", "of another namespace", kind=Kind.ERROR)
     for trace in (_held(double, three, recalled=(foreign,)), _talked(double, three)):
         learnt = _learn(trace, _outcome("7", True), also=(_outcome("8", False),))
