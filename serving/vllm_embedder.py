@@ -15,6 +15,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from memory.embed import MAX_CHARS, EmbedderError, Vectors
 from memory.types import content_hash
 from serving.config import VllmSpec
+from serving.memory_host import EmbedderDied
 from serving.vllm_engine import CPU_BATCHED_TOKENS, weight_dtype
 from serving.weights import sha256_of
 
@@ -54,7 +55,7 @@ class VllmEmbedder:
         """See `Embedder.embed`, and the class for what is not promised.
 
         Raises:
-            EmbedderError: the engine died, or was closed.
+            EmbedderDied: the engine is gone. EmbedderError: it was closed.
         """
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
@@ -64,7 +65,7 @@ class VllmEmbedder:
             try:
                 outputs = self._llm.embed([self._prompt(self._llm, text) for text in texts], use_tqdm=False)
             except EngineDeadError as error:
-                raise EmbedderError(f"embedder {self._name!r}: its engine died ({error}); start it anew") from error
+                raise EmbedderDied(f"embedder {self._name!r}: its engine died ({error}); start it anew") from error
         rows = np.array([output.outputs.embedding for output in outputs], dtype=np.float32)
         # A model in half precision has its lengths right to three digits only.
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
