@@ -44,6 +44,7 @@ CREATE TABLE entries (
     text TEXT NOT NULL
 ) STRICT;
 CREATE INDEX entries_by_fingerprint ON entries (fingerprint, namespace);
+CREATE INDEX entries_by_event ON entries (event);
 CREATE TABLE embedders (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, dim INTEGER NOT NULL, is_active INTEGER NOT NULL DEFAULT 0
 ) STRICT;

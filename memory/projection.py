@@ -29,8 +29,12 @@ def apply(connection: apsw.Connection, event: Event, config: MemoryConfig) -> li
     if event.kind not in _HANDLERS:
         raise StoreError(f"event {event.seq}: expected a known kind of event, got {event.kind!r}; use a newer evomesh")
     touched = _HANDLERS[event.kind](connection, event)
-    rows = _closure(connection, touched)
+    fresh = _fresh(connection, event)
+    for row, history in fresh.items():
+        _derive_one(connection, row, config, history)
+    rows = _closure(connection, [row for row in touched if row not in fresh])
     derive(connection, rows, config)
+    rows += fresh
     if event.kind in {"used", "rolled_back", "erased"}:
         _count_gains(connection)
     return rows
@@ -61,36 +65,63 @@ def derive_all(connection: apsw.Connection, config: MemoryConfig) -> None:
 def derive(connection: apsw.Connection, rows: Iterable[int], config: MemoryConfig) -> None:
     """Derive the standing of each of these entries from what is live about it."""
     for row in rows:
-        found: Any = connection.execute(
-            "SELECT entries.id, entries.kind, namespace, task_type, split, created_at FROM entries"
-            " JOIN events ON events.seq = entries.event WHERE entries.seq = ?",
-            (row,),
-        ).fetchone()
-        if found is None:
-            connection.execute("DELETE FROM standings WHERE entry = ?", (row,))
+        _derive_one(connection, row, config)
+
+
+def _derive_one(connection: apsw.Connection, row: int, config: MemoryConfig, fresh: History | None = None) -> None:
+    """Derive one standing; `fresh` is the whole history of an entry that this event made, and spares reading it."""
+    found: Any = connection.execute(
+        "SELECT entries.id, entries.kind, namespace, task_type, split, created_at FROM entries"
+        " JOIN events ON events.seq = entries.event WHERE entries.seq = ?",
+        (row,),
+    ).fetchone()
+    if found is None:
+        connection.execute("DELETE FROM standings WHERE entry = ?", (row,))
+        return
+    id, kind, namespace, task_type, split, created_at = found
+    history = fresh or _history(connection, row, id, Kind(kind))
+    standing = standing_of(history, config.trust)
+    works, fails = _pools(connection, id, history.kind, standing, config.shown_from)
+    connection.execute(
+        f"INSERT {'OR REPLACE ' if fresh is None else ''}INTO standings (entry, namespace, task_type, split, is_anchor, works, fails, level,"
+        " trust, confirmed_at, merged_into, standing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            row,
+            namespace,
+            task_type,
+            split,
+            int(history.kind in (Kind.PROBLEM, Kind.ERROR) and standing.level is not Level.RETIRED),
+            int(works),
+            int(fails),
+            standing.level.value,
+            standing.trust,
+            created_at if fresh else _confirmed_at(connection, row, created_at),
+            _row_of(connection, standing.merged_into) if standing.merged_into else None,
+            standing.model_dump_json(),
+        ),
+    )
+
+
+def _fresh(connection: apsw.Connection, event: Event) -> dict[int, History]:
+    """The histories of the entries that this event made: nothing else has been said of them yet."""
+    if event.kind != "remembered":
+        return {}
+    superseded = {target for _, relation, target, _ in event.payload["edges"] if relation == Relation.SUPERSEDES}
+    sql = "SELECT id, seq, kind FROM entries WHERE event = ?"
+    made = {id: (row, kind) for id, row, kind in fetch(connection, sql, (event.seq,)) if id not in superseded}
+    histories: dict[int, History] = {}
+    for seen in event.payload["observations"]:
+        if seen["id"] not in made:
             continue
-        id, kind, namespace, task_type, split, created_at = found
-        history = _history(connection, row, id, Kind(kind))
-        standing = standing_of(history, config.trust)
-        works, fails = _pools(connection, id, history.kind, standing, config.shown_from)
-        connection.execute(
-            "INSERT OR REPLACE INTO standings (entry, namespace, task_type, split, is_anchor, works, fails, level,"
-            " trust, confirmed_at, merged_into, standing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                row,
-                namespace,
-                task_type,
-                split,
-                int(history.kind in (Kind.PROBLEM, Kind.ERROR) and standing.level is not Level.RETIRED),
-                int(works),
-                int(fails),
-                standing.level.value,
-                standing.trust,
-                _confirmed_at(connection, row, created_at),
-                _row_of(connection, standing.merged_into) if standing.merged_into else None,
-                standing.model_dump_json(),
-            ),
-        )
+        row, kind = made[seen["id"]]
+        before = histories.get(row, History(Kind(kind)))
+        said = tuple(Seen(name, seen["episode"], event.seq) for name in names_in(seen["source"]))
+        checks = before.checks
+        if "evidence" in seen:
+            verifier, verdict, digest = seen["evidence"]
+            checks += (Check(verifier, verdict, digest, seen["source"], seen["episode"], event.seq),)
+        histories[row] = before._replace(observations=before.observations + said, checks=checks)
+    return histories
 
 
 def _pools(

@@ -143,14 +143,18 @@ class Memory:
         stored: read-only, disk full.
         """
         done: list[list[str] | ValueError | StoreError] = []
+        texts: list[str] = []
         with self._writing():
             for submission in submissions:
                 try:
                     _check_submission(submission)
                     with self._connection:  # a savepoint
-                        done.append(self._remember(submission))
+                        ids, new = self._remember(submission)
+                    done.append(ids)
+                    texts += new
                 except (ValueError, UnknownEnd) as error:
                     done.append(error)
+            rows.count_terms(self._connection, texts)
         return done
 
     def verify(self, id: str, evidence: Evidence, *, source: str = "", episode: str = "") -> Standing:
@@ -466,7 +470,8 @@ class Memory:
     def _append(self, kind: str, payload: dict[str, Any]) -> None:
         projection.apply(self._connection, append_event(self._connection, kind, payload, self._clock()), self.config)
 
-    def _remember(self, submission: Submission) -> list[str]:
+    def _remember(self, submission: Submission) -> tuple[list[str], list[str]]:
+        """The ids, and the texts that are new."""
         connection = self._connection
         ids = [seen.experience.id for seen in submission.observations]
         known = rows.known_ids(connection, ids)
@@ -478,7 +483,7 @@ class Memory:
             if id in new or _says_more(connection, known[id], seen)
         ]
         if not said and not edges:
-            return ids
+            return ids, []
         authors = {id: seen.source for id, seen in zip(ids, submission.observations, strict=True)}
         payload = {
             "observations": [_observed(id, seen) for id, seen in said],
@@ -487,12 +492,11 @@ class Memory:
         event = append_event(connection, "remembered", payload, self._clock())
         for id, experience in new.items():
             rows.insert(connection, experience, id, event.seq)
-        rows.count_terms(connection, [experience.text for experience in new.values()])
-        ends = {end for edge in edges for end in (edge.source, edge.target)}
-        if missing := ends - set(rows.known_ids(connection, list(ends))):
+        elsewhere = {end for edge in edges for end in (edge.source, edge.target)} - set(ids)
+        if elsewhere and (missing := elsewhere - set(rows.known_ids(connection, list(elsewhere)))):
             raise UnknownEnd(f"edge: expected stored experiences at both ends, got {min(missing)}; remember it too")
         projection.apply(connection, event, self.config)
-        return ids
+        return ids, [experience.text for experience in new.values()]
 
     def _mark(self, kind: str, id: str, reason: str) -> None:
         with self._writing():
