@@ -11,10 +11,13 @@ from evolve.evaluate import Judgements, Pool, member_scores, verdict_scores, vot
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.problem_types import Problem, ProblemSet
+from evolve.remembering import RecalledByTask, recall_all
 from evolve.report.data import AccuracyRow, AccuracyTable, ConstantAnswer
 from evolve.report.measure import Comparison, compare
 from evolve.splits import Split
+from memory.store import Memory
 from memory.types import Record
+from memory.upkeep import freeze
 from mesh.types import Deliberation, Member
 
 VOTE = "first-round vote"
@@ -96,16 +99,30 @@ async def audit(
 async def _hold_councils(
     lab: Lab, problems: Sequence[Problem], before: Sequence[Member], after: Sequence[Member]
 ) -> dict[str, list[Deliberation]]:
-    """Councils of the old seats ("before") and, where they changed, of the new ones ("after"), on the same problems."""
+    """Councils of the old seats ("before") and, where they changed, of the new ones ("after"), on the same problems.
+
+    Both recall the same, if the configuration lets them: from a copy of memory that was frozen before either.
+    """
     arms = {"before": before} if after == before else {"before": before, "after": after}
+    recalled = await _recall_frozen(lab, problems)
     return {
         label: await lab.hold(
             f"audit councils {label}",
             lab.directory / "audit" / f"councils-{label}.parquet",
-            council_asks(lab.config, "audit councils", problems, seats),
+            council_asks(lab.config, "audit councils", problems, seats, recalled.of),
         )
         for label, seats in arms.items()
     }
+
+
+async def _recall_frozen(lab: Lab, problems: Sequence[Problem]) -> RecalledByTask:
+    if lab.memory is None or "audit" not in lab.config.memory.recall_for:
+        return RecalledByTask(by_task={})
+    directory = lab.directory / "audit" / "memory"
+    if not directory.is_dir():
+        freeze(lab.memory, directory)
+    with Memory.open(directory, lab.memory.embedder, readonly=True, config=lab.config.memory) as frozen:
+        return await recall_all(lab, "audit councils", problems, frozen)
 
 
 def merge_rows(left: Sequence[AccuracyRow], right: Sequence[AccuracyRow]) -> tuple[AccuracyRow, ...]:

@@ -12,6 +12,7 @@ from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.problem_types import ProblemSet
+from evolve.provenance import note_artefacts
 from evolve.recipes import Recipe, RowSelection, recipes_for, rows_for
 from evolve.scripted_train import train_scripted
 from evolve.splits import Split
@@ -78,6 +79,7 @@ async def breed(lab: Lab, generation: Generation, harvest: Harvest, problems: Pr
     jobs = {r.name: _job(lab, r, selections[r.name], directory) for r in recipes if r.name not in refused}
     reports = await _train(lab, number, list(jobs.values()))
     admitted = await _admit(lab, generation, jobs, reports)
+    note_artefacts(lab, harvest, jobs.values(), {c.data_digest: c.member.adapter or "" for c in admitted.candidates})
     await lab.load_adapters(candidate.member for candidate in admitted.candidates)
     return Brood(
         curated=curated,

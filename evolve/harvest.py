@@ -10,7 +10,7 @@ from evolve.evaluate import Judgements
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.problem_types import Problem, ProblemSet
-from evolve.remembering import recall_all, reflect_all, remember, remember_patterns
+from evolve.remembering import RecalledByTask, recall_all, reflect_all, remember, remember_patterns
 from evolve.splits import Split
 from memory.types import Record
 from mesh.types import Deliberation
@@ -44,7 +44,8 @@ async def hold_councils(lab: Lab, generation: Generation, problems: ProblemSet) 
     number = generation.number
     chosen = first_of_each_type(_of_generation(lab, generation, problems), lab.config.harvest.councils_per_type)
     stage = f"generation {number} councils"
-    recalled = await recall_all(lab, stage, chosen)
+    recalls = "train" in lab.config.memory.recall_for
+    recalled = await recall_all(lab, stage, chosen) if recalls else RecalledByTask(by_task={})
     asks = council_asks(lab.config, stage, chosen, seat(generation), recalled.of)
     return await lab.hold(stage, _directory(lab, number) / "councils.parquet", asks)
 

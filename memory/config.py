@@ -32,10 +32,10 @@ class MemoryConfig(Record):
     recall_limit: int = Field(
         default=2, ge=0, le=16, description="most experiences shown before a task; fewer are better, 0 shows none"
     )
-    recall_for: tuple[Literal["train", "dev", "audit"], ...] = Field(
+    recall_for: tuple[Literal["train", "audit"], ...] = Field(
         default=("train",),
-        description="splits whose councils recall; what they recall always comes from TRAIN alone, and for dev and "
-        "audit from a copy frozen before",
+        description="splits whose councils recall; what they recall always comes from TRAIN alone, and for audit from "
+        "a copy frozen before",
     )
     reflect: bool = Field(
         default=False, description="True: a member of each council writes a lesson, kept only if the trace bears it out"

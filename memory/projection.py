@@ -82,8 +82,9 @@ def _derive_one(connection: apsw.Connection, row: int, config: MemoryConfig, fre
     history = fresh or _history(connection, row, id, Kind(kind))
     standing = standing_of(history, config.trust)
     works, fails = _pools(connection, id, history.kind, standing, config.shown_from)
+    verb = "REPLACE" if fresh is None else "INSERT"
     connection.execute(
-        f"INSERT {'OR REPLACE ' if fresh is None else ''}INTO standings (entry, namespace, task_type, split, is_anchor, works, fails, level,"
+        f"{verb} INTO standings (entry, namespace, task_type, split, is_anchor, works, fails, level,"
         " trust, confirmed_at, merged_into, standing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row,
