@@ -31,6 +31,7 @@ from memory.types import (
     Standing,
     Use,
 )
+from memory.upkeep import Tidied
 from mesh.text import well_formed
 from serving.hosting import engine_environment
 from serving.memory_host import EmbedderDied, MemoryHost, MemorySeat, ReadVerb, WriteVerb, build_embedder
@@ -101,6 +102,14 @@ class MemoryActor:
 
         async def done() -> None:
             await (await self._ready()).flush()
+
+        return await self._guarded(done())
+
+    async def tidy(self) -> Tidied | MemoryRefusal:
+        """As `MemoryHost.tidy`."""
+
+        async def done() -> Tidied:
+            return await (await self._ready()).tidy()
 
         return await self._guarded(done())
 
@@ -276,6 +285,10 @@ class RemoteMemory:
     def flush(self, timeout_s: float | None = None) -> None:
         """Waits until everything remembered before has its vectors; None means the ordinary time limit."""
         self._call("flush", timeout_s=timeout_s)
+
+    def tidy(self, timeout_s: float | None = None) -> Tidied:
+        """As `memory.upkeep.tidy`, which the actor also does by itself from time to time."""
+        return Tidied.model_validate(self._call("tidy", timeout_s=timeout_s))
 
     def publish_index(self, timeout_s: float | None = None) -> None:
         """As `Memory.publish_index`."""

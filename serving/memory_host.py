@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from asyncio.subprocess import PIPE
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +18,9 @@ from pydantic import Field
 from memory.config import MemoryConfig
 from memory.database import StoreError
 from memory.embed import Embedder, EmbedderError, embedder_named
-from memory.ledger import AlreadyLocked
 from memory.store import Memory, Submission
 from memory.types import Record
+from memory.upkeep import Tidied, tidy
 from serving.config import VllmSpec
 
 WriteVerb = Literal[
@@ -25,6 +29,9 @@ WriteVerb = Literal[
 ReadVerb = Literal["recall", "search", "get", "standing", "edges_of", "neighbours", "brief", "stats"]
 
 Outcome = list[str] | ValueError | StoreError
+
+_DELTA_SHARE = 50
+"""As `memory.mirror` has it: an index is worth building anew when a fiftieth of its vectors came after it."""
 
 
 class EmbedderDied(EmbedderError):
@@ -45,7 +52,12 @@ class MemorySeat(Record):
     config: MemoryConfig = Field(default=MemoryConfig(), description="what may be believed, and the embedder")
     vllm: VllmEmbedding | None = Field(default=None, description="takes the place of config.embedder; null: that one")
     max_group: int = Field(default=512, ge=1, description="submissions that share one sync of the disk, at most")
-    publish_after: int = Field(default=5_000, ge=1, description="new vectors after which the index is written anew")
+    publish_after: int = Field(
+        default=5_000, ge=1, description="new vectors after which the index is written anew, if they are 2% or more"
+    )
+    tidy_every_s: float = Field(
+        default=3_600.0, gt=0.0, description="seconds between merging near-duplicates and archiving what is stale"
+    )
 
 
 def build_embedder(seat: MemorySeat) -> Embedder:
@@ -110,7 +122,7 @@ class MemoryHost:
     def __init__(self, writer: Memory, reader: Memory, seat: MemorySeat) -> None:
         self._writer = writer
         self._reader = reader
-        self._publish_after = seat.publish_after
+        self._seat = seat
         self._write_thread = ThreadPoolExecutor(1, "memory-write")
         self._read_thread = ThreadPoolExecutor(1, "memory-read")
         self._group = GroupCommit(writer.remember_many, self._write_thread, seat.max_group)
@@ -149,23 +161,40 @@ class MemoryHost:
         async with self._embedding:
             self._num_unpublished += await asyncio.to_thread(self._writer.embed_pending)
 
-    async def follow(self) -> None:
-        """Embeds what is new, and publishes the index when enough has come together; runs until it is cancelled.
+    async def tidy(self) -> Tidied:
+        """As `memory.upkeep.tidy`, beside the commits and the recalls."""
+        async with self._embedding:
+            return await asyncio.to_thread(tidy, self._writer, time.time())
 
-        Raises EmbedderDied. Any other trouble is printed: the texts are safe, and the next news tries again.
+    async def follow(self) -> None:
+        """Embeds what is new, publishes the index when enough has come together, and tidies at its times.
+
+        Runs until it is cancelled. Raises EmbedderDied. Any other trouble is printed: what is stored is safe, and the
+        next news tries again.
         """
+        tidy_at = time.monotonic() + self._seat.tidy_every_s
         while True:
-            await self._news.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), tidy_at - time.monotonic())
             self._news.clear()
             try:
                 await self.flush()
-                if self._num_unpublished >= self._publish_after:
-                    self._num_unpublished = 0
-                    await asyncio.to_thread(self._writer.publish_index)
+                if await self._is_index_behind():
+                    await _build_index(self._seat.directory)
+                if time.monotonic() >= tidy_at:
+                    tidy_at = time.monotonic() + self._seat.tidy_every_s
+                    await self.tidy()
             except EmbedderDied:
                 raise
-            except (EmbedderError, StoreError, AlreadyLocked, OSError) as error:
-                print(f"memory: vectors or index are behind: {error}", flush=True)
+            except (EmbedderError, StoreError, OSError) as error:
+                print(f"memory: upkeep is behind: {error}", flush=True)
+
+    async def _is_index_behind(self) -> bool:
+        if self._num_unpublished < self._seat.publish_after:
+            return False
+        self._num_unpublished = 0
+        state = (await self.read("stats")).index
+        return bool(state.num_delta * _DELTA_SHARE >= state.num_delta + state.num_generation)
 
     async def close(self) -> None:
         """Lets the commits finish, embeds what is left, publishes the index, and lets go of the memory."""
@@ -175,6 +204,22 @@ class MemoryHost:
         finally:
             self._read_thread.shutdown(wait=False)
             self._write_thread.shutdown(wait=False)
+
+
+async def _build_index(directory: Path) -> None:
+    """Builds and publishes the index in a process of its own: a large one takes minutes, and a writer has no minutes.
+
+    Raises StoreError with what that process said.
+    """
+    command = (sys.executable, "-m", "memory.indexer", str(directory), "--threads", "1")
+    builder = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    try:
+        _, trouble = await builder.communicate()
+    finally:
+        if builder.returncode is None:
+            builder.kill()
+    if builder.returncode:
+        raise StoreError(f"{directory}: the index was not built: {trouble.decode(errors='replace').strip()}")
 
 
 async def _run(thread: ThreadPoolExecutor, method: Callable[..., Any], *arguments: object, **named: object) -> Any:

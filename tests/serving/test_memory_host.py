@@ -163,13 +163,34 @@ def test_vectors_follow_by_themselves_and_the_index_is_written_when_enough_came_
         for number in range(4):
             await host.remember(Submission([seen(f"What is {number} minus 1?")]))
             await host.flush()
-        for _ in range(200):
-            if list((tmp_path / "index").rglob("manifest*")) or list((tmp_path / "index").rglob("*.faiss")):
+        for _ in range(500):
+            state = (await host.read("stats")).index
+            if state.num_generation:
+                return state
+            await asyncio.sleep(0.02)
+        return None
+
+    state = run(tmp_path, act, publish_after=4)
+    assert (state.num_generation, state.num_delta) == (4, 0)
+
+
+def test_near_duplicates_are_merged_at_its_times_and_when_asked(tmp_path) -> None:
+    async def act(host: MemoryHost) -> Any:
+        text = "The engine ran out of memory while it loaded the second adapter of the day"
+        await host.remember(Submission([seen(text, Kind.PATTERN)]))
+        (again,) = await host.remember(Submission([seen(text + ".", Kind.PATTERN)]))
+        if asked:
+            assert (await host.tidy()).num_merged == 1
+        for _ in range(500):
+            if (await host.read("standing", again)).merged_into:
                 return True
             await asyncio.sleep(0.01)
         return False
 
-    assert run(tmp_path, act, publish_after=4)
+    asked = True
+    assert run(tmp_path / "asked", act)
+    asked = False
+    assert run(tmp_path / "by itself", act, tidy_every_s=0.1)
 
 
 def test_a_failing_embedder_keeps_no_text_from_being_stored_and_is_reported_by_flush(tmp_path) -> None:
