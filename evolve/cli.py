@@ -56,6 +56,12 @@ Protocol = Annotated[
 Measured = Annotated[
     Path | None, typer.Option("--reliability", help="Measured weights; default: reliability.json of --run, if there.")
 ]
+FromMemory = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory", help="Recall from this memory, a run's directory or its own; a batch freezes a copy."
+    ),
+]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
 ]
@@ -80,6 +86,7 @@ def deliberate(
     run: FromRun = None,
     protocol: Protocol = None,
     reliability: Measured = None,
+    memory: FromMemory = None,
     task_type: Annotated[str, typer.Option("--type", help="Task type, for memory and measured weights.")] = "general",
     answer: Annotated[str, typer.Option("--answer", help="What the answer is: text, number, math or free.")] = "text",
     number: Annotated[bool, typer.Option("--number", help="Short for --answer number.")] = False,
@@ -90,7 +97,7 @@ def deliberate(
     from evolve.commands import How, deliberate_command
 
     kind = "number" if number else answer
-    how = How(config, run, protocol, reliability)
+    how = How(config, run, protocol, reliability, memory)
     _exit(lambda: deliberate_command(how, question, (task_type, kind), seed, as_json=as_json))
 
 
@@ -102,12 +109,13 @@ def batch(
     run: FromRun = None,
     protocol: Protocol = None,
     reliability: Measured = None,
+    memory: FromMemory = None,
     as_json: Json = False,
 ) -> None:
     """Deliberate a file of tasks; the same command continues where it was cut off."""
     from evolve.commands import How, batch_command
 
-    _exit(lambda: batch_command(How(config, run, protocol, reliability), tasks, out, as_json=as_json))
+    _exit(lambda: batch_command(How(config, run, protocol, reliability, memory), tasks, out, as_json=as_json))
 
 
 @app.command()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -29,6 +29,9 @@ from mesh.text import well_formed
 from mesh.types import Deliberation, Member
 from serving.config import prices
 from serving.fleet import Fleet
+
+if TYPE_CHECKING:
+    from serving.recalling import Recaller
 
 OUT = Console()
 if not OUT.is_terminal:
@@ -98,6 +101,7 @@ class How:
     run: Path | None
     protocol: str | None
     reliability: Path | None
+    memory: Path | None = None
 
     def measured(self) -> Reliability | None:
         """What is measured of the members; None: nothing, all weights are equal."""
@@ -108,11 +112,33 @@ class How:
         found = None if self.run is None else self.run / RELIABILITY
         return read_reliability(found) if found is not None and found.exists() else None
 
+    @contextmanager
+    def recaller(self, config: RunConfig, frozen: Path | None = None) -> Iterator[Recaller | None]:
+        """What recalls from `memory`; None without one. `frozen`: where a copy is kept that later starts find again."""
+        from evolve.run import memory_settings
+        from memory.embed import embedder_named
+        from memory.store import Memory
+        from memory.upkeep import freeze
+        from serving.recalling import Recaller as OfMemory
+
+        if self.memory is None:
+            yield None
+            return
+        where, settings, namespaces = memory_settings(self.memory, config)
+        embedder = embedder_named(settings.embedder)
+        if frozen is not None:
+            if not frozen.is_dir():
+                with Memory.open(where, embedder, readonly=True, config=settings) as live:
+                    freeze(live, frozen)
+            where = frozen
+        with Memory.open(where, embedder, readonly=True, config=settings) as memory:
+            yield OfMemory(memory, namespaces, settings.recall_limit)
+
 
 def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int, *, as_json: bool) -> None:
     """`evomesh deliberate`."""
     from evolve.protocols import chosen_protocol
-    from memory.types import content_hash
+    from memory.types import Recall, content_hash
     from mesh.deliberate import deliberate
     from mesh.reviews import ReviewDesk
     from mesh.transcript import transcript
@@ -136,7 +162,11 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
             _check(members, protocol, job)
             earlier = Deliberation.model_validate(read_json(paused)) if paused.exists() else None
             try:
-                return await deliberate(task, members, fleet, protocol, seed=seed, job=job, earlier=earlier)
+                with how.recaller(config) as recaller:
+                    recalled = Recall() if recaller is None else await recaller.recall(task)
+                return await deliberate(
+                    task, members, fleet, protocol, seed=seed, recalled=recalled, job=job, earlier=earlier
+                )
             finally:
                 await job.close()
 
@@ -172,12 +202,13 @@ def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
             _check(
                 members, protocol, Job(budget=config.batch_budget, prices=prices(config.serving), desk=ReviewDesk(out))
             )
-            return await run_batch(
-                tasks, out, members, fleet, protocol,
-                seed=config.seed, concurrency=config.concurrency, reliability=measured,
-                prices=prices(config.serving), budget=config.batch_budget,
-                progress=show,
-            )  # fmt: skip
+            with how.recaller(config, out / "memory") as recaller:
+                return await run_batch(
+                    tasks, out, members, fleet, protocol,
+                    seed=config.seed, concurrency=config.concurrency, reliability=measured,
+                    prices=prices(config.serving), budget=config.batch_budget,
+                    recaller=recaller, progress=show,
+                )  # fmt: skip
 
     summary = asyncio.run(work())
     if as_json:

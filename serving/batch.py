@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from memory.ledger import LOCK_NAME, Ledger, exclusive_lock, publish_bytes
-from memory.types import Record, content_hash
+from memory.types import Recall, Record, content_hash
 from mesh.budget import Budget, cost_of
 from mesh.config import ProtocolConfig
 from mesh.deliberate import check_seats, deliberate
@@ -27,6 +27,7 @@ from mesh.seeds import derive_seed
 from mesh.table import OUT_OF_BUDGET
 from mesh.types import Deliberation, Failure, Member, Message, Part, Sampling, Task, Usage
 from serving.batch_tasks import TaskFile, read_tasks
+from serving.recalling import Recaller
 from serving.traces import write_traces
 
 ANSWERS, TRACES, ERRORS, JOURNAL, PARTS = "answers.jsonl", "traces.parquet", "errors.jsonl", "journal.jsonl", "parts"
@@ -77,6 +78,7 @@ async def run_batch(
     reliability: Reliability | None = None,
     prices: Mapping[str, float] | None = None,
     budget: Budget | None = None,
+    recaller: Recaller | None = None,
     progress: Callable[[BatchProgress], None] | None = None,
 ) -> BatchSummary:
     """Deliberate every task of `tasks_path` and publish `answers.jsonl`, `traces.parquet` and `errors.jsonl`.
@@ -85,6 +87,7 @@ async def run_batch(
     task whose members all fail is recorded without an answer if the engine still answers something else. Where the
     protocol has `oversight`, questions for a person are kept in `out_dir` (`reviews.jsonl`); the others do not wait for
     them, and the same call goes on with those that were answered. `budget` is for this start, all tasks together.
+    `recaller` reads a memory that must not change between two starts: a frozen copy. None: nothing is recalled.
 
     Raises:
         TaskFileError: the task file cannot be read.
@@ -98,7 +101,7 @@ async def run_batch(
     file = read_tasks(tasks_path)
     with exclusive_lock(out_dir / LOCK_NAME):
         ledger = Ledger(out_dir / JOURNAL)
-        plan = _plan(file, members, protocol, seed, reliability)
+        plan = _plan(file, members, protocol, seed, reliability) | {"memory": recaller.head if recaller else "none"}
         _check_plan(ledger, plan, out_dir)
         summary = _finished(ledger, out_dir)
         if summary is None:
@@ -108,7 +111,7 @@ async def run_batch(
             publish_bytes(out_dir / ERRORS, _lines(malformed.model_dump() for malformed in file.malformed))
             job = Job(budget=budget, prices=prices, reliability=reliability, desk=ReviewDesk(out_dir))
             check_seats(members, protocol, job)
-            batch = _Batch(file.tasks, tuple(members), engine, protocol, seed, out_dir, ledger, job, progress)
+            batch = _Batch(file.tasks, tuple(members), engine, protocol, seed, out_dir, ledger, job, recaller, progress)
             try:
                 await batch.work(concurrency)
             finally:
@@ -129,6 +132,7 @@ class _Batch:
     out_dir: Path
     ledger: Ledger
     job: Job
+    recaller: Recaller | None
     progress: Callable[[BatchProgress], None] | None
     num_resumed: int = 0
     num_done: int = 0
@@ -200,9 +204,10 @@ class _Batch:
     async def _worker(self, queue: Iterator[int]) -> None:
         for index in queue:
             task = self.tasks[index]
+            recalled = Recall() if self.recaller is None else await self.recaller.recall(task)
             deliberation = await deliberate(
                 task, self.members, self.engine, self.protocol, seed=derive_seed(self.seed, task.id),
-                job=self.job, earlier=self._paused(index),
+                recalled=recalled, job=self.job, earlier=self._paused(index),
             )  # fmt: skip
             failed = [
                 failure for _, part in deliberation.walk() for failure in part.failures if failure.kind != OUT_OF_BUDGET
