@@ -36,6 +36,7 @@ MIN_ERROR_JACCARD = 0.9
 """For errors, where one word (a function, a module) makes another error, and their normal form has lost the rest."""
 
 _SEED = 4
+_BY_CHAIN = "an entry that is a duplicate of it is one of that entry too"
 
 
 class Item(NamedTuple):
@@ -80,32 +81,22 @@ def find_duplicates(items: Sequence[Item], new: Collection[int]) -> list[Merge]:
 
     Duplicates of duplicates are all merged into the oldest of the chain. The same items give the same merges.
     """
-    items = sorted(items)
+    items = sorted(items, key=lambda item: item.row)
     wanted = {_gate(item) for item in items if item.row in new}
     items = [item for item in items if _gate(item) in wanted]
-    if len(items) < 2:
-        return []
-    sketches = np.stack([sketch(normal_form(item)) for item in items])
-    groups = _group_numbers(items)
-    fresh = np.array([item.row in new for item in items])
     oldest = list(range(len(items)))
-    why: dict[int, Pair] = {}
-    for a, b in candidate_pairs(sketches, groups):
-        if not (fresh[a] or fresh[b]):
-            continue
-        pair = Pair(a, b, similarity(sketches[a], sketches[b]), _cosine(items[a], items[b]))
-        if is_duplicate(items[a], items[b], pair.jaccard, pair.cosine):
-            _join(oldest, a, b)
-            why.setdefault(b, pair)
-    return [
-        Merge(item.id, items[root].id, _reason(items, i, why.get(i)))
-        for i, item in enumerate(items)
-        if (root := _root(oldest, i)) != i
-    ]
+    why: dict[int, str] = {}
+    forms = [normal_form(item) for item in items]
+    for pair in (*_exact_pairs(items, forms), *_near_pairs(items, forms)):
+        if items[pair.a].row in new or items[pair.b].row in new:
+            _join(oldest, pair.a, pair.b)
+            why.setdefault(pair.b, _reason(items, pair))
+    merged = ((i, item, _root(oldest, i)) for i, item in enumerate(items))
+    return [Merge(item.id, items[root].id, why.get(i, _BY_CHAIN)) for i, item, root in merged if root != i]
 
 
 def is_duplicate(a: Item, b: Item, jaccard: float, cosine: float | None) -> bool:
-    """Whether `a` and `b` may stand for one another: the same circumstances, particulars and nearly the same words.
+    """Whether `a` and `b` may stand for one another: the same circumstances, and the same normal form or nearly so.
 
     Args:
         a: an entry.
@@ -113,11 +104,11 @@ def is_duplicate(a: Item, b: Item, jaccard: float, cosine: float | None) -> bool
         jaccard: share of word triples they have in common, 0 to 1; an estimate by `similarity` will do.
         cosine: of their vectors; None: unknown, and the wording alone decides.
     """
-    if _gate(a) != _gate(b) or not alike(a.kind, jaccard, cosine):
+    if _gate(a) != _gate(b):
         return False
-    if a.kind is Kind.ERROR:
-        return same_particulars(normal_form(a), normal_form(b))
-    return same_particulars(a.text, b.text)
+    if _identity(a, normal_form(a)) == _identity(b, normal_form(b)):
+        return True
+    return alike(a.kind, jaccard, cosine) and same_particulars(_judged(a), _judged(b))
 
 
 def alike(kind: Kind, jaccard: float, cosine: float | None) -> bool:
@@ -214,11 +205,41 @@ def _gate(item: Item) -> tuple[object, ...]:
     return (item.kind, item.namespace, item.task_type, item.split, item.error_code, environment)
 
 
-def _group_numbers(items: Sequence[Item]) -> NDArray[np.int64]:
-    """Equal for two items exactly where circumstances and particulars are equal: all others cannot be duplicates."""
+def _identity(item: Item, form: str) -> object:
+    return (_gate(item), form or item.text)
+
+
+def _judged(item: Item) -> str:
+    """The text whose particulars count: of an error its normal form, since its numbers and quotes are incidental."""
+    return normal_form(item) if item.kind is Kind.ERROR else item.text
+
+
+def _exact_pairs(items: Sequence[Item], forms: Sequence[str]) -> Iterator[Pair]:
+    first: dict[object, int] = {}
+    for i, (item, form) in enumerate(zip(items, forms, strict=True)):
+        leader = first.setdefault(_identity(item, form), i)
+        if leader != i:
+            yield Pair(leader, i, 1.0, None)
+
+
+def _near_pairs(items: Sequence[Item], forms: Sequence[str]) -> Iterator[Pair]:
+    """Near-duplicates among the first entries of each normal form."""
+    first: dict[object, int] = {}
+    for i, (item, form) in enumerate(zip(items, forms, strict=True)):
+        first.setdefault(_identity(item, form), i)
+    firsts = list(first.values())
+    if len(firsts) < 2:
+        return
+    sketches = np.stack([sketch(forms[i]) for i in firsts])
+    # Equal circumstances and particulars are needed anyway; as groups they keep templates from pairing with themselves.
     numbers: dict[object, int] = {}
-    keys = ((_gate(item), particulars(normal_form(item) if item.kind is Kind.ERROR else item.text)) for item in items)
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    keys = [(_gate(items[i]), particulars(_judged(items[i]))) for i in firsts]
+    groups = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    for i, j in candidate_pairs(sketches, groups):
+        a, b = firsts[i], firsts[j]
+        pair = Pair(a, b, similarity(sketches[i], sketches[j]), _cosine(items[a], items[b]))
+        if is_duplicate(items[pair.a], items[pair.b], pair.jaccard, pair.cosine):
+            yield pair
 
 
 def _cosine(a: Item, b: Item) -> float | None:
@@ -237,8 +258,9 @@ def _join(oldest: list[int], a: int, b: int) -> None:
     oldest[b] = a
 
 
-def _reason(items: Sequence[Item], i: int, pair: Pair | None) -> str:
-    if pair is None:
-        return "a near-duplicate of it is a near-duplicate of that entry"
+def _reason(items: Sequence[Item], pair: Pair) -> str:
+    other = items[pair.a].id[:12]
+    if pair.jaccard == 1.0 and pair.cosine is None:
+        return f"the same normal form as {other}"
     meaning = "" if pair.cosine is None else f", cosine {pair.cosine:.2f}"
-    return f"same particulars as {items[pair.a].id[:12]}, and near in wording (Jaccard {pair.jaccard:.2f}{meaning})"
+    return f"the same particulars as {other}, and near in wording (Jaccard {pair.jaccard:.2f}{meaning})"

@@ -13,16 +13,16 @@ MAX_ERROR_CHARS = 16_000
 MAX_ERROR_LINES = 40
 
 _ANSI = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
-_TRACEBACK = "Traceback (most recent call last)"
-_PYTHON_FRAME = re.compile(r'File "[^"\n]{0,1000}", line [0-9]{1,9}(?:, in (?P<function>[^\n]{1,200}))?')
+_TRACEBACK = "traceback (most recent call last)"
+_PYTHON_FRAME = re.compile(r'File "[^"\n]{0,1000}", line [0-9]{1,9}(?:, in (?P<function>[^\n]{1,200}))?', re.IGNORECASE)
 _FRAME = re.compile(
     r"""(?:
       at\ (?P<at>[\w.$<>\[\]/]{1,200})\s?\(          # Java, JavaScript, C#
-    | at\ \S
+    | at\ \S{1,300}:[0-9]{1,9}\)?$
     | \#[0-9]{1,4}\ +(?:0x[0-9a-fA-F]{1,16}\ in\ )?(?P<gdb>[\w:~]{1,200})
     | [0-9]{1,4}:\ +(?:0x[0-9a-fA-F]{1,16}\ -\ )?(?P<rust>\w{1,100}::[\w:]{1,200})
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
 # Excerpts of the source, carets below it, and advice: they repeat what the message says.
 _ASIDE = re.compile(r"(?:[0-9]{0,7}\s?\||-->|[~^|\s-]{1,200}$|\.\.\. [0-9]{1,6} more|stack backtrace:|note: run with)")
@@ -48,18 +48,19 @@ _MASKED = re.compile(
     | (?P<kept>\b(?:sqlstate[\[(:=\s]{{0,3}}[0-9a-z]{{5}}\b
                |http(?:/[0-9.]{{1,3}})?[\s:]{{1,2}}[1-5][0-9]{{2}}\b
                |(?:errno|winerror|signal|status(?:\ ?code)?|exit(?:ed)?(?:\ with)?\ (?:code|status)|(?:error|return)?\ ?code|(?:cuda|nccl|mysql)\ error|error)
-                   (?:\ |[\[(\#:=]\ ?|\ [=]\ |\ is\ |\ of\ ){{1}}-?(?:0x[0-9a-f]{{1,16}}|[0-9]{{1,9}})(?![\w.])
+                   (?:\ |[\[(\#:=]\ ?|\ [=]\ |\ is\ |\ of\ ){{1}}-?(?:0x[0-9a-f]{{1,16}}|[0-9]{{1,9}})(?![\w.]|:[0-9])
                |[1-5][0-9]{{2}}\ (?:client\ error|server\ error|bad|unauthorized|payment|forbidden|not\ found|method\ not|request|conflict|gone|too\ many|unprocessable|internal\ server|not\ implemented|bad\ gateway|service|gateway|moved|found)\b
                |(?!pid|tid|gpu|cpu|run|job|pod|tmp|vm|no|at|id)[a-z]{{1,3}}-?[0-9]{{3,6}}\b
                |(?:pgrst|mongo)-?[0-9]{{2,6}}\b
                |(?:b?float|u?int|bf|fp|utf-?|[iuf])(?:4|8|16|32|64|128)\b))
     | (?P<hex>\b0x[0-9a-f]{{1,64}}\b|\b(?=[a-f]{{0,63}}[0-9])(?=[0-9]{{0,63}}[a-f])[0-9a-f]{{8,128}}\b)
     | (?P<path>(?:\b[a-z]:\\|(?<![\w./\\<])(?:~|\.{{1,2}})?/(?=[\w.@-])|\\\\)[^\s"'`<>:;,()\[\]|]{{1,1000}}(?::[0-9]{{1,9}}){{0,2}}
-               |(?<![\w./\\-])[\w.@-]{{1,100}}(?:[/\\][\w.@-]{{1,100}}){{0,20}}\.(?:{_EXTENSIONS})\b(?:\([0-9,]{{1,20}}\)|(?::[0-9]{{1,9}}){{1,2}})?)
+               |(?<![\w./\\-])[\w.@-]{{1,100}}(?:[/\\][\w.@-]{{1,100}}){{0,20}}\.(?:{_EXTENSIONS})(?!\w|\.\w)(?:\([0-9,]{{1,20}}\)|(?::[0-9]{{1,9}}){{1,2}})?)
     | "(?P<double>[^"]{{0,1000}})"
     | `(?P<back>[^`]{{0,400}})[`']
     | (?<![\w>])'(?P<single>[^']{{0,400}})'(?!\w)
     | (?P<n>(?<![0-9])[-+]?[0-9]+(?:[.,_][0-9]+)*(?:e[-+]?[0-9]{{1,4}})?(?:\ ?{_UNITS_OF_ERRORS}(?!\w))?)
+    | (?P<stray>["`]|(?<!\w)'|'(?!\w))
     """,  # noqa: E501
     re.VERBOSE,
 )
@@ -96,7 +97,7 @@ def _error_lines(text: str) -> list[str]:
 def _python_error(lines: Sequence[str]) -> list[str]:
     """[exception and message, "in function"] of the last traceback; [] if there is none."""
     frames = [number for number, line in enumerate(lines) if _PYTHON_FRAME.match(line.strip())]
-    if not frames or not any(_TRACEBACK in line for line in lines):
+    if not frames or not any(_TRACEBACK in line.casefold() for line in lines):
         return []
     after = [line for line in lines[frames[-1] + 1 :] if not line.startswith((" ", "\t"))]
     if not after:
@@ -120,6 +121,8 @@ def _other_error(lines: Sequence[str]) -> list[str]:
                 function = ""
         elif not function:
             function = frame[frame.lastgroup] if frame.lastgroup else ""
+    if not said:  # a form that reads like a frame
+        said, function = list(lines), ""
     return [
         *said[: MAX_ERROR_LINES // 2],
         *said[MAX_ERROR_LINES // 2 :][-MAX_ERROR_LINES // 2 :],
@@ -128,8 +131,13 @@ def _other_error(lines: Sequence[str]) -> list[str]:
 
 
 def _masked(line: str) -> str:
-    line = " ".join(folded(line).split())
-    return " ".join(_LIST_OF_NUMBERS.sub("<n>", _MASKED.sub(_mask, line)).split())
+    line = folded(line)
+    for _ in range(4):  # what a mask leaves side by side can be a number or a path again; it settles at once or in two
+        plain = " ".join(_LIST_OF_NUMBERS.sub("<n>", _MASKED.sub(_mask, " ".join(line.split()))).split())
+        if plain == line:
+            break
+        line = plain
+    return line
 
 
 def _mask(match: re.Match[str]) -> str:
@@ -138,6 +146,8 @@ def _mask(match: re.Match[str]) -> str:
         return match.group()
     if kind in ("double", "back", "single"):
         return _masked_quote(match, match[kind])
+    if kind == "stray":
+        return " "  # a quotation mark without its partner would pair with one of another line
     if kind == "path":
         extension = _EXTENSION.search(match.group())
         return f"<.{extension[1]}>" if extension else "<path>"

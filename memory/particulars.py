@@ -33,22 +33,22 @@ def particulars(text: str) -> frozenset[str]:
 
 
 def same_particulars(a: str, b: str) -> bool:
-    """True: `a` and `b` have the same particulars, and neither puts words of its own in place of the other's.
+    """True: `a` and `b` have the same particulars, and the same content words in the same order.
 
-    Particulars miss a name in lower case or at the start of a sentence, and a plain noun ("how many legs have 3
-    spiders"). So of two texts that each hold a word which the other lacks, words that only ask and known synonyms
-    aside, one is not the other. A text may say more than the other ("please", "as quickly as you can").
+    Particulars miss a name in lower case or at the start of a sentence, a plain noun ("how many legs have 3 spiders"),
+    and a condition at the end ("round it up"). So nothing may differ but words that only ask or are polite, plain
+    synonyms, case and punctuation: a list in `memory.wording`, because no measure of similarity tells a paraphrase from
+    a look-alike. A paraphrase that is missed costs a second look; a look-alike that is taken for it, a wrong answer.
     """
     if particulars(a) != particulars(b):
         return False
-    first, second = _content(tokens_of(head_and_rest(a)[0])), _content(tokens_of(head_and_rest(b)[0]))
-    return first <= second or second <= first
+    return _content(tokens_of(head_and_rest(a)[0])) == _content(tokens_of(head_and_rest(b)[0]))
 
 
-def _content(tokens: Iterable[Token]) -> frozenset[str]:
+def _content(tokens: Iterable[Token]) -> list[str]:
     """Words that carry content, casefolded, synonyms as one; those that particulars hold already are left out."""
     words = (token.text.casefold() for token in tokens if token.kind == "word")
-    return frozenset(SYNONYMS.get(word, word) for word in words if word not in ASKING and not _is_special(word))
+    return [SYNONYMS.get(word, word) for word in words if word not in ASKING and not _is_special(word)]
 
 
 def _is_special(word: str) -> bool:

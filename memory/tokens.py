@@ -27,12 +27,12 @@ class Token(NamedTuple):
 # Every repetition is over a class that cannot match what follows it, or is bounded: no text makes them backtrack.
 _TOKEN = re.compile(
     r"""
-      "(?P<double>[^"\n]{0,1000})"
+      "(?P<double>[^"]{0,1000})"
     | `(?P<back>[^`"\n]{1,1000})`
-    | (?<!\w)'(?P<single>[^'"\n]{1,200})'(?!\w)
+    | (?<![\w\u0300-\u036f])'(?P<single>[^'"\n]{1,200})'(?![\w\u0300-\u036f])
     | (?P<number>(?<![\w.,\[({])[0-9]{1,3}(?:,[0-9]{3}){1,9}(?!,?[0-9])(?!\.[0-9]+\.)(?![\])}])(?:\.[0-9]+)?
                 |[0-9]+(?:\.[0-9]+)*
-                |(?<![\w.)\]])\.[0-9]+(?![.0-9]))
+                |(?<![\w.)\]])\.[0-9]+(?!\.?[0-9]))
     | (?P<word>[^\W0-9]\w*(?:['.][^\W0-9]\w*)*)
     | (?P<stop>[.,:;!?]+)
     | (?P<break>\n)
@@ -64,7 +64,8 @@ def _number_marks() -> dict[int, str]:
     return found
 
 
-_BEFORE = _number_marks() | {ord(char): '"' for char in "″"}
+# A mark that case folding turns into a letter, and a letter that it turns into a mark, would move the edges of words.
+_BEFORE = _number_marks() | {ord("″"): '"', ord("ŉ"): "'n", 0x345: "ι"}
 
 
 def unified(text: str) -> str:

@@ -259,7 +259,8 @@ what which who whom whose how when where why if is are was were do does did
 can could would will shall should may might must please kindly hello hi hey thanks thank
 find calculate compute determine solve evaluate work state give tell show answer say simplify write report return
 provide output look think let now so then given consider suppose assume quick help need want figure exactly
-response reply final just kindly carefully quickly soon advance appreciate grateful wondering know like get got
+response reply final just kindly carefully quickly soon advance appreciate grateful wondering know like get got lot
+possible
 me us be been being have has had having following below above
 in on at of for by with from to and or but as question problem task note
 """.splitlines()
