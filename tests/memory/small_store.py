@@ -85,7 +85,7 @@ class SmallStore:
             event = self.event("erased")
             self.connection.execute("DELETE FROM vectors WHERE entry = ?", (row,))
             self.connection.execute("DELETE FROM entries WHERE seq = ?", (row,))
-            self.connection.execute("INSERT INTO erasures (entry, event) VALUES (?, ?)", (row, event))
+            self.connection.execute("INSERT OR IGNORE INTO erasures (entry, event) VALUES (?, ?)", (row, event))
 
     def copied_to(self, directory: Path) -> SmallStore:
         """A copy of this store as it is now, without its indexes."""

@@ -305,7 +305,7 @@ def test_gate_queries_are_unit_vectors_near_stored_ones_and_the_same_every_time(
     queries = indexer.gate_queries(stored, seed=3)
     assert np.linalg.norm(queries, axis=1) == pytest.approx(np.ones(50), abs=1e-5)
     cosines = (queries * stored).sum(axis=1)
-    assert 0.5 < cosines.min() < cosines.max() < 0.999
+    assert 0.3 < cosines.min() < cosines.max() < 0.999
     assert (queries == indexer.gate_queries(stored, seed=3)).all()
 
 
