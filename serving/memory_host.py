@@ -133,9 +133,15 @@ class MemoryHost:
 
     @classmethod
     async def open(cls, seat: MemorySeat, embedder: Embedder) -> MemoryHost:
-        """Opens the seat's memory, or makes it. Raises as `Memory.open`."""
+        """Opens the seat's memory, or makes it. Raises as `Memory.open`.
+
+        What another embedder embedded is first embedded anew, all of it; the other's vectors stay beside.
+        """
         writer = await asyncio.to_thread(Memory.open, seat.directory, embedder, config=seat.config)
         try:
+            if not writer.stats().index.is_active:
+                await asyncio.to_thread(writer.embed_pending)
+                await asyncio.to_thread(writer.publish_index)
             reader = await asyncio.to_thread(Memory.open, seat.directory, embedder, readonly=True, config=seat.config)
         except BaseException:
             writer.close()
@@ -174,8 +180,10 @@ class MemoryHost:
         """
         tidy_at = time.monotonic() + self._seat.tidy_every_s
         while True:
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the news.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), tidy_at - time.monotonic())
+                async with asyncio.timeout(tidy_at - time.monotonic()):
+                    await self._news.wait()
             self._news.clear()
             try:
                 await self.flush()

@@ -241,3 +241,28 @@ def test_a_seat_without_an_engine_has_the_configured_embedder(tmp_path) -> None:
     seat = MemorySeat(directory=tmp_path, config=MemoryConfig(embedder="hashed"))
     assert build_embedder(seat).id == HashedNgramEmbedder().id
     assert MemorySeat.model_validate_json(seat.model_dump_json()) == seat
+
+
+def test_a_memory_of_another_embedder_is_embedded_anew_before_it_opens(tmp_path) -> None:
+    async def act(host: MemoryHost) -> Any:
+        await host.remember(Submission([seen("What is 3 plus 1?")]))
+        return (await host.read("stats")).index
+
+    run(tmp_path, act)
+    state = run(tmp_path, act, HashedNgramEmbedder(128))
+    assert (state.embedder, state.is_active, state.num_generation) == ("hashed-ngram-1-128", True, 1)
+
+
+def test_an_end_that_comes_together_with_news_is_not_lost(tmp_path) -> None:
+    async def run() -> None:
+        host = await MemoryHost.open(MemorySeat(directory=tmp_path), HashedNgramEmbedder())
+        upkeep = asyncio.create_task(host.follow())
+        await host.flush()
+        await asyncio.sleep(0.05)
+        host._news.set()
+        upkeep.cancel()
+        done, _ = await asyncio.wait([upkeep], timeout=2)
+        assert done
+        await host.close()
+
+    asyncio.run(run())
