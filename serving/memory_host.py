@@ -226,6 +226,7 @@ async def _build_index(directory: Path) -> None:
     finally:
         if builder.returncode is None:
             builder.kill()
+            await builder.wait()
     if builder.returncode:
         raise StoreError(f"{directory}: the index was not built: {trouble.decode(errors='replace').strip()}")
 
