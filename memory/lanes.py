@@ -21,12 +21,12 @@ from memory.fingerprint import fingerprint, same_particulars
 from memory.graph import follow
 from memory.index import Rows
 from memory.recall import Candidate, Classes, Lane, fuse, query_terms, weighted_overlap
-from memory.types import Cue, Kind, Standing
+from memory.types import Cue, Experience, Kind, Standing
 from memory.utility import Tally
 
 Pool = Literal["anchor", "works", "fails", "any"]
 
-DEPTH = 50
+DEPTH = 24
 """Candidates taken from each lane."""
 
 NARROW = 1024
@@ -36,21 +36,29 @@ what belongs to it."""
 WIDER = (200, 2_000)
 """How many neighbours are looked at until enough of them belong to the pool."""
 
-MAX_MATCHES = 4_000
+MAX_MATCHES = 1_000
 """Entries that the words of a query may match in all. Rare words are taken first: common ones rank nothing, and in a
 large memory they alone would cost more than everything else."""
 
 MIN_WEIGHT = 0.05
 """Words below this share of the heaviest word's weight are not searched for."""
 
+MAX_ERROR_CHARS = 2_000
+"""A question of more characters is not taken for an error message."""
+
 NUM_ANCHORS = 16
 """Similar problems and errors from which the graph is walked."""
+
+NUM_COMPARED = 5
+"""Of those, so many are compared with the question word by word; the same in other words is among the nearest."""
 
 SAME_COSINE = 0.85
 SAME_OVERLAP = 0.8
 """How near a problem with the same particulars must be, in meaning or in words, to be the same in other words."""
 
 _COLUMNS: dict[Pool, str] = {"anchor": "is_anchor", "works": "works", "fails": "fails", "any": "1"}
+
+_FLAGGED: tuple[Pool, ...] = ("anchor", "works", "fails")
 
 Search = Callable[[int, Rows | None], list[tuple[int, float]]]
 """At most so many nearest rows, among these or (None) all, best first, as (row, cosine)."""
@@ -89,6 +97,9 @@ class Question:
         self.min_similarity, self.min_overlap = floor
         self._search = search
         self._nearest: dict[int, list[tuple[int, float]]] = {}
+        self._pools: dict[int, frozenset[Pool]] = {}
+        self._nodes: dict[int, Experience] = {}
+        self._overlaps: dict[int, float] = {}
 
     @property
     def text(self) -> str:
@@ -140,9 +151,29 @@ class Question:
 
     def belonging(self, found: Sequence[int], pool: Pool) -> set[int]:
         """Those of the rows that belong to the pool and lie in scope."""
-        condition, bindings = self.scope.where(pool)
-        sql = f"SELECT entry FROM standings WHERE entry IN (SELECT value FROM json_each(?)) AND {condition}"
-        return {row for (row,) in fetch(self.connection, sql, (json.dumps(list(found)), *bindings))}
+        if unknown := [row for row in found if row not in self._pools]:
+            condition, bindings = self.scope.where("any")
+            sql = (
+                "SELECT entry, is_anchor, works, fails FROM standings"
+                f" WHERE entry IN (SELECT value FROM json_each(?)) AND {condition}"
+            )
+            self._pools.update(dict.fromkeys(unknown, frozenset()))
+            for row, *flags in fetch(self.connection, sql, (json.dumps(unknown), *bindings)):
+                of: list[Pool] = [name for name, flag in zip(_FLAGGED, flags, strict=True) if flag]
+                self._pools[row] = frozenset(["any", *of])
+        return {row for row in found if pool in self._pools[row]}
+
+    def nodes(self, found: Sequence[int]) -> dict[int, Experience]:
+        """The experiences in these rows; rows that are gone are left out."""
+        if unknown := [row for row in found if row not in self._nodes]:
+            self._nodes.update(rows.nodes_by_row(self.connection, unknown))
+        return {row: self._nodes[row] for row in found if row in self._nodes}
+
+    def overlap(self, row: int) -> float:
+        """Share of what the question's words say that the text in a row holds."""
+        if row not in self._overlaps:
+            self._overlaps[row] = weighted_overlap(self.words, self._nodes[row].text)
+        return self._overlaps[row]
 
     @cached_property
     def _counts(self) -> dict[str, int]:
@@ -168,60 +199,83 @@ class Anchor(NamedTuple):
     same: bool
 
 
+Reached = tuple[int, Anchor]
+"""A row that a walk came to, and from which anchor."""
+
+
 def met_before(question: Question) -> list[Anchor]:
     """Problems and errors with the very fingerprint of the question, oldest first: no embedding, look-ups alone.
 
     What was merged into another leads to that other.
     """
     cue = question.cue
-    asked = (fingerprint(Kind.PROBLEM, cue.text), fingerprint(Kind.ERROR, cue.error or cue.text))
+    found = _of_fingerprint(question, Kind.PROBLEM, cue.text)
+    # A question may be an error message itself; a long one is not, and its normal form as an error takes time.
+    if cue.error or (not found and len(cue.text) <= MAX_ERROR_CHARS):
+        found += [row for row in _of_fingerprint(question, Kind.ERROR, cue.error or cue.text) if row not in found]
+    return anchors(question, found, same=True)[:NUM_ANCHORS]
+
+
+def _of_fingerprint(question: Question, kind: Kind, text: str) -> list[int]:
+    if not text.strip():
+        return []
     condition, bindings = question.scope.where("any")
     sql = (
         "SELECT DISTINCT coalesce(merged_into, entry) FROM standings WHERE entry IN"
-        " (SELECT seq FROM entries WHERE fingerprint IN (?, ?) AND kind IN ('problem', 'error'))"
+        " (SELECT seq FROM entries WHERE fingerprint = ? AND kind IN ('problem', 'error'))"
         f" AND (is_anchor OR merged_into IS NOT NULL) AND {condition} ORDER BY 1"
     )
-    found = fetch(question.connection, sql, (*asked, *bindings))
-    return anchors(question, [row for (row,) in found], same=True)[:NUM_ANCHORS]
+    return [row for (row,) in fetch(question.connection, sql, (fingerprint(kind, text), *bindings))]
 
 
 def like_it(question: Question) -> list[Anchor]:
     """Problems and errors near the question in words or in meaning, best first."""
     near = question.near("anchor")
     matches = _matching(question, "anchor")
-    nodes = rows.nodes_by_row(question.connection, [*near, *matches])
-    overlap = {row: weighted_overlap(question.words, node.text) for row, node in nodes.items()}
-    fused = fuse({"text": [row for row in matches if overlap[row] >= question.min_overlap], "vector": list(near)})
+    nodes = question.nodes([*near, *matches])
+    telling = [row for row in matches if row in nodes and question.overlap(row) >= question.min_overlap]
+    fused = fuse({"text": telling, "vector": list(near)})
     found = anchors(question, [one.row for one in fused[:NUM_ANCHORS]], same=False)
     return [
-        anchor._replace(
-            same=(near.get(anchor.row, 0.0) >= SAME_COSINE or overlap[anchor.row] >= SAME_OVERLAP)
-            and same_particulars(nodes[anchor.row].text, question.text)
-        )
-        for anchor in found
+        anchor._replace(same=_is_same(question, anchor.row, near.get(anchor.row, 0.0)))
+        if place < NUM_COMPARED
+        else anchor
+        for place, anchor in enumerate(found)
     ]
+
+
+def _is_same(question: Question, row: int, cosine: float) -> bool:
+    """Whether the text in a row says what the question says, in other words."""
+    if cosine < SAME_COSINE and question.overlap(row) < SAME_OVERLAP:
+        return False
+    return same_particulars(question.nodes([row])[row].text, question.text)
 
 
 def anchors(question: Question, found: Sequence[int], *, same: bool) -> list[Anchor]:
     """The anchors in these rows, in their order."""
-    nodes = rows.nodes_by_row(question.connection, found)
+    nodes = question.nodes(found)
     repeats = rows.merged_into(question.connection, found)
     return [Anchor(row, nodes[row].kind, (nodes[row].id, *repeats.get(row, ())), same) for row in found if row in nodes]
 
 
-def candidates(question: Question, pool: Pool, starts: Sequence[Anchor], *, by_content: bool = True) -> list[Candidate]:
-    """Fused candidates of one pool, best first: what came of the `starts`, and what is like the question itself.
+def candidates(
+    question: Question, pool: Pool, reached: Sequence[Reached] = (), *, by_content: bool = True
+) -> list[Candidate]:
+    """Fused candidates of one pool, best first: what was `reached` by a walk, and what is like the question itself.
 
     `by_content` False leaves the graph lane alone. What is not near enough enters no lane.
     """
-    came_of = _came_of(question, starts, pool)
+    belonging = question.belonging([row for row, _ in reached], pool)
+    came_of: dict[int, Anchor] = {}
+    for row, anchor in reached:
+        if row in belonging:
+            came_of.setdefault(row, anchor)
     near = question.near(pool) if by_content else {}
     matches = _matching(question, pool) if by_content else []
-    nodes = rows.nodes_by_row(question.connection, [*near, *came_of, *matches])
-    overlap = {row: weighted_overlap(question.words, node.text) if by_content else 0.0 for row, node in nodes.items()}
+    nodes = question.nodes([*near, *came_of, *matches])
     lanes: dict[Lane, list[int]] = {
         "fingerprint": [] if by_content else list(came_of),
-        "text": [row for row in matches if overlap[row] >= question.min_overlap],
+        "text": [row for row in matches if row in nodes and question.overlap(row) >= question.min_overlap],
         "vector": list(near),
         "graph": list(came_of) if by_content else [],
     }
@@ -231,10 +285,11 @@ def candidates(question: Question, pool: Pool, starts: Sequence[Anchor], *, by_c
     return [
         Candidate(
             fused=one,
+            id=details[one.row].id,
             experience=nodes[one.row],
             standing=details[one.row].standing,
             similarity=near.get(one.row),
-            overlap=overlap[one.row],
+            overlap=question.overlap(one.row) if by_content else 0.0,
             via=f"it came of a similar {came_of[one.row].kind.value}" if one.row in came_of and by_content else None,
             same=one.row in same,
             confirmed_at=details[one.row].confirmed_at,
@@ -256,6 +311,7 @@ def classes_of(connection: apsw.Connection, task_type: str | None) -> Classes:
 
 
 class _Details(NamedTuple):
+    id: str
     standing: Standing
     confirmed_at: float
     sources: tuple[str, ...]
@@ -263,13 +319,14 @@ class _Details(NamedTuple):
 
 def _details(connection: apsw.Connection, found: Sequence[int]) -> dict[int, _Details]:
     sql = (
-        "SELECT entry, standing, confirmed_at, (SELECT json_group_array(DISTINCT source) FROM observations"
+        "SELECT entry, (SELECT id FROM entries WHERE seq = entry), standing, confirmed_at,"
+        " (SELECT json_group_array(DISTINCT source) FROM observations"
         " WHERE observations.entry = standings.entry AND voided_by IS NULL AND source <> '')"
         " FROM standings WHERE entry IN (SELECT value FROM json_each(?))"
     )
     return {
-        entry: _Details(Standing.model_validate_json(standing), confirmed_at, tuple(json.loads(sources)))
-        for entry, standing, confirmed_at, sources in connection.execute(sql, (json.dumps(list(found)),))
+        entry: _Details(id, Standing.model_validate_json(standing), confirmed_at, tuple(json.loads(sources)))
+        for entry, id, standing, confirmed_at, sources in connection.execute(sql, (json.dumps(list(found)),))
     }
 
 
@@ -278,28 +335,21 @@ def _matching(question: Question, pool: Pool) -> list[int]:
     return list(islice((row for row in question.matches if row in belonging), DEPTH))
 
 
-def _came_of(question: Question, starts: Sequence[Anchor], pool: Pool) -> dict[int, Anchor]:
-    """What came of the anchors, best anchor first, and through which of them; only of the pool and in scope."""
+def walk(question: Question, starts: Sequence[Anchor]) -> list[Reached]:
+    """What came of the anchors, those of the best anchor first; where something was merged, what stands for it."""
     if not starts:
-        return {}
+        return []
     connection = question.connection
     anchor_of = {id: anchor for anchor in starts for id in anchor.ids}
     place = {id: number for number, id in enumerate(anchor_of)}
     steps = follow(
         list(anchor_of), lambda ids: rows.edges_from(connection, ids), lambda ids: rows.kinds_of(connection, ids)
     )
-    known = rows.known_ids(connection, [step.edge.target for step in steps])
-    known = rows.surviving(connection, known)
-    # An error that was met before is a warning itself, and not only what followed from it.
-    own = [(anchor.row, anchor) for anchor in starts if anchor.kind is Kind.ERROR and anchor.same]
+    known = rows.surviving(connection, rows.known_ids(connection, [step.edge.target for step in steps]))
     reached = [
         (known[step.edge.target], anchor_of[step.start])
         for step in sorted(steps, key=lambda step: place[step.start])
         if step.edge.target in known
     ]
-    belonging = question.belonging([row for row, _ in (*reached, *own)], pool)
-    came_of: dict[int, Anchor] = {}
-    for row, anchor in (*reached, *own):
-        if row in belonging:
-            came_of.setdefault(row, anchor)
-    return came_of
+    # An error that was met before is a warning itself, and not only what followed from it.
+    return [*reached, *((anchor.row, anchor) for anchor in starts if anchor.kind is Kind.ERROR and anchor.same)]

@@ -51,6 +51,7 @@ class Candidate(NamedTuple):
     """A fused candidate with what is needed to judge and explain it."""
 
     fused: Fused
+    id: str
     experience: Experience
     standing: Standing
     similarity: float | None
@@ -165,7 +166,7 @@ def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], cue: C
         for source in candidate.sources:
             counts[source] = counts.get(source, 0) + 1
         one = recollection(candidate)
-        hidden = is_withheld(cue.episode, one.experience_id, config.holdout_share)
+        hidden = is_withheld(cue.episode, candidate.id, config.holdout_share)
         (withheld if hidden else shown).append(one)
     return Recall(shown=tuple(shown), withheld=tuple(withheld))
 
@@ -179,7 +180,7 @@ def recollection(candidate: Candidate) -> Recollection:
     """The record of a chosen candidate, with its reason in one sentence."""
     experience = candidate.experience
     return Recollection(
-        experience_id=experience.id,
+        experience_id=candidate.id,
         kind=experience.kind,
         text=experience.text,
         task_type=experience.task_type,

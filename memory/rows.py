@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -198,15 +199,21 @@ def is_new_edge(connection: apsw.Connection, edge: Edge) -> bool:
 
 def _experience(found: Sequence[Any]) -> Experience:
     _, _, team, project, run, kind, task_type, split, error_code, environment, text = found
-    return Experience(
+    # What lies in the store was checked when it came in; checking it again would be most of the time of a recall.
+    return Experience.model_construct(
         kind=Kind(kind),
         text=text,
-        namespace=Namespace(team=team, project=project, run=run),
+        namespace=_namespace(team, project, run),
         task_type=task_type,
         split=split,
         error_code=error_code,
         environment=tuple((key, value) for key, value in json.loads(environment)),
     )
+
+
+@lru_cache(maxsize=1024)
+def _namespace(team: str, project: str, run: str) -> Namespace:
+    return Namespace(team=team, project=project, run=run)
 
 
 def _edges(connection: apsw.Connection, sql: str, bindings: tuple[str, ...]) -> list[Edge]:

@@ -22,10 +22,10 @@ from memory.database import FILE_NAME, StoreError, connect, fetch, transaction, 
 from memory.embed import Embedder, Vectors
 from memory.events import append_event, head_event, verify_events
 from memory.index import Rows
-from memory.lanes import Question, Scope, candidates, classes_of, like_it, met_before
+from memory.lanes import Question, Scope, candidates, classes_of, like_it, met_before, walk
 from memory.ledger import exclusive_lock
 from memory.mirror import VectorMirror
-from memory.recall import MIN_OVERLAP, Candidate, choose, fits, is_allowed, ranked, recollection
+from memory.recall import MIN_OVERLAP, Candidate, Classes, choose, fits, is_allowed, ranked, recollection
 from memory.stats import MemoryStats, read_stats
 from memory.types import (
     Artefact,
@@ -268,16 +268,19 @@ class Memory:
             scope = Scope(rows.namespaces_like(self._connection, cue.namespaces), cue.task_type, cue.splits)
             question = self._question(cue, scope, (self.config.min_similarity, MIN_OVERLAP))
             starts = met_before(question)
-            solutions = candidates(question, "works", starts, by_content=False) if starts else []
+            reached = walk(question, starts)
+            solutions = candidates(question, "works", reached, by_content=False)
             by_content = not any(fits(one.experience, cue) for one in solutions)
             if by_content:
                 starts = [
                     *starts,
                     *(one for one in like_it(question) if one.row not in {start.row for start in starts}),
                 ]
-                solutions = candidates(question, "works", starts)
-            failures = candidates(question, "fails", starts, by_content=by_content)
-            return choose(self._fit(solutions, cue), self._fit(failures, cue), cue, self.config)
+                reached = walk(question, starts)
+                solutions = candidates(question, "works", reached)
+            failures = candidates(question, "fails", reached, by_content=by_content)
+            classes = classes_of(self._connection, cue.task_type)
+            return choose(self._fit(solutions, cue, classes), self._fit(failures, cue, classes), cue, self.config)
 
     def search(self, text: str, namespaces: Sequence[str] | str = EVERYWHERE, limit: int = 10) -> list[Recollection]:
         """At most `limit` experiences of any kind and standing, nearest to `text` first: for people, not prompts.
@@ -291,7 +294,7 @@ class Memory:
         cue = Cue(text=text, namespaces=())
         with self._guarded():
             question = self._question(cue, Scope(self._chosen(namespaces)), (-1.0, 0.0))
-            found = candidates(question, "any", [])
+            found = candidates(question, "any")
         return [recollection(candidate) for candidate in found[:limit]]
 
     def get(self, id: str) -> Experience | None:
@@ -553,8 +556,7 @@ class Memory:
             return [id for (id,) in fetch(self._connection, "SELECT id FROM namespaces ORDER BY id")]
         return rows.namespaces_like(self._connection, namespaces)
 
-    def _fit(self, found: Sequence[Candidate], cue: Cue) -> list[Candidate]:
-        classes = classes_of(self._connection, cue.task_type)
+    def _fit(self, found: Sequence[Candidate], cue: Cue, classes: Classes) -> list[Candidate]:
         fitting = [one for one in found if fits(one.experience, cue) and is_allowed(one, classes, self.config)]
         return ranked(fitting, classes, self._clock(), self.config)
 

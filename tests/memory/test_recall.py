@@ -38,7 +38,8 @@ lanes = st.dictionaries(
 def candidate(text: str, row: int = 1, **changes: Any) -> Candidate:
     values: dict[str, Any] = {
         "fused": Fused(row, 0.5, {"text": 1}),
-        "experience": thing(Kind.SOLUTION, text),
+        "experience": (experience := changes.get("experience", thing(Kind.SOLUTION, text))),
+        "id": experience.id,
         "standing": Standing(level=Level.VERIFIED, trust=0.5, num_passed=1),
         "similarity": None,
         "overlap": 0.5,
