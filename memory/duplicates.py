@@ -24,10 +24,14 @@ NEIGHBOURS = 8
 """Within one bucket each item meets the oldest and so many next ones, so that one huge bucket stays linear."""
 
 MIN_JACCARD = 0.5
-"""Alike by wording alone, with the same particulars. Chosen by `scripts/bench_duplicates.py`."""
+"""Alike by wording alone, with the same particulars; `scripts/bench_duplicates.py` has the curve.
+
+The particulars do the work: with them no threshold from 0.3 on merged a planted look-alike, and 0.3 finds hardly more;
+without them none below 0.9 is right in more than three cases of four.
+"""
 
 MIN_COSINE = 0.9
-"""Alike in meaning, with the same particulars and some of the wording. Chosen by `scripts/bench_duplicates.py`."""
+"""Alike in meaning, with the same particulars and some of the wording."""
 
 JACCARD_FLOOR = 0.2
 """Below this no cosine makes a duplicate: short texts from one template are near in meaning whatever they ask."""
