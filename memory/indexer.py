@@ -59,12 +59,12 @@ class _Gate(NamedTuple):
 
 
 def publish_generation(
-    connection: apsw.Connection, embedder: StoredEmbedder, directory: Path, policy: Policy
+    connection: apsw.Connection, embedder: StoredEmbedder, directory: Path, policy: Policy, *, anew: bool = False
 ) -> str | None:
     """Build and publish a generation of all vectors there are; its name, or None when an erase made it void.
 
-    Nothing is built when the newest covers them already. The generation it follows is kept, everything else in
-    `directory` is removed.
+    Nothing is built when the newest covers them already, and it is extended where that will do, unless `anew`. The
+    generation it follows is kept, everything else in `directory` is removed.
 
     Raises:
         AlreadyLocked: another process is building.
@@ -75,9 +75,10 @@ def publish_generation(
         base = generations.newest(connection, embedder, directory)
         generations.sweep(directory, [base.name] if base else [])
         coverage = generations.coverage_now(connection, embedder)
-        if base is not None and _is_built(base, coverage, policy):
+        if base is not None and not anew and _is_built(base, coverage, policy):
             return base.name
-        index, rung = _build(_Build(connection, embedder, coverage, policy), base, directory)
+        build = _Build(connection, embedder, coverage, policy)
+        index, rung = _build(build, None if anew else base, directory)
         if not _is_still_true(connection, coverage, index):
             return None
         name = generations.publish(directory, index, coverage, rung)

@@ -171,10 +171,10 @@ class VectorMirror:
             num_candidates *= 2
 
     def publish(self, *, force: bool = False) -> bool:
-        """Build and publish a generation when enough is new to be worth it (2%), or `force`; True: it was done.
+        """Publish a generation when enough is new to be worth it (2%); `force`: in any case, and built anew.
 
-        False also while another process builds one. From 20,000 vectors on this takes seconds, at a million minutes:
-        then run `python -m memory.indexer` beside the writer.
+        True: it was done. False also while another process builds one. From 20,000 vectors on this takes seconds, at
+        a million minutes: then run `python -m memory.indexer` beside the writer.
         """
         if self.readonly:
             raise StoreError(f"{self._store}: opened read-only; open it without readonly to publish an index")
@@ -182,7 +182,7 @@ class VectorMirror:
         if not (force or self._is_worth_publishing()):
             return False
         try:
-            name = indexer.publish_generation(self._connection, self._stored, self._directory, self._policy)
+            name = indexer.publish_generation(self._connection, self._stored, self._directory, self._policy, anew=force)
         except AlreadyLocked:
             return False
         if name is not None:

@@ -132,6 +132,15 @@ def test_nothing_is_built_when_the_newest_covers_everything(store) -> None:
     assert store.publish() == store.publish()
 
 
+def test_generation_is_built_anew_when_told_so_and_the_one_before_is_kept(tmp_path) -> None:
+    store = Filled(tmp_path / "store", 400)
+    first = store.publish(LADDER)
+    store.grow(100)
+    second = publish_generation(store.connection, store.embedder, store.index, LADDER, anew=True)
+    assert generations.names(store.index) == [second, first]
+    assert store.rung().trained_on == 500
+
+
 def test_two_builders_exclude_each_other(store) -> None:
     store.publish()
     with exclusive_lock(store.index), pytest.raises(AlreadyLocked):
