@@ -58,7 +58,7 @@ class MemoryConfig(Record):
         default=30.0, gt=0.0, description="after so many days without confirmation an experience counts half"
     )
     max_per_source: int = Field(
-        default=2, ge=1, description="most recollections at once that rest on the word of one source"
+        default=2, ge=1, description="most solutions, and most warnings, at once that rest on one source's word"
     )
     trust: TrustRules = Field(default=TrustRules(), description="when an experience is believed")
     brief_tokens: int = Field(default=300, ge=1, description="length of the summary that a new session reads")

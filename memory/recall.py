@@ -150,13 +150,13 @@ _UNVERIFIED_TRUST = 0.05
 def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], cue: Cue, config: MemoryConfig) -> Recall:
     """At most `cue.limit` recollections: solutions first, failures in the places that are left, no text twice.
 
-    A source that stands behind `max_per_source` of those chosen is passed over. What the hold-out takes keeps its
-    place: nothing moves up, or the comparison with it would be one with its substitute.
+    A source that stands behind `max_per_source` solutions, or warnings, is passed over for more of them. What the
+    hold-out takes keeps its place: nothing moves up, or the comparison with it would be one with its substitute.
     """
     shown: list[Recollection] = []
     withheld: list[Recollection] = []
     seen: set[str] = set()
-    counts: dict[str, int] = {}
+    counts: dict[tuple[str, bool], int] = {}
     for candidate in (*solutions, *failures):
         text = " ".join(candidate.experience.text.split())
         full = len(shown) + len(withheld) >= cue.limit
@@ -164,16 +164,17 @@ def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], cue: C
             continue
         seen.add(text)
         for source in candidate.sources:
-            counts[source] = counts.get(source, 0) + 1
+            counts[source, candidate.warns] = counts.get((source, candidate.warns), 0) + 1
         one = recollection(candidate)
         hidden = is_withheld(cue.episode, candidate.id, config.holdout_share)
         (withheld if hidden else shown).append(one)
     return Recall(shown=tuple(shown), withheld=tuple(withheld))
 
 
-def _is_crowded(candidate: Candidate, counts: Mapping[str, int], most: int) -> bool:
-    """Whether every source behind it has had its places already."""
-    return bool(candidate.sources) and all(counts.get(source, 0) >= most for source in candidate.sources)
+def _is_crowded(candidate: Candidate, counts: Mapping[tuple[str, bool], int], most: int) -> bool:
+    """Whether every source behind it has had its places already, among solutions or among warnings."""
+    had = [counts.get((source, candidate.warns), 0) for source in candidate.sources]
+    return bool(had) and min(had) >= most
 
 
 def recollection(candidate: Candidate) -> Recollection:
