@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-memory_app = typer.Typer(help="What the mesh remembers of a run.", no_args_is_help=True)
+memory_app = typer.Typer(help="What the mesh remembers: of a run, or in a directory.", no_args_is_help=True)
 config_app = typer.Typer(help="Check, show and describe configurations.", no_args_is_help=True)
 review_app = typer.Typer(help="Questions that a mesh puts to a person.", no_args_is_help=True)
 audit_app = typer.Typer(help="The log of what people were asked and decided.", no_args_is_help=True)
@@ -45,6 +45,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Config = Annotated[Path, typer.Argument(help="YAML configuration of a run.")]
 WithConfig = Annotated[Path, typer.Option("--config", "-c", help="Configuration that names engines and protocol.")]
 RunDir = Annotated[Path, typer.Argument(help="Directory of a run.")]
+Remembered = Annotated[Path, typer.Argument(metavar="RUN_OR_DIR", help="A run, or the directory of a memory.")]
+ExperienceId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experience, or how it begins.")]
+EmbedderName = Annotated[
+    str | None, typer.Option("--embedder", help="minilm or hashed; default: what the memory works with.")
+]
+Namespaces = Annotated[
+    list[str] | None, typer.Option("--namespace", help="team/project/run; * stands for any project or run. Repeatable.")
+]
+Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. With --json nothing is done without it.")]
 ReviewDir = Annotated[Path, typer.Argument(metavar="DIR", help="Directory that a batch wrote its answers to.")]
 QuestionId = Annotated[str, typer.Argument(metavar="ID", help="Id of a question, or how it begins.")]
 Protocol = Annotated[
@@ -58,9 +68,7 @@ Measured = Annotated[
 ]
 FromMemory = Annotated[
     Path | None,
-    typer.Option(
-        "--memory", help="Recall from this memory, a run's directory or its own; a batch freezes a copy."
-    ),
+    typer.Option("--memory", help="Recall from this memory, a run's directory or its own; a batch freezes a copy."),
 ]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
@@ -165,37 +173,156 @@ def doctor(as_json: Json = False) -> None:
     _exit(lambda: doctor_command(as_json=as_json))
 
 
-@memory_app.command("search")
-def memory_search(
-    run: RunDir,
-    text: Annotated[str, typer.Argument(help="What to look for.")],
-    limit: Annotated[int, typer.Option(min=1, help="Most results.")] = 5,
-    as_json: Json = False,
-) -> None:
-    """Find experiences by meaning and by words."""
-    from evolve.memory_commands import search_command
-
-    _exit(lambda: search_command(run, text, limit, as_json=as_json))
-
-
 @memory_app.command("brief")
 def memory_brief(
-    run: RunDir,
-    words: Annotated[int, typer.Option(min=1, help="Length of the brief.")] = 200,
+    where: Remembered,
+    tokens: Annotated[int, typer.Option("--tokens", "--words", min=1, help="Length of the brief.")] = 300,
+    namespaces: Namespaces = None,
+    embedder: EmbedderName = None,
     as_json: Json = False,
 ) -> None:
-    """What a new session should know, in so many words."""
+    """What a new session should know, in so many tokens."""
     from evolve.memory_commands import brief_command
 
-    _exit(lambda: brief_command(run, words, as_json=as_json))
+    _exit(lambda: brief_command(where, tokens, namespaces or [], embedder, as_json=as_json))
+
+
+@memory_app.command("search")
+def memory_search(
+    where: Remembered,
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    limit: Annotated[int, typer.Option(min=1, help="Most results.")] = 5,
+    namespaces: Namespaces = None,
+    embedder: EmbedderName = None,
+    as_json: Json = False,
+) -> None:
+    """Find experiences of any standing by meaning and by words."""
+    from evolve.memory_commands import search_command
+
+    _exit(lambda: search_command(where, text, limit, namespaces or [], embedder, as_json=as_json))
+
+
+@memory_app.command("show")
+def memory_show(
+    where: Remembered,
+    experience: ExperienceId,
+    svg: Annotated[Path | None, typer.Option(help="Write the picture of its story to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the picture and the text.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, max=500, help="Most experiences of the story.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Show an experience, how far it is trusted and why, and the story around it."""
+    from evolve.memory_commands import show_command
+
+    _exit(lambda: show_command(where, experience, svg, html, nodes, as_json=as_json))
+
+
+@memory_app.command("verify")
+def memory_verify(
+    where: Remembered,
+    experience: ExperienceId,
+    verdict: Annotated[str, typer.Option(help="passed or failed.")],
+    by: Annotated[str, typer.Option(help="Who checked it.")],
+    note: Annotated[str, typer.Option(help="What was checked; its hash is kept as the evidence.")] = "",
+    episode: Annotated[str, typer.Option(help="In which episode; a pattern needs checks from two.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Store what a person found when checking an experience."""
+    from evolve.memory_commands import verify_command
+
+    _exit(lambda: verify_command(where, experience, verdict, by, note, episode, as_json=as_json))
+
+
+@memory_app.command("retire")
+def memory_retire(where: Remembered, experience: ExperienceId, reason: Reason = "", as_json: Json = False) -> None:
+    """Set an experience aside: kept and found by search, never recalled."""
+    from evolve.memory_commands import mark_command
+
+    _exit(lambda: mark_command("retire", where, experience, reason, as_json=as_json))
+
+
+@memory_app.command("restore")
+def memory_restore(where: Remembered, experience: ExperienceId, reason: Reason = "", as_json: Json = False) -> None:
+    """Take a retirement back."""
+    from evolve.memory_commands import mark_command
+
+    _exit(lambda: mark_command("restore", where, experience, reason, as_json=as_json))
+
+
+@memory_app.command("rollback")
+def memory_rollback(
+    where: Remembered,
+    source: Annotated[str | None, typer.Option(help="As if this source had never said or judged anything.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="As if nothing had happened since: event number or ISO time.")
+    ] = None,
+    reason: Reason = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Derive everything without a source, or without what happened since; shows what would change and asks."""
+    from evolve.memory_commands import rollback_command
+
+    _exit(lambda: rollback_command(where, source, since, reason, yes=yes, as_json=as_json))
+
+
+@memory_app.command("erase")
+def memory_erase(where: Remembered, experience: ExperienceId, yes: Yes = False, as_json: Json = False) -> None:
+    """Remove an experience for good, and list the datasets and adapters that were made from it."""
+    from evolve.memory_commands import erase_command
+
+    _exit(lambda: erase_command(where, experience, yes=yes, as_json=as_json))
+
+
+@memory_app.command("export")
+def memory_export(
+    where: Remembered,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for memory.jsonl and experiences.parquet.")],
+    namespaces: Namespaces = None,
+    as_json: Json = False,
+) -> None:
+    """Write everything that stands as JSONL, and a table for analysis as Parquet."""
+    from evolve.memory_commands import export_command
+
+    _exit(lambda: export_command(where, out, namespaces or [], as_json=as_json))
+
+
+@memory_app.command("import")
+def memory_import(
+    where: Remembered,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="An exported memory.jsonl, or its directory.")],
+    into: Annotated[str | None, typer.Option(help="Give all of it to this namespace: team/project/run.")] = None,
+    embedder: EmbedderName = None,
+    as_json: Json = False,
+) -> None:
+    """Take an exported memory in; what is known already changes nothing, bad lines are told by number."""
+    from evolve.memory_commands import import_command
+
+    _exit(lambda: import_command(where, path, into, embedder, as_json=as_json))
+
+
+@memory_app.command("rebuild")
+def memory_rebuild(where: Remembered, embedder: EmbedderName = None, as_json: Json = False) -> None:
+    """Derive every table and index anew from the events and the texts."""
+    from evolve.memory_commands import rebuild_command
+
+    _exit(lambda: rebuild_command(where, embedder, as_json=as_json))
+
+
+@memory_app.command("doctor")
+def memory_doctor(where: Remembered, as_json: Json = False) -> None:
+    """Check every hash, the index, its measured recall and the files; says what to do."""
+    from evolve.memory_commands import doctor_command
+
+    _exit(lambda: doctor_command(where, as_json=as_json))
 
 
 @memory_app.command("stats")
-def memory_stats(run: RunDir, as_json: Json = False) -> None:
+def memory_stats(where: Remembered, as_json: Json = False) -> None:
     """Count what is remembered."""
     from evolve.memory_commands import stats_command
 
-    _exit(lambda: stats_command(run, as_json=as_json))
+    _exit(lambda: stats_command(where, as_json=as_json))
 
 
 @review_app.command("list")
