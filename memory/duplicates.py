@@ -26,8 +26,8 @@ NEIGHBOURS = 8
 MIN_JACCARD = 0.5
 """Alike by wording alone, with the same particulars; `scripts/bench_duplicates.py` has the curve.
 
-The particulars do the work: with them no threshold from 0.3 on merged a planted look-alike, and 0.3 finds hardly more;
-without them none below 0.9 is right in more than three cases of four.
+The particulars do the work: with them a threshold of 0.3 or 0.7 merges the same 1 of 635 planted look-alikes, and 0.3
+finds hardly more duplicates; without them, 0.9 is wrong in three merges of ten.
 """
 
 MIN_COSINE = 0.9
