@@ -29,6 +29,7 @@ from evolve.report.data import (
     SpecialistView,
     StageView,
 )
+from evolve.report.holdings import Holdings
 from evolve.report.talk import JudgedCase, choose_examples, talk_view
 from evolve.splits import Split
 from memory.stats import MemoryStats
@@ -54,7 +55,12 @@ class Facts(Record):
 
 
 def report_of(
-    config: RunConfig, run: Run, facts: Facts, times: Sequence[StageTime], memory: MemoryStats | None
+    config: RunConfig,
+    run: Run,
+    facts: Facts,
+    times: Sequence[StageTime],
+    memory: MemoryStats | None,
+    holdings: Holdings | None = None,
 ) -> ReportData:
     """Everything the page shows."""
     first, last = run.rounds[0], run.rounds[-1]
@@ -79,7 +85,7 @@ def report_of(
         drop_examples=tuple(_drop_examples(last)),
         generations=tuple(_generations(run)),
         specialists=tuple(_specialists(run)),
-        memory=None if memory is None else _memory(memory, run.last_councils),
+        memory=None if memory is None else _memory(memory, holdings, run.last_councils),
         talk=(
             *(
                 talk_view(f"generation {r.generation.number}, TRAIN", _cases(r.harvest.councils, r.harvest.judged))
@@ -261,7 +267,7 @@ def _specialists(run: Run) -> Iterable[SpecialistView]:
                 )
 
 
-def _memory(stats: MemoryStats, councils: Sequence[Deliberation]) -> MemoryView:
+def _memory(stats: MemoryStats, holdings: Holdings | None, councils: Sequence[Deliberation]) -> MemoryView:
     recalled = [d for d in councils if d.recalled]
     return MemoryView(
         experiences=tuple(stats.by_kind.items()),
@@ -269,4 +275,5 @@ def _memory(stats: MemoryStats, councils: Sequence[Deliberation]) -> MemoryView:
         num_deliberations=len(councils),
         num_with_recall=len(recalled),
         examples=tuple(f"{d.task.question}\n→ {d.recalled[0].text}" for d in recalled[:NUM_RECALL_EXAMPLES]),
+        holdings=holdings,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from evolve.report.holdings import Holdings
 from evolve.report.measure import Accuracy, Comparison
 from memory.types import Record
 
@@ -153,6 +154,7 @@ class MemoryView(Record):
     num_with_recall: int = Field(default=0, description="of these, the ones that were shown a recollection")
     effect: Comparison | None = Field(default=None, description="without recall and with it; None: not measured")
     examples: tuple[str, ...] = Field(default=(), description="a few recollections as members saw them")
+    holdings: Holdings | None = Field(default=None, description="what is held, and what it was worth; None: not read")
 
 
 class ExampleView(Record):

@@ -7,10 +7,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evolve.report.data import ReportData
+from evolve.report.data import MemoryView, ReportData
 from evolve.report.formats import FILTERS, is_smaller_than
 from evolve.report.headline import caveats, headline
+from evolve.report.holdings import STATES
 from evolve.report.plots import accuracy_plot, loss_plot, stage_plot
+from evolve.report.story_picture import story_svg
+from evolve.report.trust_plot import trust_plot
 from memory.ledger import publish_bytes
 
 _HERE = Path(__file__).resolve().parent
@@ -27,15 +30,17 @@ def render(data: ReportData) -> str:
         "accuracy": "" if data.overall is None else accuracy_plot(data.overall),
         "stages": stage_plot(data.stages),
         "loss": loss_plot(data.candidates),
+        **_memory_plots(data.memory),
     }
     return environment.get_template("report.html").render(
         data=data,
         css=Markup((_HERE / "report.css").read_text("utf-8")),  # noqa: S704  our own file
-        plots={name: Markup(svg) for name, svg in plots.items()},  # noqa: S704  matplotlib escapes the text in it
+        plots={name: Markup(svg) for name, svg in plots.items()},  # noqa: S704  the text in them is escaped
         headline=headline(data),
         caveats=caveats(data),
         inert=_inert(data),
         splits=_splits(data),
+        states=STATES,
         stage_seconds=sum(stage.seconds for stage in data.stages),
         prompt_tokens=sum(stage.prompt_tokens for stage in data.stages),
         output_tokens=sum(stage.output_tokens for stage in data.stages),
@@ -46,6 +51,14 @@ def render(data: ReportData) -> str:
 def write_report(data: ReportData, path: Path) -> None:
     """Publish the page at `path`; a reader sees the old page or the whole new one. Raises OSError."""
     publish_bytes(path, render(data).encode("utf-8", "backslashreplace"))
+
+
+def _memory_plots(memory: MemoryView | None) -> dict[str, str]:
+    held = None if memory is None else memory.holdings
+    return {
+        "trust": "" if held is None else trust_plot(held.trust),
+        "story": "" if held is None or held.story is None else story_svg(held.story),
+    }
 
 
 def _splits(data: ReportData) -> list[str]:
