@@ -69,7 +69,7 @@ CREATE INDEX observations_by_episode ON observations (episode);
 CREATE TABLE checks (
     entry INTEGER NOT NULL, verifier TEXT NOT NULL, verdict TEXT NOT NULL, digest TEXT NOT NULL,
     source TEXT NOT NULL, episode TEXT NOT NULL, event INTEGER NOT NULL, voided_by INTEGER,
-    UNIQUE (entry, verifier, verdict, digest, episode)
+    UNIQUE (entry, verifier, verdict, digest, source, episode)
 ) STRICT;
 CREATE TABLE uses (
     entry INTEGER NOT NULL, episode TEXT NOT NULL, shown INTEGER NOT NULL, same INTEGER NOT NULL,

@@ -180,7 +180,8 @@ def _is_superseded(connection: apsw.Connection, row: int, id: str) -> bool:
         " LEFT JOIN standings ON standings.entry = other.seq"
         " WHERE target = ?1 AND relation = 'supersedes' AND edges.voided_by IS NULL"
         " AND (json_extract(standing, '$.num_passed') > json_extract(standing, '$.num_failed')"
-        " OR theirs.source IN (SELECT source FROM observations WHERE entry = ?2 AND voided_by IS NULL)) LIMIT 1"
+        " OR theirs.source <> '' AND theirs.source IN"
+        " (SELECT source FROM observations WHERE entry = ?2 AND voided_by IS NULL)) LIMIT 1"
     )
     return connection.execute(sql, (id, row)).get is not None
 
@@ -244,8 +245,10 @@ def _count_gains(connection: apsw.Connection) -> None:
     )
 
 
-# What is live already stays; what a rollback voided is live again, since somebody says it anew.
-_ONCE = " ON CONFLICT DO UPDATE SET event = excluded.event, voided_by = NULL WHERE voided_by IS NOT NULL"
+def _once(*columns: str) -> str:
+    """What is live already stays; what a rollback voided is live again, as the one who says it anew says it."""
+    changes = "".join(f", {column} = excluded.{column}" for column in columns)
+    return f" ON CONFLICT DO UPDATE SET event = excluded.event, voided_by = NULL{changes} WHERE voided_by IS NOT NULL"
 
 
 def _row_of(connection: apsw.Connection, id: str) -> int | None:
@@ -261,7 +264,7 @@ def _remembered(connection: apsw.Connection, event: Event) -> list[int]:
         touched.append(row)
         for source in names_in(seen["source"]):
             connection.execute(
-                "INSERT INTO observations (entry, source, episode, event) VALUES (?, ?, ?, ?)" + _ONCE,
+                "INSERT INTO observations (entry, source, episode, event) VALUES (?, ?, ?, ?)" + _once(),
                 (row, source, seen["episode"], event.seq),
             )
         if "evidence" in seen:
@@ -271,7 +274,7 @@ def _remembered(connection: apsw.Connection, event: Event) -> list[int]:
         if len(ends) == 2:
             touched += ends
             connection.execute(
-                "INSERT INTO edges (source, relation, target, author, event) VALUES (?, ?, ?, ?, ?)" + _ONCE,
+                "INSERT INTO edges (source, relation, target, author, event) VALUES (?, ?, ?, ?, ?)" + _once("author"),
                 (source, relation, target, author, event.seq),
             )
     return touched
@@ -296,7 +299,7 @@ def _check(
 ) -> None:
     connection.execute(
         "INSERT INTO checks (entry, verifier, verdict, digest, source, episode, event) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        + _ONCE,
+        + _once(),
         (row, *evidence, source, episode, event),
     )
 
@@ -309,7 +312,7 @@ def _used(connection: apsw.Connection, event: Event) -> list[int]:
             touched.append(row)
             connection.execute(
                 "INSERT INTO uses (entry, episode, shown, same, followed, success, verifier, event)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)" + _ONCE,
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)" + _once("shown", "same", "followed", "success", "verifier"),
                 (
                     row,
                     use["episode"],

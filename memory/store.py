@@ -41,6 +41,7 @@ from memory.types import (
     Use,
     content_hash,
 )
+from memory.vectors import snapshot
 
 MAX_TEXT_CHARS = 1_000_000
 
@@ -113,6 +114,7 @@ class Memory:
             stack.callback(connection.close)
             with translated(directory / FILE_NAME):
                 if not readonly:
+                    _scrubbed(connection)
                     _apply_rules(connection, config)
                 mirror = VectorMirror(connection, embedder, directory, readonly=readonly)
                 mirror.refresh()
@@ -166,10 +168,10 @@ class Memory:
         with self._writing():
             row = self._row(id)
             sql = (
-                "SELECT 1 FROM checks WHERE (entry, verifier, verdict, digest, episode) = (?, ?, ?, ?, ?)"
+                "SELECT 1 FROM checks WHERE (entry, verifier, verdict, digest, source, episode) = (?, ?, ?, ?, ?, ?)"
                 " AND voided_by IS NULL"
             )
-            if self._connection.execute(sql, (row, *fields, episode)).get is None:
+            if self._connection.execute(sql, (row, *fields, source, episode)).get is None:
                 self._append("verified", {"id": id, "evidence": fields, "source": source, "episode": episode})
             return rows.standings_of(self._connection, [row])[row]
 
@@ -239,10 +241,11 @@ class Memory:
             event = append_event(self._connection, "erased", {"id": id, "row": row}, self._clock())
             rows.delete_content(self._connection, row, text)
             projection.apply(self._connection, event, self.config)
+            self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('unscrubbed', ?)", (id,))
         with self._guarded():
             self._query_vector.cache_clear()
             self._mirror.forget()
-            is_scrubbed = self._scrub()
+        is_scrubbed = self.scrub()
         return Erasure(experience_id=id, episodes=tuple(episodes), artefacts=artefacts, is_scrubbed=is_scrubbed)
 
     def record_artefact(self, artefact: Artefact) -> None:
@@ -264,7 +267,7 @@ class Memory:
         """
         if cue.limit == 0 or not (cue.text.strip() or cue.error.strip()):
             return Recall()
-        with self._guarded():
+        with self._one_state():
             scope = Scope(rows.namespaces_like(self._connection, cue.namespaces), cue.task_type, cue.splits)
             question = self._question(cue, scope, (self.config.min_similarity, MIN_OVERLAP))
             starts = met_before(question)
@@ -292,7 +295,7 @@ class Memory:
         if limit == 0 or not text.strip():
             return []
         cue = Cue(text=text, namespaces=())
-        with self._guarded():
+        with self._one_state():
             question = self._question(cue, Scope(self._chosen(namespaces)), (-1.0, 0.0))
             found = candidates(question, "any")
         return [recollection(candidate) for candidate in found[:limit]]
@@ -343,7 +346,7 @@ class Memory:
 
     def neighbours(self, id: str) -> list[Experience]:
         """Experiences one edge away, in either direction, in the order the edges were written, each once."""
-        with self._guarded():
+        with self._one_state():
             ends = [edge.target if edge.source == id else edge.source for edge in rows.edges_of(self._connection, id)]
             found = rows.nodes_by_id(self._connection, ends)
         return [found[end][1] for end in dict.fromkeys(ends) if end in found]
@@ -355,7 +358,7 @@ class Memory:
         count_tokens: Callable[[str], int] = estimated_tokens,
     ) -> str:
         """What a new session should know, in at most `max_tokens` tokens as `count_tokens` counts them."""
-        with self._guarded():
+        with self._one_state():
             return write_brief(self._connection, max_tokens, self._chosen(namespaces), count_tokens)
 
     def stats(self) -> MemoryStats:
@@ -400,6 +403,15 @@ class Memory:
             projection.rebuild(self._connection, self.config)
             rows.rebuild_words(self._connection)
         self.publish_index(force=True)
+
+    def scrub(self) -> bool:
+        """Write the file anew where something was erased, and empty the log; False: a reader still holds the old pages.
+
+        `erase` does it, and so does the next writer where a crash came between. It takes as long as copying the file.
+        """
+        with self._guarded():
+            self._check_writable()
+            return _scrubbed(self._connection)
 
     def embed_pending(self) -> int:
         """Embed and store what has no vector yet, without keeping others waiting meanwhile; returns how many."""
@@ -457,6 +469,16 @@ class Memory:
             if self._holding is None:
                 raise StoreError(f"{self.directory}: this memory was closed; open it again")
             yield
+
+    @contextmanager
+    def _one_state(self) -> Iterator[None]:
+        """Let every query of the block see the same state, whatever a writer in another process commits meanwhile."""
+        with self._guarded():
+            if not self.readonly:  # nobody else writes
+                yield
+                return
+            with snapshot(self._connection):
+                yield
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -544,11 +566,6 @@ class Memory:
             for id, kind, parts in self._connection.execute(sql, (json.dumps(list(found)),))
         )
 
-    def _scrub(self) -> bool:
-        """Carry the log into the file and empty it; False: a reader still holds the pages of before."""
-        busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (0, 0, 0)
-        return not busy
-
     def _chosen(self, namespaces: Sequence[str] | str) -> list[int]:
         if isinstance(namespaces, str):
             if namespaces != EVERYWHERE:
@@ -580,6 +597,20 @@ class UnknownEnd(StoreError):
     """An edge leads to an experience that is not stored."""
 
 
+def _scrubbed(connection: apsw.Connection) -> bool:
+    """See `Memory.scrub`."""
+    if connection.execute("SELECT 1 FROM meta WHERE key = 'unscrubbed'").get is None:
+        return True
+    # FTS5 keeps words that are gone as separators of its pages.
+    connection.execute("INSERT INTO words (words) VALUES ('rebuild')")
+    # SQLite overwrites what it deletes, but not the copies that stay behind when it moves rows between pages.
+    connection.execute("VACUUM")
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() or (0, 0, 0)
+    if not busy:
+        connection.execute("DELETE FROM meta WHERE key = 'unscrubbed'")
+    return not busy
+
+
 def _apply_rules(connection: apsw.Connection, config: MemoryConfig) -> None:
     """Derive every standing anew where the rules are not those it was derived by."""
     rules = content_hash([config.trust.model_dump(mode="json"), config.shown_from.value])
@@ -599,10 +630,11 @@ def _says_more(connection: apsw.Connection, row: int, seen: Observation) -> bool
     if seen.evidence is None:
         return False
     sql = (
-        "SELECT 1 FROM checks WHERE (entry, verifier, verdict, digest, episode) = (?, ?, ?, ?, ?) AND voided_by IS NULL"
+        "SELECT 1 FROM checks WHERE (entry, verifier, verdict, digest, source, episode) = (?, ?, ?, ?, ?, ?)"
+        " AND voided_by IS NULL"
     )
     evidence = seen.evidence
-    bindings = (row, evidence.verifier, evidence.verdict, evidence.digest, seen.episode)
+    bindings = (row, evidence.verifier, evidence.verdict, evidence.digest, seen.source, seen.episode)
     return connection.execute(sql, bindings).get is None
 
 
