@@ -17,7 +17,9 @@ OLDEST_SQLITE = (3, 51, 3)
 BUSY_MS = 5_000
 MMAP_BYTES = 1 << 38  # pages are read from the system's cache, which all processes share
 
-SCHEMA = """
+TOKENIZER = "tokenize = 'unicode61 remove_diacritics 2'"
+
+SCHEMA = f"""
 -- The truth: what happened, what was said, and its vectors. Everything below follows from it and can be derived anew.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
@@ -53,10 +55,12 @@ CREATE TABLE vectors (
     entry INTEGER NOT NULL REFERENCES entries (seq),
     embedder INTEGER NOT NULL REFERENCES embedders (id),
     vector BLOB NOT NULL,       -- float32, little-endian, unit length
+    crc32 INTEGER NOT NULL,     -- of the vector: a flipped bit in it would look like another vector
     UNIQUE (embedder, entry)
 ) STRICT;
 CREATE INDEX vectors_by_embedder ON vectors (embedder, seq);
 CREATE TABLE erasures (entry INTEGER PRIMARY KEY, event INTEGER NOT NULL) STRICT;
+CREATE INDEX erasures_by_event ON erasures (event);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 
 -- What the events say about each entry; a rollback voids rows, it deletes none.
@@ -113,7 +117,7 @@ CREATE TABLE gains (
 ) STRICT;
 CREATE TABLE terms (term TEXT PRIMARY KEY, num_entries INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5 (
-    text, content = 'entries', content_rowid = 'seq', tokenize = 'unicode61 remove_diacritics 2'
+    text, content = 'entries', content_rowid = 'seq', {TOKENIZER}
 );
 """
 

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import apsw
 
 from memory import projection, rows
+from memory.audit import audit, rules_of
 from memory.brief import estimated_tokens, write_brief
 from memory.config import MemoryConfig
 from memory.database import FILE_NAME, StoreError, connect, fetch, transaction, translated
 from memory.embed import Embedder, Vectors
-from memory.events import append_event, head_event, verify_events
+from memory.events import append_event, head_event
 from memory.index import Rows
 from memory.lanes import Question, Scope, candidates, classes_of, like_it, met_before, walk
 from memory.ledger import exclusive_lock
@@ -39,9 +40,8 @@ from memory.types import (
     Recollection,
     Standing,
     Use,
-    content_hash,
 )
-from memory.vectors import snapshot
+from memory.vectors import discard_damaged, ensure_embedder, snapshot
 
 MAX_TEXT_CHARS = 1_000_000
 
@@ -381,24 +381,21 @@ class Memory:
     # Upkeep
 
     def check(self) -> int:
-        """Check SQLite's own structure, the chain of events, and that each text still has the hash that names it.
+        """Check that everything is as it was written, and follows from it as it should; minutes in a big memory.
 
-        Returns the number of events. Raises StoreError.
+        Returns the number of events. Raises StoreError, which says what is damaged.
         """
         with self._guarded():
-            verdict = self._connection.pragma("quick_check")
-            if verdict != "ok":
-                raise StoreError(f"{self.directory / FILE_NAME}: damaged: {verdict}; restore it from a copy")
-            for row, experience in rows.all_nodes(self._connection):
-                stored = self._connection.execute("SELECT id FROM entries WHERE seq = ?", (row,)).get
-                if stored != experience.id:
-                    raise StoreError(
-                        f"entry {row}: expected content with hash {stored}, got {experience.id}; restore it"
-                    )
-            return verify_events(self._connection)
+            return audit(self._connection, self.config)
 
     def rebuild(self) -> None:
-        """Derive every table, the full-text index and the vector index anew from the events and the texts."""
+        """Derive every table, the full-text index and the vector index anew from the events and the texts.
+
+        Vectors that are damaged are dropped and embedded again.
+        """
+        with self._guarded():
+            self._check_writable()
+            discard_damaged(self._connection, ensure_embedder(self._connection, self.embedder.id, self.embedder.dim))
         with self._writing():
             projection.rebuild(self._connection, self.config)
             rows.rebuild_words(self._connection)
@@ -613,7 +610,7 @@ def _scrubbed(connection: apsw.Connection) -> bool:
 
 def _apply_rules(connection: apsw.Connection, config: MemoryConfig) -> None:
     """Derive every standing anew where the rules are not those it was derived by."""
-    rules = content_hash([config.trust.model_dump(mode="json"), config.shown_from.value])
+    rules = rules_of(config)
     if connection.execute("SELECT value FROM meta WHERE key = 'rules'").get == rules:
         return
     with transaction(connection):
