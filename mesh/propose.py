@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from memory.types import Kind, Level, Recollection
 from mesh.calls import Caller
 from mesh.fence import fence_mark, fenced
+from mesh.lessons import told_answer
 from mesh.parse import parse_answer
 from mesh.seeds import derive_seed
 from mesh.types import Completion, Member, Message, Part, Proposal, Sampling, Task
@@ -25,13 +26,38 @@ async def propose(
 def proposal_messages(task: Task, recalled: Sequence[Recollection] = (), *, seed: int = 0) -> tuple[Message, ...]:
     """The prompt of a first proposal: demonstrations as earlier turns, then recalled notes and the question.
 
-    No system turn. The operator's instruction opens the first user turn and is said once. The question is the last
-    untrusted part of the last user turn, in this phase and in every other. `seed` only draws the fence of the notes.
+    No system turn. The operator's instruction opens the first user turn and is said once. Verified solutions are
+    earlier turns too, the best one nearest to the question; the other notes are told before them. The question is the
+    last untrusted part of the last user turn, in this phase and in every other. `seed` only draws the fence of the
+    notes.
     """
-    return (
-        *earlier_turns(task),
-        Message(role="user", parts=(*opening(task), *_notes(task, recalled, seed), question(task))),
-    )
+    texts = [*(note.text for note in recalled), *task.context]
+    mark = fence_mark(derive_seed(seed, task.id, "propose", 0), texts) if texts else ""
+    solved = [(note, found) for note in recalled if (found := worked_example(note)) is not None]
+    lead = [*opening(task), *_told(recalled, mark)]
+    turns = [*earlier_turns(task)]
+    for note, (asked, answer) in reversed(solved):
+        parts = (*lead, Part(text=label_of(note)), *fenced(asked, mark))
+        turns.append(Message(role="user", parts=parts))
+        turns.append(Message(role="assistant", parts=(Part(text=answer, trusted=False),)))
+        lead = []
+    last = Part(text=TASK)
+    parts = (*lead, *context(task, mark), *([last] if texts else []), question(task))
+    return (*turns, Message(role="user", parts=parts))
+
+
+def worked_example(note: Recollection) -> tuple[str, str] | None:
+    """(question, answer) of a verified solution with an answer of one short line; None: it is shown as a note.
+
+    Members of a few hundred million parameters repeat an answer from an earlier turn far more often than from a note.
+    What nobody checked is never put into a member's own mouth.
+    """
+    if note.kind is not Kind.SOLUTION or note.warning or note.level is not Level.VERIFIED:
+        return None
+    answer = told_answer(note, "text") or ""
+    asked = note.text.removesuffix(f"\nAnswer: {answer}")
+    is_short = 0 < len(answer) <= MAX_EXAMPLE_CHARS and len(answer.splitlines()) == 1
+    return (asked, answer) if is_short and asked != note.text else None
 
 
 def earlier_turns(task: Task) -> tuple[Message, ...]:
@@ -70,14 +96,13 @@ def to_proposal(task: Task, member: Member, said: Completion, number: int, sampl
     )
 
 
-def _notes(task: Task, recalled: Sequence[Recollection], seed: int) -> tuple[Part, ...]:
-    if not recalled and not task.context:
-        return ()
-    mark = fence_mark(derive_seed(seed, task.id, "propose", 0), [*(note.text for note in recalled), *task.context])
+def _told(recalled: Sequence[Recollection], mark: str) -> list[Part]:
+    """The heading of what was recalled, and the notes that are no earlier turns, fenced."""
     parts = [Part(text=RECALLED)] if recalled else []
     for note in recalled:
-        parts += [Part(text=label_of(note)), *fenced(note.text, mark)]
-    return (*parts, *context(task, mark), Part(text=TASK))
+        if worked_example(note) is None:
+            parts += [Part(text=label_of(note)), *fenced(note.text, mark)]
+    return parts
 
 
 def label_of(note: Recollection) -> str:
@@ -99,6 +124,8 @@ def context(task: Task, mark: str) -> tuple[Part, ...]:
         return ()
     return (Part(text=CONTEXT), *(part for text in task.context for part in fenced(text, mark)))
 
+
+MAX_EXAMPLE_CHARS = 200
 
 # Short, and one thought each: members of a few hundred million parameters read them.
 RECALLED = "Recalled from memory:\n"

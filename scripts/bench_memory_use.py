@@ -1,6 +1,6 @@
 """Whether memory helps: a stream of problems that come back, real engines, one memory (or none) for each arm.
 
-    python scripts/bench_memory_use.py --seed SEED [--split audit] [--per-cell 7] [--siblings 14]
+    python scripts/bench_memory_use.py --seed SEED [--split audit] [--per-cell 4] [--siblings 8]
 
 First sights are drawn once for all arms, with more samples than later: every distinct answer is judged, so that what
 any sample got right is there to be remembered. That is the price of a verifier, and its tokens are printed. Afterwards
@@ -528,8 +528,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True, help="of the items, the order and the samples")
     parser.add_argument("--split", choices=("dev", "audit"), default="audit")
     parser.add_argument("--config", type=Path, default=Path("configs/bench_memory_use.yaml"))
-    parser.add_argument("--per-cell", type=int, default=7, help="returns of each kind, band and family")
-    parser.add_argument("--siblings", type=int, default=14, help="fresh problems of each family")
+    parser.add_argument("--per-cell", type=int, default=4, help="returns of each kind, band and family")
+    parser.add_argument("--siblings", type=int, default=8, help="fresh problems of each family")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--out", type=Path, default=None, help="directory; default: run_dir of the configuration")
     parser.add_argument("--report", action="store_true", help="print the tables from what is there, without engines")
