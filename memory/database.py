@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,6 +222,20 @@ def transaction(connection: apsw.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def savepoint(connection: apsw.Connection) -> Iterator[None]:
+    """Inside a transaction: all of the block's writes, or none of them and the transaction goes on."""
+    connection.execute("SAVEPOINT part")
+    try:
+        yield
+        connection.execute("RELEASE part")
+    except BaseException:
+        if connection.in_transaction:  # else a full disk has ended the whole of it
+            connection.execute("ROLLBACK TO part")
+            connection.execute("RELEASE part")
+        raise
+
+
 def _check_sqlite(version: str) -> None:
     if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
         oldest = ".".join(map(str, OLDEST_SQLITE))
@@ -238,7 +253,7 @@ def file_system(path: Path, mounts: str) -> str:
         if len(fields) < 3:
             continue
         # The kernel writes a space in a path as \\040, and so on for tab, newline and backslash.
-        point = fields[1].encode("ascii", "backslashreplace").decode("unicode_escape")
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
         # The later of two mounts on one point hides the earlier.
         if path.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, fields[2]

@@ -34,6 +34,8 @@ def apply(connection: apsw.Connection, event: Event, config: MemoryConfig) -> li
         _derive_one(connection, row, config, history)
     rows = _closure(connection, [row for row in touched if row not in fresh])
     derive(connection, rows, config)
+    # Once more, because one of two that this event bears on may have been looked at before what it depends on.
+    derive(connection, _superseded_by(connection, rows), config)
     rows += fresh
     if event.kind in {"used", "rolled_back", "erased"}:
         _count_gains(connection)
@@ -234,6 +236,18 @@ def _closure(connection: apsw.Connection, touched: Sequence[int]) -> list[int]:
         frontier = [row for (row,) in fetch(connection, sql, (among,)) if row not in rows]
         rows.update(dict.fromkeys(frontier))
     return list(rows)
+
+
+def _superseded_by(connection: apsw.Connection, rows: Sequence[int]) -> list[int]:
+    """Rows of the entries that any of these supersedes."""
+    if not rows:
+        return []
+    sql = (
+        "SELECT DISTINCT target.seq FROM entries AS one JOIN edges ON edges.source = one.id"
+        " AND relation = 'supersedes' JOIN entries AS target ON target.id = edges.target"
+        " WHERE one.seq IN (SELECT value FROM json_each(?)) ORDER BY 1"
+    )
+    return [row for (row,) in fetch(connection, sql, (json.dumps(list(rows)),))]
 
 
 def _count_gains(connection: apsw.Connection) -> None:

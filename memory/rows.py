@@ -71,6 +71,11 @@ def delete_content(connection: apsw.Connection, row: int, text: str) -> None:
 def rebuild_words(connection: apsw.Connection) -> None:
     """Make the full-text index and the word counts anew from the texts; inside the caller's transaction."""
     connection.execute("INSERT INTO words (words) VALUES ('rebuild')")
+    count_all_terms(connection)
+
+
+def count_all_terms(connection: apsw.Connection) -> None:
+    """Make the word counts anew from the texts; inside the caller's transaction."""
     connection.execute("DELETE FROM terms")
     for rows in _batches(connection, "SELECT text FROM entries ORDER BY seq"):
         count_terms(connection, [text for (text,) in rows])

@@ -19,7 +19,7 @@ from memory import projection, rows
 from memory.audit import audit, rules_of
 from memory.brief import estimated_tokens, write_brief
 from memory.config import MemoryConfig
-from memory.database import FILE_NAME, StoreError, connect, fetch, transaction, translated
+from memory.database import FILE_NAME, StoreError, connect, fetch, savepoint, transaction, translated
 from memory.embed import Embedder, Vectors
 from memory.events import append_event, head_event
 from memory.index import Rows
@@ -150,7 +150,7 @@ class Memory:
             for submission in submissions:
                 try:
                     _check_submission(submission)
-                    with self._connection:  # a savepoint
+                    with savepoint(self._connection):
                         ids, new = self._remember(submission)
                     done.append(ids)
                     texts += new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -111,9 +112,10 @@ def insert(connection: apsw.Connection, row: int, embedder: int, vector: Vectors
 
     Nothing happens when the entry has one already, or was erased while its text was being embedded.
     """
+    blob = vector.astype("<f4").tobytes()
     connection.execute(
-        "INSERT OR IGNORE INTO vectors (entry, embedder, vector) SELECT seq, ?, ? FROM entries WHERE seq = ?",
-        (embedder, vector.astype("<f4").tobytes(), row),
+        "INSERT OR IGNORE INTO vectors (entry, embedder, vector, crc32) SELECT seq, ?, ?, ? FROM entries WHERE seq = ?",
+        (embedder, blob, zlib.crc32(blob), row),
     )
 
 
@@ -203,8 +205,9 @@ def has_event(connection: apsw.Connection, seq: int, hash: str) -> bool:
 
 def discard_damaged(connection: apsw.Connection, embedder: StoredEmbedder) -> int:
     """Delete stored vectors that are damaged or of another length, so that their texts are embedded anew; how many."""
-    sql = "SELECT seq, vector FROM vectors WHERE embedder = ?"
-    bad = [seq for seq, blob in connection.execute(sql, (embedder.id,)) if not _is_sound(blob, embedder.dim)]
+    sql = "SELECT seq, vector, crc32 FROM vectors WHERE embedder = ?"
+    found = connection.execute(sql, (embedder.id,))
+    bad = [seq for seq, blob, crc32 in found if not _is_sound(blob, crc32, embedder.dim)]
     with transaction(connection):
         connection.execute("DELETE FROM vectors WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(bad),))
     return len(bad)
@@ -246,8 +249,8 @@ def _parsed(embedder: StoredEmbedder, found: Sequence[Any]) -> Found:
     return Found(rows, vectors)
 
 
-def _is_sound(blob: bytes, dim: int) -> bool:
-    if len(blob) != 4 * dim:
+def _is_sound(blob: bytes, crc32: int, dim: int) -> bool:
+    if len(blob) != 4 * dim or zlib.crc32(blob) != crc32:
         return False
     vector = np.frombuffer(blob, dtype="<f4")
     return bool(abs(float(vector @ vector) - 1.0) < 1e-2)
