@@ -41,6 +41,7 @@ if not OUT.is_terminal:
 def foreseeable() -> Mapping[type[BaseException], ExitCode]:
     """Errors that are reported as one message; everything else is a defect and keeps its traceback."""
     from memory.database import StoreError
+    from memory.embed import EmbedderError
     from mesh.reviews import ReviewError
     from serving.batch import BatchError
     from serving.batch_tasks import TaskFileError
@@ -61,6 +62,7 @@ def foreseeable() -> Mapping[type[BaseException], ExitCode]:
         EngineError: ExitCode.FAILED,
         BatchError: ExitCode.FAILED,
         StoreError: ExitCode.FAILED,
+        EmbedderError: ExitCode.MISSING,
         OSError: ExitCode.FAILED,
     }
 

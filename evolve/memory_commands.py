@@ -295,8 +295,6 @@ def _writing(place: Place) -> Iterator[Memory]:
     active = None
     if (place.directory / FILE_NAME).exists():
         active = _active(place.directory)
-        if place.config is None:
-            _check_rules(place.directory)
     with _plain(), Memory.open(place.directory, _embedder(place, active), config=place.config) as memory:
         yield memory
 
@@ -307,22 +305,6 @@ def _active(directory: Path) -> StoredEmbedder | None:
         return active_embedder(connection)
     finally:
         connection.close()
-
-
-def _check_rules(directory: Path) -> None:
-    """Refuse to write to a memory that believes by rules of its own, which opening it by others would derive anew."""
-    defaults = MemoryConfig()
-    rules = content_hash([defaults.trust.model_dump(mode="json"), defaults.shown_from.value])
-    connection = connect(directory, readonly=True)
-    try:
-        stored = connection.execute("SELECT value FROM meta WHERE key = 'rules'").get
-    finally:
-        connection.close()
-    if stored not in (None, rules):
-        raise ConfigError(
-            f"{directory}: expected the default rules of trust, got others, which this command does not know; give the "
-            f"run whose {CONFIG} holds them"
-        )
 
 
 def _embedder(place: Place, active: StoredEmbedder | None) -> Embedder:

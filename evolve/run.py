@@ -20,6 +20,7 @@ from evolve.lab import Lab
 from evolve.loop import evolve
 from evolve.progress import Observer
 from evolve.report.data import ReportData
+from evolve.report.holdings import holdings_of
 from evolve.report.page import write_report
 from evolve.view import Facts, report_of
 from memory.config import MemoryConfig
@@ -62,7 +63,8 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
                 if memory is not None:
                     tidy(memory, time.time())
                 stats = memory.stats() if memory is not None else None
-                data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats)
+                held = holdings_of(memory, lab.reads) if memory is not None else None
+                data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats, held)
         observer.finished()
         _leave_report(directory, data)
         return data

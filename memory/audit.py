@@ -15,7 +15,7 @@ from memory.config import MemoryConfig
 from memory.database import SCHEMA, TOKENIZER, StoreError, fetch
 from memory.events import verify_events
 from memory.fingerprint import fingerprint
-from memory.types import content_hash
+from memory.ledger import canonical_json
 
 _COLUMNS = {
     "observations": "*",
@@ -54,8 +54,14 @@ def audit(connection: apsw.Connection, config: MemoryConfig) -> int:
 
 
 def rules_of(config: MemoryConfig) -> str:
-    """What standings depend on besides events."""
-    return content_hash([config.trust.model_dump(mode="json"), config.shown_from.value])
+    """What standings depend on besides events, as the store keeps it: JSON."""
+    return canonical_json(config.model_dump(mode="json", include={"trust", "shown_from"}))
+
+
+def stored_rules(connection: apsw.Connection) -> MemoryConfig:
+    """The defaults, with the rules that this store's standings were derived by."""
+    stored = connection.execute("SELECT value FROM meta WHERE key = 'rules'").get
+    return MemoryConfig.model_validate_json(stored) if stored else MemoryConfig()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from memory import projection, rows
-from memory.audit import audit, rules_of
+from memory.audit import audit, rules_of, stored_rules
 from memory.brief import estimated_tokens, write_brief
 from memory.config import MemoryConfig
 from memory.database import FILE_NAME, StoreError, connect, fetch, savepoint, transaction, translated
@@ -98,14 +98,14 @@ class Memory:
     ) -> Memory:
         """Open, or make, the memory in `directory`.
 
-        `config` None means the defaults. A writer that opens it with other rules of trust derives every standing anew.
+        `config` None means the defaults, with the rules of trust that the store has. A writer that opens it with other
+        rules derives every standing anew.
 
         Raises:
             AlreadyLocked: another process writes to it.
             StoreError: damaged, not a memory, on a network file system, not writable, or nothing there to read.
             SchemaMismatch: another version's.
         """
-        config = config or MemoryConfig()
         with ExitStack() as stack:
             if not readonly:
                 _make_writable(directory)
@@ -113,6 +113,7 @@ class Memory:
             connection = connect(directory, readonly=readonly)
             stack.callback(connection.close)
             with translated(directory / FILE_NAME):
+                config = config or stored_rules(connection)
                 if not readonly:
                     _scrubbed(connection)
                     _apply_rules(connection, config)
@@ -180,8 +181,12 @@ class Memory:
         payload = use.model_dump(mode="json")
         with self._writing():
             known = rows.known_ids(self._connection, [*use.shown, *use.withheld])
-            sql = "SELECT count(*) FROM uses WHERE episode = ? AND voided_by IS NULL"
-            if known and self._connection.execute(sql, (use.episode,)).get < len(known):
+            sql = (
+                "SELECT count(*) FROM uses WHERE episode = ? AND voided_by IS NULL"
+                " AND entry IN (SELECT value FROM json_each(?))"
+            )
+            done = self._connection.execute(sql, (use.episode, json.dumps(list(known.values())))).get
+            if done < len(known):
                 self._append("used", payload)
 
     def merge(self, duplicate: str, into: str, reason: str) -> None:

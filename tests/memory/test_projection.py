@@ -112,6 +112,8 @@ def test_other_rules_of_trust_derive_every_standing_anew_and_the_former_bring_it
         assert shown(reader, APPLES) == []  # the rules are the writer's
         assert reader.check() == 1
     with Memory.open(tmp_path, EMBEDDER) as memory:
+        assert shown(memory, APPLES) == []  # without a word about them, the rules stay
+    with Memory.open(tmp_path, EMBEDDER, config=MemoryConfig()) as memory:
         assert derived_tables(memory) == before
 
 
