@@ -42,14 +42,17 @@ def audit(connection: apsw.Connection, config: MemoryConfig) -> int:
 
     Returns the number of events. Raises StoreError at the first thing that is wrong, apsw.Error where SQLite says so.
     """
-    with _scratch(connection):
-        _check_structure(connection)
-        num_events = verify_events(connection)
-        _check_times(connection)
-        _check_entries(connection)
-        _check_vectors(connection)
-        _check_words(connection)
-        _check_derived(connection, config)
+    try:
+        with _scratch(connection):
+            _check_structure(connection)
+            num_events = verify_events(connection)
+            _check_times(connection)
+            _check_entries(connection)
+            _check_vectors(connection)
+            _check_words(connection)
+            _check_derived(connection, config)
+    except ValueError as error:  # a kind that is none, or bytes that are no text
+        raise _damaged(str(error)) from error
     return num_events
 
 

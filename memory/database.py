@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -202,6 +203,8 @@ def translated(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: damaged, or not an SQLite file ({error}); restore it from a copy") from error
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError, apsw.IOError) as error:
         raise StoreError(f"{path}: cannot be opened or written ({error}); check disk and permissions") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path}: damaged: {error}; restore it from a copy") from error
     except apsw.BusyError as error:
         raise StoreError(f"{path}: locked for {BUSY_MS} ms by another process ({error}); stop it") from error
     except apsw.Error as error:
