@@ -516,9 +516,9 @@ def main() -> int:
         "--flips", type=int, default=40, help="damages to each file; four times as many to the database"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="6 kills and 2 damages to each file: some seconds")
+    parser.add_argument("--quick", action="store_true", help="3 kills and 1 damage to each file: some seconds")
     given = parser.parse_args()
-    kills, flips = (6, 2) if given.quick else (given.kills, given.flips)
+    kills, flips = (3, 1) if given.quick else (given.kills, given.flips)
     rng, report, began = random.Random(given.seed), Report(), time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="evomesh-crash-", dir=RAM if RAM.is_dir() else None))
     try:
