@@ -26,17 +26,17 @@ from memory.utility import Tally
 
 Pool = Literal["anchor", "works", "fails", "any"]
 
-DEPTH = 24
-"""Candidates taken from each lane."""
+DEPTH = 16
+"""Candidates taken from each lane, and half as many again after their fusion: a recall shows three at most."""
 
 NARROW = 1024
 """A pool of at most so many entries in scope is searched by itself; a larger one by searching everything and keeping
 what belongs to it."""
 
-WIDER = (200, 2_000)
+WIDER = (64, 512, 2_000)
 """How many neighbours are looked at until enough of them belong to the pool."""
 
-MAX_MATCHES = 1_000
+MAX_MATCHES = 400
 """Entries that the words of a query may match in all. Rare words are taken first: common ones rank nothing, and in a
 large memory they alone would cost more than everything else."""
 
@@ -49,7 +49,7 @@ MAX_ERROR_CHARS = 2_000
 NUM_ANCHORS = 16
 """Similar problems and errors from which the graph is walked."""
 
-NUM_COMPARED = 5
+NUM_COMPARED = 3
 """Of those, so many are compared with the question word by word; the same in other words is among the nearest."""
 
 SAME_COSINE = 0.85
@@ -88,9 +88,17 @@ class Question:
     """A cue put to one memory; what is dear, such as embedding it, is done when first needed and then once."""
 
     def __init__(
-        self, connection: apsw.Connection, cue: Cue, scope: Scope, search: Search, *, floor: tuple[float, float]
+        self,
+        connection: apsw.Connection,
+        cue: Cue,
+        scope: Scope,
+        search: Search,
+        *,
+        floor: tuple[float, float],
+        depth: int = DEPTH,
     ) -> None:
-        """`floor`: least cosine of a vector match and least overlap of a text match."""
+        """`floor`: least cosine of a vector match and least overlap of a text match. `depth`: taken from each lane."""
+        self.depth = depth
         self.connection = connection
         self.cue = cue
         self.scope = scope
@@ -140,14 +148,14 @@ class Question:
         """Rows of a pool in scope near in meaning, nearest first, with their cosines."""
         among = self._rows_in_scope(pool, NARROW + 1)
         if len(among) <= NARROW:
-            return self._close_enough(self._search(DEPTH, among))
-        for limit in WIDER:
+            return self._close_enough(self._search(self.depth, among))
+        for limit in (max(WIDER[0], self.depth), *WIDER[1:]):
             if limit not in self._nearest:
                 self._nearest[limit] = self._search(limit, None)
             kept = self.belonging([row for row, _ in self._nearest[limit]], pool)
-            if len(kept) >= DEPTH or len(self._nearest[limit]) < limit:
+            if len(kept) >= self.depth or len(self._nearest[limit]) < limit:
                 break
-        return self._close_enough([hit for hit in self._nearest[limit] if hit[0] in kept][:DEPTH])
+        return self._close_enough([hit for hit in self._nearest[limit] if hit[0] in kept][: self.depth])
 
     def belonging(self, found: Sequence[int], pool: Pool) -> set[int]:
         """Those of the rows that belong to the pool and lie in scope."""
@@ -279,7 +287,7 @@ def candidates(
         "vector": list(near),
         "graph": list(came_of) if by_content else [],
     }
-    fused = [one for one in fuse(lanes) if one.row in nodes]
+    fused = [one for one in fuse(lanes) if one.row in nodes][: question.depth + question.depth // 2]
     details = _details(question.connection, [one.row for one in fused])
     same = {row for row, start in came_of.items() if start.same}
     return [
@@ -332,7 +340,7 @@ def _details(connection: apsw.Connection, found: Sequence[int]) -> dict[int, _De
 
 def _matching(question: Question, pool: Pool) -> list[int]:
     belonging = question.belonging(question.matches, pool)
-    return list(islice((row for row in question.matches if row in belonging), DEPTH))
+    return list(islice((row for row in question.matches if row in belonging), question.depth))
 
 
 def walk(question: Question, starts: Sequence[Anchor]) -> list[Reached]:

@@ -23,7 +23,7 @@ from memory.database import FILE_NAME, StoreError, connect, fetch, savepoint, tr
 from memory.embed import Embedder, Vectors
 from memory.events import append_event, head_event
 from memory.index import Rows
-from memory.lanes import Question, Scope, candidates, classes_of, like_it, met_before, walk
+from memory.lanes import DEPTH, Question, Scope, candidates, classes_of, like_it, met_before, walk
 from memory.ledger import exclusive_lock
 from memory.mirror import VectorMirror
 from memory.recall import MIN_OVERLAP, Candidate, Classes, choose, fits, is_allowed, ranked, recollection
@@ -301,7 +301,7 @@ class Memory:
             return []
         cue = Cue(text=text, namespaces=())
         with self._one_state():
-            question = self._question(cue, Scope(self._chosen(namespaces)), (-1.0, 0.0))
+            question = self._question(cue, Scope(self._chosen(namespaces)), (-1.0, 0.0), max(DEPTH, limit))
             found = candidates(question, "any")
         return [recollection(candidate) for candidate in found[:limit]]
 
@@ -579,7 +579,7 @@ class Memory:
         fitting = [one for one in found if fits(one.experience, cue) and is_allowed(one, classes, self.config)]
         return ranked(fitting, classes, self._clock(), self.config)
 
-    def _question(self, cue: Cue, scope: Scope, floor: tuple[float, float]) -> Question:
+    def _question(self, cue: Cue, scope: Scope, floor: tuple[float, float], depth: int = DEPTH) -> Question:
         cue = cue.model_copy(update={"text": _readable(cue.text), "error": _readable(cue.error)})
 
         def search(limit: int, among: Rows | None) -> list[tuple[int, float]]:
@@ -588,7 +588,7 @@ class Memory:
             self._mirror.refresh()
             return self._mirror.search(self._query_vector(question.text), limit, among)
 
-        question = Question(self._connection, cue, scope, search, floor=floor)
+        question = Question(self._connection, cue, scope, search, floor=floor, depth=depth)
         return question
 
     def _embed_query(self, text: str) -> Vectors:
