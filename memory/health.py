@@ -47,7 +47,7 @@ def examine(memory: Memory) -> list[Finding]:
         Finding(name="SQLite", level="ok", found=f"{stats.sqlite_version}, at least {_version()} is needed"),
         *_files(memory.directory),
         *missing,
-        *_index(stats.index),
+        *_index(memory, stats.index),
         *_orphans(memory, stats.index),
     ]
 
@@ -120,8 +120,17 @@ def _missing(connection: apsw.Connection, embedder: str) -> Iterator[Finding]:
         yield Finding(name="other embedders", level="ok", found=f"{', '.join(others)}: not searched")
 
 
-def _index(state: MirrorState) -> Iterator[Finding]:
+def _index(memory: Memory, state: MirrorState) -> Iterator[Finding]:
     rung = state.rung
+    lying = generations.names(generations.index_directory(memory.directory, state.embedder))
+    if not state.generation and lying:
+        yield Finding(
+            name="index",
+            level="warn",
+            found=f"{lying[0]} is damaged, or of another history; all {state.num_delta:,} vectors are searched in RAM",
+            advice="evomesh memory rebuild",
+        )
+        return
     if not state.generation:
         found = f"none; {state.num_delta:,} vectors are searched exactly in RAM"
         yield Finding(name="index", level="warn" if state.num_delta > MAX_DELTA else "ok", found=found,

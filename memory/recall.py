@@ -147,11 +147,17 @@ _UNVERIFIED_TRUST = 0.05
 """Beta(1, 1) has its 10% quantile at .1; what nobody checked ranks below everything that somebody did."""
 
 
+class DamagedText(ValueError):
+    """A stored text is not the one that its id was made of."""
+
+
 def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], cue: Cue, config: MemoryConfig) -> Recall:
     """At most `cue.limit` recollections: solutions first, failures in the places that are left, no text twice.
 
     A source that stands behind `max_per_source` solutions, or warnings, is passed over for more of them. What the
     hold-out takes keeps its place: nothing moves up, or the comparison with it would be one with its substitute.
+
+    Raises DamagedText rather than show what nobody wrote.
     """
     shown: list[Recollection] = []
     withheld: list[Recollection] = []
@@ -162,6 +168,11 @@ def choose(solutions: Iterable[Candidate], failures: Iterable[Candidate], cue: C
         full = len(shown) + len(withheld) >= cue.limit
         if full or text in seen or _is_crowded(candidate, counts, config.max_per_source):
             continue
+        if candidate.experience.id != candidate.id:
+            raise DamagedText(
+                f"experience {candidate.id}: expected the text it was named by, got one with hash "
+                f"{candidate.experience.id}; run `evomesh memory doctor`, and restore the file from a copy"
+            )
         seen.add(text)
         for source in candidate.sources:
             counts[source, candidate.warns] = counts.get((source, candidate.warns), 0) + 1

@@ -26,7 +26,7 @@ from memory.index import Rows
 from memory.lanes import DEPTH, Question, Scope, candidates, classes_of, like_it, met_before, walk
 from memory.ledger import exclusive_lock
 from memory.mirror import VectorMirror
-from memory.recall import MIN_OVERLAP, Candidate, Classes, choose, fits, is_allowed, ranked, recollection
+from memory.recall import MIN_OVERLAP, Candidate, Classes, DamagedText, choose, fits, is_allowed, ranked, recollection
 from memory.stats import MemoryStats, read_stats
 from memory.types import (
     Artefact,
@@ -268,7 +268,7 @@ class Memory:
         meaning and the graph are fused, and what does not fit is left out (see memory/recall.py). What failed comes
         back as a warning, in the places that solutions leave free. An empty cue recalls nothing.
 
-        Raises ValueError for a namespace that names no team.
+        Raises ValueError for a namespace that names no team, StoreError for a stored text that was damaged.
         """
         if cue.limit == 0 or not (cue.text.strip() or cue.error.strip()):
             return Recall()
@@ -288,7 +288,10 @@ class Memory:
                 solutions = candidates(question, "works", reached)
             failures = candidates(question, "fails", reached, by_content=by_content)
             classes = classes_of(self._connection, cue.task_type)
-            return choose(self._fit(solutions, cue, classes), self._fit(failures, cue, classes), cue, self.config)
+            try:
+                return choose(self._fit(solutions, cue, classes), self._fit(failures, cue, classes), cue, self.config)
+            except DamagedText as error:
+                raise StoreError(f"{self.directory / FILE_NAME}: {error}") from error
 
     def search(self, text: str, namespaces: Sequence[str] | str = EVERYWHERE, limit: int = 10) -> list[Recollection]:
         """At most `limit` experiences of any kind and standing, nearest to `text` first: for people, not prompts.

@@ -27,7 +27,10 @@ def content_hash(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_NAME = r"^[^/*\s][^/*]*$"
+_NAME = r"^\w[\w .@+:-]*$"
+
+WRONG_ANSWER = "wrong_answer"
+"""Error code of an answer that was judged wrong: its numbers are what it says, unlike those of a tool's error."""
 
 
 class Kind(StrEnum):

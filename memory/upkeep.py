@@ -18,7 +18,7 @@ from memory.duplicates import Item, find_duplicates
 from memory.ledger import sync_directory
 from memory.recall import SECONDS_PER_DAY
 from memory.store import Memory
-from memory.types import Kind, Level, Record, Standing
+from memory.types import WRONG_ANSWER, Kind, Level, Record, Standing
 from memory.vectors import EMBEDDED_KINDS
 
 _TIDIED = "tidied_to"
@@ -112,9 +112,12 @@ def _items(connection: apsw.Connection, gate: _Gate) -> Iterator[Item]:
         " JOIN standings ON standings.entry = entries.seq AND level <> ?"
         " LEFT JOIN vectors ON vectors.entry = entries.seq"
         " AND embedder = (SELECT id FROM embedders WHERE is_active)"
-        " WHERE (entries.namespace, kind, entries.task_type, entries.split) = (?, ?, ?, ?) ORDER BY entries.seq"
+        " WHERE (entries.namespace, kind, entries.task_type, entries.split) = (?, ?, ?, ?) AND error_code <> ?"
+        " ORDER BY entries.seq"
     )
-    for row, id, text, error_code, environment, vector in fetch(connection, sql, (Level.RETIRED.value, *gate)):
+    for row, id, text, error_code, environment, vector in fetch(
+        connection, sql, (Level.RETIRED.value, *gate, WRONG_ANSWER)
+    ):
         yield Item(
             row=row,
             id=id,

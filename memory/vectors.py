@@ -114,7 +114,8 @@ def insert(connection: apsw.Connection, row: int, embedder: int, vector: Vectors
     """
     blob = vector.astype("<f4").tobytes()
     connection.execute(
-        "INSERT OR IGNORE INTO vectors (entry, embedder, vector, crc32) SELECT seq, ?, ?, ? FROM entries WHERE seq = ?",
+        "INSERT INTO vectors (entry, embedder, vector, crc32) SELECT seq, ?, ?, ? FROM entries WHERE seq = ?"
+        " ON CONFLICT (embedder, entry) DO NOTHING",
         (embedder, blob, zlib.crc32(blob), row),
     )
 

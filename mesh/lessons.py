@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from memory.types import Edge, Evidence, Experience, Kind, Namespace, Observation, Recollection, Relation, Use
+from memory.types import (
+    WRONG_ANSWER,
+    Edge,
+    Evidence,
+    Experience,
+    Kind,
+    Namespace,
+    Observation,
+    Recollection,
+    Relation,
+    Use,
+)
 from mesh.equivalence import Equality, same_answer
 from mesh.parse import parse_answer
 from mesh.types import Deliberation, Outcome, Proposal, positions
@@ -143,7 +154,14 @@ class _Story:
 
     def _experience(self, kind: Kind, text: str) -> Experience:
         task_type = self.deliberation.task.type
-        return Experience(kind=kind, text=text, namespace=self.namespace, task_type=task_type, split=self.split)
+        return Experience(
+            kind=kind,
+            text=text,
+            namespace=self.namespace,
+            task_type=task_type,
+            split=self.split,
+            error_code=WRONG_ANSWER if kind is Kind.ERROR else "",
+        )
 
     def _observe(self, experience: Experience, source: str, evidence: Evidence | None) -> None:
         observation = Observation(experience=experience, source=source, episode=self.deliberation.id, evidence=evidence)

@@ -816,3 +816,19 @@ def test_namespaces_asked_by_a_reader_that_nobody_wrote_to_are_empty(tmp_path) -
     Memory.open(tmp_path, EMBEDDER).close()
     with Memory.open(tmp_path, EMBEDDER, readonly=True) as reader:
         assert shown(reader, APPLES, [*HERE, "acme/*/*"]) == []
+
+
+def test_a_text_that_was_changed_behind_our_back_is_refused_and_not_recalled(tmp_path) -> None:
+    with Memory.open(tmp_path, EMBEDDER) as memory:
+        memory.remember(*solved(APPLES, "476"))
+    connection = raw(tmp_path / FILE_NAME)
+    connection.execute("UPDATE entries SET text = replace(text, '476', '576') WHERE kind = 'solution'")
+    connection.close()
+    with Memory.open(tmp_path, EMBEDDER, readonly=True) as memory, pytest.raises(StoreError, match="doctor"):
+        shown(memory, APPLES)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "*", "", " a", "a\nb"])
+def test_a_namespace_of_odd_characters_is_refused(name) -> None:
+    with pytest.raises(ValueError, match="String should match pattern"):
+        Namespace(team=name)

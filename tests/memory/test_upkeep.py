@@ -10,7 +10,7 @@ import pytest
 from memory.database import StoreError
 from memory.recall import SECONDS_PER_DAY
 from memory.store import Memory
-from memory.types import Experience, Kind, Level, Observation
+from memory.types import WRONG_ANSWER, Experience, Kind, Level, Observation
 from memory.upkeep import Tidied, freeze, tidy
 from tests.memory.doubles import APPLES, EMBEDDER, PEARS, Clock, note, shown, solved, texts
 
@@ -61,6 +61,21 @@ def test_look_alikes_are_not_merged(memory, clock) -> None:
     memory.remember(*solved("What is 17 + 25 of the sums?", "42"))
     memory.remember(*solved("What is 17 + 26 of the sums?", "43"))
     assert tidy(memory, clock.now).num_merged == 0
+
+
+def test_wrong_answers_are_not_merged_though_only_their_numbers_differ(memory, clock) -> None:
+    for number in (6150, 4815):
+        memory.remember(
+            [note(Kind.ERROR, f"What is the product of these?\nWrong: {number}", "failed", error_code=WRONG_ANSWER)]
+        )
+    assert tidy(memory, clock.now).num_merged == 0
+
+
+def test_one_error_of_a_tool_met_at_two_places_is_merged(memory, clock) -> None:
+    for number, episode in ((12, "e1"), (97, "e2")):
+        text = f"ValueError: could not load the tensor at offset 0x7f{number}a of the file"
+        memory.remember([note(Kind.ERROR, text, "failed", episode=episode)])
+    assert tidy(memory, clock.now).num_merged == 1
 
 
 @pytest.mark.parametrize("where", [{"task_type": "riddle"}, {"split": "gate"}])
