@@ -39,6 +39,7 @@ NUM_RECALL_QUERIES = 200
 
 
 def main() -> None:
+    """Fill, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--readers", type=int, nargs="+", default=[1, 4])
@@ -89,10 +90,12 @@ def filled(size: int) -> Path:
 
 
 def opened(directory: Path, *, readonly: bool = True) -> Memory:
+    """The memory, with the benchmark's embedder."""
     return Memory.open(directory, PerturbedEmbedder(Load(HOME)), readonly=readonly)
 
 
 def describe(directory: Path) -> str:
+    """What searches run on."""
     with opened(directory) as memory:
         index = memory.stats().index
     return f"{index.rung.kind} (gate: recall@10 {index.rung.recall:.3f}), {index.num_delta} vectors beside it"
@@ -150,17 +153,18 @@ def under_load(directory: Path, size: int, num_readers: int, seconds: float) -> 
     for lane in LANES:
         times = sorted(value for answer in answers for value in answer[lane])
         print(
-            f"    {lane:12} p50 {1e3 * pick(times, 0.5):7.2f} ms   p99 {1e3 * pick(times, 0.99):7.2f} ms   n {len(times)}"
+        middle, late = 1e3 * pick(times, 0.5), 1e3 * pick(times, 0.99)
+        print(f"    {lane:12} p50 {middle:7.2f} ms   p99 {late:7.2f} ms   n {len(times)}")
         )
-    print(f"    open {max(opening):.2f} s at most; bare process {answers[0]['bare_mib']:.0f} MiB")
+    print(f"    open {max(opening):.2f} s at most; the benchmark itself takes {answers[0]['bare_mib']:.0f} MiB of each")
     print(f"    memory of readers: PSS {sum(pss):.0f} MiB in all, private {statistics.mean(own):.0f} MiB each")
 
 
 def read(directory: str, size: int, rate: float, seconds: float, seed: int) -> None:
     """A reader process: opens, waits for "go", runs each lane's open loop, reports, waits for "end"."""
-    bare = psutil.Process().memory_full_info().uss / 2**20
     load = Load(HOME)
     load.base, load.questions  # noqa: B018 - made before the clock runs
+    bare = psutil.Process().memory_full_info().uss / 2**20
     started = time.perf_counter()
     memory = Memory.open(Path(directory), PerturbedEmbedder(load), readonly=True)
     print(json.dumps({"open_s": time.perf_counter() - started}), flush=True)
@@ -290,6 +294,7 @@ def watch(directory: str, count: int) -> None:
 
 
 def child(**spec: object) -> subprocess.Popen[str]:
+    """This script as another process."""
     return subprocess.Popen(
         [sys.executable, __file__, "--child", json.dumps(spec)],
         stdin=subprocess.PIPE,
@@ -300,6 +305,7 @@ def child(**spec: object) -> subprocess.Popen[str]:
 
 
 def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a child prints."""
     assert process.stdout is not None
     found = process.stdout.readline()
     if not found:
@@ -308,12 +314,14 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def tell(process: subprocess.Popen[str], word: str) -> None:
+    """Say a word to a child."""
     assert process.stdin is not None
     process.stdin.write(word + "\n")
     process.stdin.flush()
 
 
 def pick(ordered: list[float], share: float) -> float:
+    """The value at a share of an ordered list."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
