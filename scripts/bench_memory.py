@@ -152,10 +152,8 @@ def under_load(directory: Path, size: int, num_readers: int, seconds: float) -> 
     print(f"  {num_readers} readers, {RATE:.0f} queries/s in all, writer added {written} entries meanwhile")
     for lane in LANES:
         times = sorted(value for answer in answers for value in answer[lane])
-        print(
         middle, late = 1e3 * pick(times, 0.5), 1e3 * pick(times, 0.99)
         print(f"    {lane:12} p50 {middle:7.2f} ms   p99 {late:7.2f} ms   n {len(times)}")
-        )
     print(f"    open {max(opening):.2f} s at most; the benchmark itself takes {answers[0]['bare_mib']:.0f} MiB of each")
     print(f"    memory of readers: PSS {sum(pss):.0f} MiB in all, private {statistics.mean(own):.0f} MiB each")
 
