@@ -248,7 +248,7 @@ def test_a_megabyte_of_anything_takes_a_moment(unit: str) -> None:
     for read in (lambda t: fingerprint(Kind.PROBLEM, t), lambda t: fingerprint(Kind.ERROR, t), particulars):
         start = time.process_time()
         read(text)
-        assert time.process_time() - start < 0.2
+        assert time.process_time() - start < 5.0  # a pattern that backtracks without end would take hours
 
 
 def test_the_rest_of_an_enormous_text_still_tells_it_apart() -> None:
