@@ -73,8 +73,8 @@ episodes = st.sampled_from(EPISODES)
 evidences = st.builds(
     Evidence,
     verifier=st.sampled_from(VERIFIERS),
-    verdict=st.sampled_from(["passed", "failed", "unknown"]),
-    digest=st.sampled_from(["", "a", "b"]),
+    verdict=st.sampled_from(["passed", "passed", "failed", "unknown"]),
+    digest=st.sampled_from(["a", "b", "c", ""]),
 )
 
 
@@ -150,8 +150,10 @@ class Life(RuleBasedStateMachine):
         self.model = Model()
         self.num_opened = self.num_steps = 0
         self._open(self.root / "0")
-        for number in range(num_first):
-            self._solve(5 * number, 1 + number % 2, SOURCES[number])
+        for begin in (self._ann_judges_herself, self._two_are_the_same, self._one_takes_the_place_of_another)[
+            :num_first
+        ]:
+            begin()
         return multiple(*self.model.present)
 
     def teardown(self) -> None:
@@ -177,6 +179,17 @@ class Life(RuleBasedStateMachine):
     @rule(target=ids, place=st.integers(0, len(CONTENTS) - 1), source=sources, answer=st.integers(1, 2))
     def remember_a_solved_problem(self, place: int, source: str, answer: int):
         return multiple(*self._solve(place - place % 5, answer, source))
+
+    def _ann_judges_herself(self) -> None:
+        self.remember(CONTENTS[2], "ann", "e1", Evidence(verifier="judge:ann", verdict="passed", digest="a"))
+
+    def _two_are_the_same(self) -> None:
+        one, other = self._solve(0, 1, "bob")[1], self._solve(5, 1, "mallory")[1]
+        self.merge(other, one)
+
+    def _one_takes_the_place_of_another(self) -> None:
+        old, new = self._solve(5, 2, "bob")[1], self._solve(10, 1, "ann")[1]
+        self.supersede(new, old, "ann")
 
     def _solve(self, start: int, answer: int, source: str) -> tuple[str, str]:
         problem, solution = CONTENTS[start], CONTENTS[start + answer]
