@@ -12,6 +12,7 @@ or found by `check`, unless the damage changed nothing. Ends with 1 if anything 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -289,6 +290,19 @@ def look_after_a_kill(directory: Path, told: Acknowledged, tell: Callable[..., N
     tell(num_answers=sum(len(one["shown"]) for one in ours))
 
 
+TABLES = (
+    *("events", "namespaces", "entries", "vectors", "erasures", "observations", "checks", "uses", "marks", "edges"),
+    *("artefacts", "artefact_parts", "standings", "gains", "terms"),
+)
+
+
+def contents(memory: Memory) -> str:
+    """One hash over every row of every table."""
+    with memory.reading() as connection:
+        rows = [sorted(connection.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in TABLES]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
 @dataclass
 class Report:
     """What happened, counted, and what should not have."""
@@ -396,7 +410,16 @@ def damaged(data: bytes, rng: random.Random, how: str) -> bytes:
     return data[:at] + new + data[at + size :]
 
 
-def look_at_damage(directory: Path, expected: Sequence[Any], heads: dict[int, str], tell: Callable[..., None]) -> None:
+@dataclass(frozen=True)
+class Whole:
+    """What an undamaged directory holds: its answers, a hash of all its rows, and the hash at each event."""
+
+    answers: list[Any]
+    contents: str
+    heads: dict[int, str]
+
+
+def look_at_damage(directory: Path, whole: Whole, tell: Callable[..., None]) -> None:
     """Open for reading, then for writing; tell what each came to."""
     for readonly in (True, False):
         try:
@@ -405,17 +428,18 @@ def look_at_damage(directory: Path, expected: Sequence[Any], heads: dict[int, st
                 if not _is_sound(memory):
                     tell(sound=False)
                     os._exit(0)  # closing would build an index of it
+                is_same = contents(memory) == whole.contents
                 if not readonly:
                     memory.embed_pending()
                 ours = answers(memory)
-                if not readonly and ours != expected:
+                if not readonly and ours != whole.answers:
                     memory.rebuild()
                 tell(
                     sound=True,
-                    equal=ours == expected,
+                    same=is_same,
+                    equal=ours == whole.answers,
                     follows=readonly or ours == answers(memory),
-                    beginning=heads.get(where["count"]) == where["head"],
-                    shorter=where["count"] < max(heads),
+                    beginning=whole.heads.get(where["count"]) == where["head"],
                 )
         except StoreError as error:
             tell(refused=str(error)[:200])
@@ -440,15 +464,15 @@ def judge(path: str, line: dict[str, Any]) -> tuple[str, bool]:
         return f"another error than StoreError: {line['rough']}", False
     if not line["sound"]:
         return "found by check", not is_cache
-    if line["equal"] and not line["shorter"]:
+    if line["equal"] and line["same"]:
         return "no change", True
     if path.endswith("-wal") and line["beginning"] and line["follows"]:
         return "the log lost its end", True
-    return "silently another answer" if not line["equal"] else "silently another history", False
+    return "silently another answer" if not line["equal"] else "silently other contents", False
 
 
-def reference(directory: Path) -> tuple[list[Any], dict[int, str]]:
-    """Answers of an undamaged copy, and the hash at each event."""
+def reference(directory: Path) -> Whole:
+    """What an undamaged copy holds."""
     copy = directory.with_name("reference")
     shutil.copytree(directory, copy)
 
@@ -457,24 +481,24 @@ def reference(directory: Path) -> tuple[list[Any], dict[int, str]]:
             memory.check()
             with memory.reading() as connection:
                 heads = connection.execute("SELECT seq, hash FROM events").fetchall()
-            tell(answers=answers(memory), heads=heads)
+            tell(answers=answers(memory), contents=contents(memory), heads=heads)
 
     ((line, *_), _) = fork(look).end()
     if "error" in line:
         raise RuntimeError(line["error"])
     shutil.rmtree(copy)
-    return line["answers"], dict(line["heads"])
+    return Whole(line["answers"], line["contents"], dict(line["heads"]))
 
 
 def damage_many(root: Path, flips: int, rng: random.Random, report: Report) -> None:
     """Damage each file in turn: bits, runs of bytes, truncations."""
     for directory in make_template(root, rng):
-        expected, heads = reference(directory)
+        whole = reference(directory)
         for path in sorted(files_of(directory)):
             share = 4 if path.endswith(FILE_NAME) else 1
             for number in range(flips * share):
                 how = ("bit", "bit", "bytes", "cut")[number % 4]
-                damage_one(directory, path, how, expected, heads, rng, report)
+                damage_one(directory, path, how, whole, rng, report)
         shutil.rmtree(directory)
 
 
@@ -485,21 +509,13 @@ def files_of(directory: Path) -> Iterator[str]:
             yield path.relative_to(directory).as_posix()
 
 
-def damage_one(
-    directory: Path,
-    path: str,
-    how: str,
-    expected: Sequence[Any],
-    heads: dict[int, str],
-    rng: random.Random,
-    report: Report,
-) -> None:
+def damage_one(directory: Path, path: str, how: str, whole: Whole, rng: random.Random, report: Report) -> None:
     """One copy, one damage, and what comes of it."""
     copy = directory.with_name("damaged")
     shutil.copytree(directory, copy)
     (copy / path).write_bytes(damaged((directory / path).read_bytes(), rng, how))
     kind = f"{how} of {directory.name} {Path(path).name}"
-    lines, status = fork(lambda tell: look_at_damage(copy, expected, heads, tell)).end()
+    lines, status = fork(lambda tell: look_at_damage(copy, whole, tell)).end()
     if status:
         report.wrong(kind, f"the process ended with status {status}")
     for line in lines:
