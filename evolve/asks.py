@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from evolve.config import RunConfig
+from evolve.config import MeshConfig, RunConfig
 from evolve.lab import Ask
 from evolve.problem_types import Problem
 from memory.types import Recall
@@ -16,7 +16,7 @@ from mesh.types import Member, Sampling
 Recalled = Callable[[Problem], Recall]
 
 
-def base_seats(config: RunConfig) -> tuple[Member, ...]:
+def base_seats(config: MeshConfig) -> tuple[Member, ...]:
     """Generation 0: one seat for every engine, on its base model."""
     return tuple(
         Member(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evolve.cli import ExitCode
-from evolve.config import ConfigError, RunConfig, dump_config, load_config
+from evolve.config import ConfigError, MeshConfig, RunConfig, dump_config, load_config, load_mesh
 from evolve.journal import JournalError
 from evolve.problem_types import ProblemsError
 from memory.ledger import AlreadyLocked, LedgerError, publish_json, read_json
@@ -115,7 +115,7 @@ class How:
         return read_reliability(found) if found is not None and found.exists() else None
 
     @contextmanager
-    def recaller(self, config: RunConfig, frozen: Path | None = None) -> Iterator[Recaller | None]:
+    def recaller(self, config: MeshConfig, frozen: Path | None = None) -> Iterator[Recaller | None]:
         """What recalls from `memory`; None without one. `frozen`: where a copy is kept that later starts find again."""
         from evolve.run import memory_settings
         from memory.embed import embedder_named
@@ -146,7 +146,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     from mesh.transcript import transcript
     from mesh.types import Task
 
-    config = load_config(how.config)
+    config = load_mesh(how.config)
     protocol, kinds = chosen_protocol(config, how.protocol), get_args(AnswerKind)
     if kind[1] not in kinds:
         raise ConfigError(f"--answer: expected one of {', '.join(kinds)}, got {kind[1]!r}")
@@ -192,7 +192,7 @@ def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
     from mesh.reviews import ReviewDesk
     from serving.batch import BatchProgress, BatchSummary, run_batch
 
-    config = load_config(how.config)
+    config = load_mesh(how.config)
     protocol, measured = chosen_protocol(config, how.protocol), how.measured()
 
     def show(progress: BatchProgress) -> None:
@@ -355,8 +355,9 @@ def validate_command(path: Path, *, as_json: bool) -> None:
     """`evomesh config validate`."""
     from evolve.problems import check_problems
 
-    config = load_config(path)
-    check_problems(config.problems)
+    config = load_mesh(path)
+    if isinstance(config, RunConfig):
+        check_problems(config.problems)
     if as_json:
         print_json({"file": str(path), "valid": True})
     else:
@@ -365,7 +366,7 @@ def validate_command(path: Path, *, as_json: bool) -> None:
 
 def show_command(path: Path, *, as_json: bool) -> None:
     """`evomesh config show`."""
-    config = load_config(path)
+    config = load_mesh(path)
     if as_json:
         print_json(config)
     else:
@@ -393,7 +394,7 @@ def _check(members: Sequence[Member], protocol: ProtocolConfig, job: Job) -> Non
 
 @asynccontextmanager
 async def _serving(
-    config: RunConfig, run_dir: Path | None, *, quiet: bool
+    config: MeshConfig, run_dir: Path | None, *, quiet: bool
 ) -> AsyncIterator[tuple[Fleet, tuple[Member, ...]]]:
     """The engines of a configuration, with the base seats, or those of a run's last generation."""
     from evolve.asks import base_seats

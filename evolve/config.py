@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -19,6 +19,9 @@ from memory.types import Record
 from mesh.budget import Budget
 from mesh.config import CouncilConfig, ProtocolConfig
 from serving.config import ServingConfig
+from serving.endpoint.config import EndpointConfig
+
+_Config = TypeVar("_Config", bound="MeshConfig")
 
 
 class ConfigError(ValueError):
@@ -64,17 +67,15 @@ class EvaluationConfig(Record):
     audit_councils_per_type: int = Field(default=15, ge=0, description="AUDIT problems of each type put to the council")
 
 
-class RunConfig(Record):
-    """One evolution run."""
+class MeshConfig(Record):
+    """A mesh that is served, asked and given batches; what every command but `evolve` needs."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$", description="name of the run, in reports and memory"
     )
     seed: int = Field(default=0, ge=0, description="every draw of the run follows from it")
     run_dir: Path = Field(description="directory of everything the run leaves; the same command continues there")
-    num_generations: int = Field(default=1, ge=1, description="rounds of learning; generation n+1 is seated after each")
     serving: ServingConfig = Field(description="engines and the cluster they stand on")
-    problems: ProblemsConfig = Field(description="where tasks come from")
     deliberation: CouncilConfig = Field(
         default=CouncilConfig(), description="the full council; its sampling and limits hold for every first proposal"
     )
@@ -83,6 +84,16 @@ class RunConfig(Record):
         description="what `deliberate` and `batch` hold; null: escalate, which talks as `deliberation` does",
     )
     batch_budget: Budget = Field(default=Budget(), description="what one start of `batch` may cost, all tasks together")
+    memory: MemoryConfig = Field(default=MemoryConfig(), description="what is remembered and recalled")
+    endpoint: EndpointConfig = Field(default=EndpointConfig(), description="how the mesh is reached from outside")
+    concurrency: int = Field(default=32, ge=1, description="deliberations in flight at the same time")
+
+
+class RunConfig(MeshConfig):
+    """One evolution run."""
+
+    num_generations: int = Field(default=1, ge=1, description="rounds of learning; generation n+1 is seated after each")
+    problems: ProblemsConfig = Field(description="where tasks come from")
     harvest: HarvestConfig = Field(default=HarvestConfig(), description="how many traces a generation gathers")
     curation: CurationConfig = Field(default=CurationConfig(), description="which of them are learned from")
     recipes: RecipesConfig = Field(default=RecipesConfig(), description="which specialists are bred")
@@ -90,8 +101,6 @@ class RunConfig(Record):
     workers: WorkersConfig = Field(default=WorkersConfig(), description="where they are trained")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="DEV and AUDIT")
     gate: GateConfig = Field(default=GateConfig(), description="the promotion test")
-    memory: MemoryConfig = Field(default=MemoryConfig(), description="what is remembered and recalled")
-    concurrency: int = Field(default=32, ge=1, description="deliberations in flight at the same time")
 
     @model_validator(mode="after")
     def _nobody_is_asked_during_a_run(self) -> RunConfig:
@@ -117,11 +126,25 @@ class RunConfig(Record):
 
 
 def load_config(path: Path) -> RunConfig:
-    """The configuration in a YAML file; relative paths in it are relative to the current directory.
+    """The configuration of a run in a YAML file; relative paths in it are relative to the current directory.
 
     Raises:
         ConfigError: not there, not YAML, an unknown key (the nearest known one is named), a wrong type, NaN.
     """
+    return _validated(path, read_yaml(path), RunConfig)
+
+
+def load_mesh(path: Path) -> MeshConfig:
+    """The mesh in a YAML file, which may be a run's, or have no `problems` and nothing about learning.
+
+    Raises ConfigError as `load_config` does.
+    """
+    data = read_yaml(path)
+    return _validated(path, data, RunConfig if "problems" in data else MeshConfig)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, its numbers finite. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -137,13 +160,17 @@ def load_config(path: Path) -> RunConfig:
     for where, value in _numbers(data, ()):
         if not math.isfinite(value):
             raise ConfigError(f"{path}: {'.'.join(where)}: expected a finite number, got {value}")
+    return data
+
+
+def _validated(path: Path, data: dict[str, Any], kind: type[_Config]) -> _Config:
     try:
-        return RunConfig.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path}:\n" + "\n".join(_sentences(error, data))) from error
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: MeshConfig) -> str:
     """The resolved configuration, every default filled in, as YAML."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from evolve.config import ConfigError, RunConfig
+from evolve.config import ConfigError, MeshConfig
 from mesh.config import ProtocolConfig
 from mesh.protocols.council import CouncilOptions
 from mesh.protocols.escalate import EscalateConfig
@@ -17,7 +17,7 @@ from mesh.protocols.escalate import EscalateConfig
 KINDS = tuple(one.model_fields["kind"].default for one in get_args(get_args(ProtocolConfig)[0]))
 
 
-def chosen_protocol(config: RunConfig, text: str | None) -> ProtocolConfig:
+def chosen_protocol(config: MeshConfig, text: str | None) -> ProtocolConfig:
     """The protocol that `text` names, with the sampling and limits of `config`; or the one in the file `text`.
 
     None: `config.protocol`; without one `escalate`, the default, that talks as `config.deliberation` does.
@@ -42,7 +42,7 @@ def chosen_protocol(config: RunConfig, text: str | None) -> ProtocolConfig:
     return _checked(data, str(path))
 
 
-def _shared(config: RunConfig, model: type[Any]) -> dict[str, Any]:
+def _shared(config: MeshConfig, model: type[Any]) -> dict[str, Any]:
     """The options of the configured council that this protocol has too."""
     options = config.deliberation.model_dump(include=set(CouncilOptions.model_fields) - {"kind", "samples_per_member"})
     return {name: value for name, value in options.items() if name in model.model_fields}

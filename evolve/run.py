@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from evolve.config import ConfigError, RunConfig, dump_config
+from evolve.config import ConfigError, MeshConfig, RunConfig, dump_config
 from evolve.footprint import Footprint
 from evolve.journal import Journal
 from evolve.judge import Judge
@@ -76,7 +76,7 @@ def open_memory(directory: Path, config: MemoryConfig, *, readonly: bool = False
     return Memory.open(where, embedder_named(config.embedder), readonly=readonly, config=config)
 
 
-def memory_settings(directory: Path, config: RunConfig) -> tuple[Path, MemoryConfig, tuple[str, ...]]:
+def memory_settings(directory: Path, config: MeshConfig) -> tuple[Path, MemoryConfig, tuple[str, ...]]:
     """Where the memory in `directory` lies, its settings, and the namespaces to read: of a run, or of memory alone.
 
     A memory's own directory is read with the settings and in the namespaces of `config`.

@@ -17,6 +17,9 @@ from mesh.types import Completion, Exchange, Member, Message, Part, Phase, Sampl
 
 T = TypeVar("T")
 
+Watch = Callable[[str, Exchange], None]
+"""Told of a call that has ended: place in the pattern ('' for the whole) and what was said. It must not raise."""
+
 
 class FailedBefore(EngineError):
     """What a call raised in an earlier start, under the name it had there."""
@@ -43,6 +46,8 @@ class Caller:
     path: str = ""
     """Place in the pattern this deliberation is a part of; '' for the whole."""
     exchanges: list[Exchange] = field(default_factory=list)
+    watch: Watch | None = None
+    """Told of every call as it ends; None: nobody watches."""
 
     def seed_for(self, member: str, phase: str, number: int) -> int:
         """The seed of one member's part in one phase of one round."""
@@ -53,7 +58,7 @@ class Caller:
     ) -> tuple[Completion, ...]:
         """`sampling.num_samples` completions, at least one; the seed of `sampling` is replaced."""
         sampling = sampling.model_copy(update={"seed": self.seed_for(member.name, phase, number)})
-        asked = as_asked(member, messages)
+        asked = as_asked(member, self.task, messages)
 
         async def ask() -> _Said:
             completions, prompt_tokens = await self.engine.complete(member, asked, sampling)
@@ -68,7 +73,7 @@ class Caller:
         self, member: Member, phase: Phase, number: int, messages: Sequence[Message], labels: Sequence[str]
     ) -> tuple[float, ...]:
         """Probability of each label, summing to 1. Recorded as one completion of one token: the likeliest label."""
-        asked = as_asked(member, messages)
+        asked = as_asked(member, self.task, messages)
 
         async def ask() -> _Said:
             weights = await self.engine.choose(member, asked, tuple(labels))
@@ -85,7 +90,7 @@ class Caller:
 
     async def score(self, member: Member, number: int, messages: Sequence[Message], text: str) -> Score:
         """How likely the member finds `text`. Recorded with (log probability, tokens, bytes) as its weights."""
-        asked = as_asked(member, messages)
+        asked = as_asked(member, self.task, messages)
 
         async def ask() -> _Said:
             score = await self.engine.score(member, asked, text)
@@ -133,7 +138,7 @@ class Caller:
                 seconds=time.perf_counter() - started,
                 engine_seconds=self.clock.stop(member.engine, mark),
             )
-            self.exchanges.append(
+            self._keep(
                 Exchange(
                     member=member.name,
                     phase=phase,
@@ -148,8 +153,13 @@ class Caller:
             self.purse.spend(member.engine, usage + Usage(output_tokens=lost) if lost else usage)
         return said
 
+    def _keep(self, exchange: Exchange) -> None:
+        self.exchanges.append(exchange)
+        if self.watch is not None:
+            self.watch(self.path, exchange)
+
     def _give_back(self, member: Member, earlier: Exchange, most_tokens: int) -> _Said:
-        self.exchanges.append(earlier)
+        self._keep(earlier)
         kind, _, message = earlier.error.partition(": ")
         lost = most_tokens if kind == "TimeoutError" else 0
         self.purse.spend(member.engine, earlier.usage + Usage(output_tokens=lost), paid_before=True)
@@ -167,8 +177,13 @@ class _Said:
     weights: tuple[float, ...] = ()
 
 
-def as_asked(member: Member, messages: Sequence[Message]) -> tuple[Message, ...]:
-    """`messages` with the member's persona before them, if it has one."""
+def as_asked(member: Member, task: Task, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """`messages` after the caller's own conversation, if there was one, with the member's persona first of all."""
+    whole = (*task.history, *messages)
     if not member.persona:
-        return tuple(messages)
-    return (Message(role="system", parts=(Part(text=member.persona),)), *messages)
+        return whole
+    persona = Part(text=member.persona)
+    if whole[0].role != "system":
+        return (Message(role="system", parts=(persona,)), *whole)
+    # Two system turns in a row are more than many templates take.
+    return (Message(role="system", parts=(persona, Part(text="\n\n"), *whole[0].parts)), *whole[1:])

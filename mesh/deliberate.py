@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from memory.types import Recall, Recollection
 from mesh.budget import Purse
+from mesh.calls import Watch
 from mesh.conclude import conclude
 from mesh.config import (
     CouncilConfig,
@@ -59,6 +60,7 @@ async def deliberate(
     recalled: Recall | Sequence[Recollection] = (),
     job: Job | None = None,
     earlier: Deliberation | None = None,
+    watch: Watch | None = None,
 ) -> Deliberation:
     """Let `members` decide `task`; the whole trace. The same arguments and engine give the same trace, times apart.
 
@@ -66,7 +68,7 @@ async def deliberate(
     fail or abstain, `verdict.answer` is None. What `config.budget` does not cover becomes a `Failure` of kind
     "BudgetExhausted". `job` is shared by deliberations that run side by side; None: one of its own. A deliberation
     that waits for a person (`is_waiting`) goes on when it is called again with its trace as `earlier`. Of a `Recall`
-    as `recalled`, what is withheld stands in the trace and in no prompt.
+    as `recalled`, what is withheld stands in the trace and in no prompt. `watch` is told of every call as it ends.
 
     Raises:
         ValueError: no members, two of one name, a name in `config` that is not among them, or `oversight` without a
@@ -76,7 +78,7 @@ async def deliberate(
     check_seats(members, config, shared)
     purse = Purse(config.budget, shared.purse.prices, parent=shared.purse)
     recall = recalled if isinstance(recalled, Recall) else Recall(shown=tuple(recalled))
-    sitting = Sitting(engine, seed, recall, shared, purse, Replay(earlier))
+    sitting = Sitting(engine, seed, recall, shared, purse, Replay(earlier), watch)
     try:
         return await _sit(Table(task, tuple(members), config, sitting, "", _hold))
     finally:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from memory.types import Recall, content_hash
 from mesh.budget import Purse
-from mesh.calls import Caller, FailedBefore, as_asked
+from mesh.calls import Caller, FailedBefore, Watch, as_asked
 from mesh.engine import Engine, EngineError
 from mesh.equivalence import Equality, Sameness, canonical
 from mesh.extract import extract, extract_messages
@@ -59,6 +59,7 @@ class Sitting:
     job: Job
     purse: Purse
     replay: Replay
+    watch: Watch | None = None
 
     def within(self, purse: Purse) -> Sitting:
         """The same for a part with a purse of its own."""
@@ -80,7 +81,7 @@ class Table:
         self.seed = derive_seed(sitting.seed, "step", path) if path else sitting.seed
         self.caller = Caller(
             sitting.engine, task, self.seed, config.call_timeout_s, sitting.purse, sitting.job.clock,
-            sitting.replay, path,
+            sitting.replay, path, watch=sitting.watch,
         )  # fmt: skip
         self._hold = hold
         self.ended = sitting.replay.ended(path)
@@ -239,7 +240,7 @@ class Table:
         if member.engine not in self.profiles:
             return True  # in a replay: the call itself knows why it was not made
         room = self.profiles[member.engine].max_model_len - max_tokens - TEMPLATE_TOKENS
-        asked = as_asked(member, messages)
+        asked = as_asked(member, self.task, messages)
         if sum(len(message.text.encode()) for message in asked) <= room:
             return True
         return await self.count_tokens(member, asked) <= room

@@ -138,7 +138,7 @@ async def _room(
     text = "" if own is None or own.answer is None else excerpt(own, talk.config.peer_max_chars)
     blank = Reading(reader=member.name, round=talk.number, shown=())
     asked = revision_messages(table.task, blank, text, [""] * talk.config.max_peers_shown, 0)
-    base = as_asked(member, asked)
+    base = as_asked(member, table.task, asked)
     objections = talk.config.max_peers_shown * talk.config.talk_max_tokens
     window = table.profiles[member.engine].max_model_len
     room = window - table.config.sampling.max_tokens - objections - TEMPLATE_TOKENS

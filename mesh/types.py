@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,31 @@ class Demonstration(Record):
     answer: Text
 
 
+class Choice(Record):
+    """An answer that is one of these texts, to the letter."""
+
+    kind: Literal["choice"] = "choice"
+    choices: tuple[Text, ...] = Field(min_length=1)
+
+
+class Regex(Record):
+    """An answer that a regular expression matches whole."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str = Field(min_length=1, max_length=4096)
+
+
+class JsonSchema(Record):
+    """An answer that is JSON of this schema."""
+
+    kind: Literal["json"] = "json"
+    json_schema: str = Field(description="the schema itself, as JSON text", max_length=65536)
+
+
+Structure = Annotated[Choice | Regex | JsonSchema, Field(discriminator="kind")]
+"""What form a completion must have; an engine that cannot promise it refuses the request."""
+
+
 class Task(Record):
     """What a member sees. It holds no reference answer and no way to reach one."""
 
@@ -57,6 +82,10 @@ class Task(Record):
     answer_kind: AnswerKind = "text"
     instruction: Text = Field(default="", description="how to answer, from the operator; empty: none")
     demonstrations: tuple[Demonstration, ...] = ()
+    history: tuple[Message, ...] = Field(
+        default=(),
+        description="earlier turns of a caller's own conversation, before the question; its parts are untrusted",
+    )
     context: tuple[Text, ...] = Field(
         default=(), description="what earlier steps came to; models wrote it, so it is shown as data"
     )
@@ -72,6 +101,7 @@ class Sampling(Record):
     stop: tuple[str, ...] = ()
     num_samples: int = Field(default=1, ge=1)
     seed: int = 0
+    structure: Structure | None = Field(default=None, description="form of the answer; None: free text")
 
 
 class Usage(Record):

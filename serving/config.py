@@ -13,6 +13,8 @@ from mesh.types import Tier
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
+_CLOCK = r"^([01]\d|2[0-3]):[0-5]\d$"
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 
 
@@ -49,6 +51,12 @@ class _Spec(Record):
     price_per_hour: float | None = Field(
         default=None, ge=0.0, description="money an hour of this engine costs, in any one currency; null: not counted"
     )
+    replicas: int = Field(default=1, ge=1, le=1024, description="copies of this engine, each with its own device")
+    node: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.:-]{1,64}$",
+        description="custom Ray resource a node must offer to host it, e.g. 'big_gpu'; null: any node",
+    )
     persona: Text = Field(default="", description="how its member should go about a task; empty: nothing is said")
     tiers: tuple[Tier, ...] = Field(
         default=(),
@@ -80,6 +88,14 @@ class VllmSpec(_Spec):
     )
     num_gpus: float = Field(default=0.0, ge=0.0, description="GPUs this engine takes from the cluster; 0: CPU")
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs one copy of the model is spread over")
+    quantization: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_-]{1,32}$",
+        description="how the weights are quantised, as vLLM names it, e.g. 'fp8'; null: as the model's files say",
+    )
+    sleeps: bool = Field(
+        default=False, description="can give its GPU memory back while a specialist is trained; GPUs only"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
         description="number format of the weights; auto: as stored, but float32 on a CPU without bfloat16 instructions",
@@ -169,6 +185,52 @@ class RayConfig(Record):
     )
 
 
+class TimeWindow(Record):
+    """When work of one kind may run, by the clock of the machine that starts it."""
+
+    who: Literal["batch", "evolve"] = Field(description="kind of work; what people wait for always runs")
+    start: str = Field(pattern=_CLOCK, description="from this time of day on, e.g. '22:00'")
+    end: str = Field(pattern=_CLOCK, description="until this one; earlier than `start`: of the next day")
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        default=(), description="days on which it starts; empty: every day"
+    )
+
+
+class SeparatePool(Record):
+    """Training has GPUs of its own."""
+
+    kind: Literal["separate"] = "separate"
+
+
+class SleepingEngines(Record):
+    """Training takes the GPUs of engines that sleep meanwhile."""
+
+    kind: Literal["sleep"] = "sleep"
+    engines: tuple[Name, ...] = Field(min_length=1, description="engines with `sleeps` that make room")
+
+
+TrainingPlace = Annotated[SeparatePool | SleepingEngines, Field(discriminator="kind")]
+
+
+class FleetConfig(Record):
+    """A fleet that `serve`, `batch` and `evolve` share, and how they share it."""
+
+    directory: Path = Field(default=Path("runs/fleet"), description="where a running fleet publishes how to reach it")
+    placement_timeout_s: float = Field(
+        default=120.0, gt=0.0, description="seconds to wait for the cluster to make room for one replica"
+    )
+    max_pending: int = Field(
+        default=1024, ge=1, description="requests one replica takes in before it says that it is busy"
+    )
+    min_free_memory_mib: int = Field(
+        default=512, ge=0, description="free memory of a node below which its replicas take in nothing new"
+    )
+    windows: tuple[TimeWindow, ...] = Field(
+        default=(), description="when batch and evolve may run; a kind without a window may always"
+    )
+    training: TrainingPlace = Field(default=SeparatePool(), description="where specialists are trained")
+
+
 class ServingConfig(Record):
     """Which engines run, and on what."""
 
@@ -187,6 +249,15 @@ class ServingConfig(Record):
         default=30.0, ge=0.0, description="seconds between one-token probes that find a hung engine; 0: no probes"
     )
 
+    fleet: FleetConfig = Field(default=FleetConfig(), description="a fleet that several commands share")
+    channels: Path = Field(
+        default=Path("channels"), description="directory of the channels: which seats are served under which name"
+    )
+    adapter_store: str = Field(
+        default="channels/adapters",
+        description="where promoted adapters are shared between nodes: a path, or a URL such as s3://bucket/adapters",
+    )
+
     @field_validator("engines")
     @classmethod
     def _names_are_unique(cls, engines: tuple[EngineSpec, ...]) -> tuple[EngineSpec, ...]:
@@ -201,6 +272,18 @@ class ServingConfig(Record):
         inside = [engine.name for engine in self.engines if self.in_process and engine.kind == "vllm"]
         if inside:
             raise ValueError(f"in_process allows scripted and remote engines only, got vllm: {', '.join(inside)}")
+        return self
+
+    @model_validator(mode="after")
+    def _sleepers_can_sleep(self) -> ServingConfig:
+        if isinstance(self.fleet.training, SleepingEngines):
+            able = [engine.name for engine in self.engines if engine.kind == "vllm" and engine.sleeps]
+            unable = [name for name in self.fleet.training.engines if name not in able]
+            if unable:
+                raise ValueError(
+                    f"fleet.training: expected engines with `sleeps: true` ({', '.join(able) or 'there are none'}), "
+                    f"got {', '.join(unable)}"
+                )
         return self
 
 
