@@ -4,13 +4,16 @@ SHELL := /bin/bash
 BIN := .venv/bin
 SET ?= cpu
 
-.PHONY: help setup quickstart check test test-unit test-engine bench lock
+.PHONY: help setup setup-test quickstart check test test-unit test-engine bench lock
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Create .venv from the locks and fetch the two model families; run again, it does nothing (SET=gpu: the CUDA set).
 	@scripts/setup.sh --set $(SET)
+
+setup-test: ## The same, and what only the tests use: clients of others, a browser's driver, an S3 server.
+	@scripts/setup.sh --set $(SET) --clients
 
 quickstart: setup ## Run one whole evolution on two real tiny model families: at most 25 minutes on 2 cores.
 	$(BIN)/evomesh evolve configs/quickstart.yaml
@@ -21,12 +24,12 @@ check: setup ## Lint, formatting, types and the architecture test.
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
 
-test: setup test-unit test-engine ## All tests: first the unit tests (under a minute), then the real engines.
+test: test-unit test-engine ## All tests: first the unit tests (under a minute), then the real engines.
 
-test-unit: setup ## The unit tests alone.
+test-unit: setup-test ## The unit tests alone.
 	$(BIN)/pytest --durations=10
 
-test-engine: setup ## The tests on the real engines and the quickstart models: some minutes.
+test-engine: setup-test ## The tests on the real engines and the quickstart models: some minutes.
 	$(BIN)/pytest -m engine --ignore=tests/engine --durations=5
 	$(BIN)/pytest -m engine --durations=5 tests/engine  # apart: its engines keep one Ray for the whole session
 

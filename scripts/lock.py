@@ -25,6 +25,8 @@ class LockPlan:
     left_out: tuple[str, ...] = ()
     note: str = ""
     cpu_torch: bool = False
+    on_top_of: str = ""
+    """Another lock whose versions hold here too: this one is installed into its environment."""
 
 
 PLANS = (
@@ -33,6 +35,10 @@ PLANS = (
     # import raises beside a CPU torch.
     LockPlan("cpu.lock", ("cpu.in", "dev.in"), left_out=("torchvision", "torchaudio", "torchcodec"), cpu_torch=True),
     LockPlan("gpu.lock", ("gpu.in", "dev.in"), note=GPU_NOTE),
+    LockPlan(
+        "clients.lock", ("clients.in",), left_out=("torch", "torchvision", "torchaudio"), cpu_torch=True,
+        on_top_of="cpu.lock",
+    ),  # fmt: skip
 )
 
 
@@ -50,6 +56,7 @@ def lock(plan: LockPlan, python: Path) -> None:
     command += [flag for name in plan.left_out for flag in ("--no-emit-package", name)]
     target = REQUIREMENTS / plan.name
     command += [*options, "-o", str(target.relative_to(ROOT))]
+    command += ["--constraint", f"requirements/{plan.on_top_of}"] if plan.on_top_of else []
     command += [f"requirements/{source}" for source in plan.sources]
     # uv would report --quiet output on stdout as well; the file is what counts.
     subprocess.run(command, check=True, cwd=ROOT, env=uv_environment(settings), stdout=subprocess.DEVNULL)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "evomesh-setup"
+CLIENTS_STAMP = VENV / "evomesh-clients"
 REQUIREMENTS = ROOT / "requirements"
 
 
@@ -103,14 +104,33 @@ def install(lock: Path) -> None:
     say("installing torch (warnings about an index that cannot be reached are harmless if it ends well)")
     run(*pip, *locked, torch_lock, *(["--extra-index-url", TORCH_INDEX] if "+cpu" in torch else []))
     say(f"installing {rest.count('==')} packages of {lock.name}")
+    install_rest(rest_lock)
+    run(*pip, "--no-build-isolation", "--editable", ROOT)
+
+
+def install_rest(lock: Path) -> None:
+    """Install the packages of a lock that are on the main index."""
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
     settings = pip_settings(PYTHON)
-    # Without build isolation the three packages that ship as source are built by the setuptools pinned above.
+    # Without build isolation the packages that ship as source are built by the setuptools pinned in the bootstrap.
     uv = [VENV / "bin" / "uv", "pip", "install", *quiet, "--no-deps", "--no-build-isolation", "--python", PYTHON]
-    command = [str(part) for part in (*uv, *uv_index_options(settings), *locked, rest_lock)]
+    command = [str(part) for part in (*uv, *uv_index_options(settings), "--require-hashes", "-r", lock)]
     if subprocess.run(command, cwd=ROOT, env=uv_environment(settings)).returncode != 0:
         say("uv could not install them; trying pip, which takes minutes")
-        run(*pip, "--no-build-isolation", *locked, rest_lock)
-    run(*pip, "--no-build-isolation", "--editable", ROOT)
+        pip = [PYTHON, "-m", "pip", "install", "--no-deps", *quiet, "--no-build-isolation", "--require-hashes"]
+        run(*pip, "-r", lock)
+
+
+def install_clients() -> None:
+    """Install what the tests use and evomesh does not, on top of the CPU set."""
+    lock = REQUIREMENTS / "clients.lock"
+    wanted = hashlib.sha256(lock.read_bytes() + STAMP.read_bytes()).hexdigest()
+    if CLIENTS_STAMP.exists() and CLIENTS_STAMP.read_text("utf-8") == wanted:
+        return
+    CLIENTS_STAMP.unlink(missing_ok=True)
+    say(f"installing {lock.read_text('utf-8').count('==')} packages of {lock.name}, for the tests alone")
+    install_rest(lock)
+    CLIENTS_STAMP.write_text(wanted, "utf-8")
 
 
 def main() -> None:
@@ -119,6 +139,7 @@ def main() -> None:
     parser.add_argument(
         "--set", choices=("cpu", "gpu"), default="cpu", help="which locked set; they exclude each other"
     )
+    parser.add_argument("--clients", action="store_true", help="also what only the tests use (CPU set)")
     parser.add_argument("--no-models", action="store_true", help="leave the model store alone")
     options = parser.parse_args()
     lock = REQUIREMENTS / f"{options.set}.lock"
@@ -131,6 +152,8 @@ def main() -> None:
         install(lock)
         STAMP.write_text(wanted, "utf-8")
         say(f"packages installed in {time.monotonic() - started:.0f} s")
+    if options.clients:
+        install_clients()
     if not options.no_models:
         bars = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}  # a bar in a log is a page of noise
         run(PYTHON, "-m", "serving.models", "prepare", "--store", "models", env={**os.environ, **bars})
