@@ -36,9 +36,12 @@ PLANS = (
     LockPlan("cpu.lock", ("cpu.in", "dev.in"), left_out=("torchvision", "torchaudio", "torchcodec"), cpu_torch=True),
     LockPlan("gpu.lock", ("gpu.in", "dev.in"), note=GPU_NOTE),
     LockPlan(
-        "clients.lock", ("clients.in",), left_out=("torch", "torchvision", "torchaudio"), cpu_torch=True,
+        "clients.lock",
+        ("clients.in",),
+        left_out=("torch", "torchvision", "torchaudio"),
+        cpu_torch=True,
         on_top_of="cpu.lock",
-    ),  # fmt: skip
+    ),
 )
 
 
