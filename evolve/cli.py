@@ -36,9 +36,11 @@ memory_app = typer.Typer(help="What the mesh remembers: of a run, or in a direct
 config_app = typer.Typer(help="Check, show and describe configurations.", no_args_is_help=True)
 review_app = typer.Typer(help="Questions that a mesh puts to a person.", no_args_is_help=True)
 audit_app = typer.Typer(help="The log of what people were asked and decided.", no_args_is_help=True)
+keys_app = typer.Typer(help="Keys that open the door, each bound to a team.", no_args_is_help=True)
 app.add_typer(memory_app, name="memory")
 app.add_typer(review_app, name="review")
 app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -370,6 +372,43 @@ def audit_verify(directory: ReviewDir, as_json: Json = False) -> None:
     from evolve.review_commands import verify_command
 
     _exit(lambda: verify_command(directory, as_json=as_json))
+
+
+@keys_app.command("create")
+def keys_create(
+    team: Annotated[str, typer.Option(help="Whose key it is: no other team sees what is asked with it.")],
+    config: WithConfig = DEFAULT_CONFIG,
+    project: Annotated[str, typer.Option(help="Second part of the namespace.")] = "default",
+    quota: Annotated[int | None, typer.Option(min=1, help="Tokens it may spend in a period; default: any.")] = None,
+    per: Annotated[str, typer.Option(help="The period: hour, day or month, in UTC.")] = "day",
+    days: Annotated[float | None, typer.Option(min=0.001, help="Days until it expires; default: never.")] = None,
+    note: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once."""
+    from evolve.key_commands import create_command
+
+    _exit(lambda: create_command(config, team, project, (quota, per), days=days, note=note, as_json=as_json))
+
+
+@keys_app.command("list")
+def keys_list(config: WithConfig = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """List all keys by id; the keys themselves are stored nowhere."""
+    from evolve.key_commands import list_command
+
+    _exit(lambda: list_command(config, as_json=as_json))
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="Id of a key, or how it begins.")],
+    config: WithConfig = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Take a key out of use, at once also where a door is open."""
+    from evolve.key_commands import revoke_command
+
+    _exit(lambda: revoke_command(config, key, as_json=as_json))
 
 
 @config_app.command("validate")

@@ -45,6 +45,7 @@ def foreseeable() -> Mapping[type[BaseException], ExitCode]:
     from mesh.reviews import ReviewError
     from serving.batch import BatchError
     from serving.batch_tasks import TaskFileError
+    from serving.endpoint.keys import KeysError
     from serving.models import ModelError
     from serving.traces import TraceError
 
@@ -53,6 +54,7 @@ def foreseeable() -> Mapping[type[BaseException], ExitCode]:
         ProblemsError: ExitCode.BAD_CONFIG,
         TaskFileError: ExitCode.BAD_CONFIG,
         ReviewError: ExitCode.BAD_CONFIG,
+        KeysError: ExitCode.BAD_CONFIG,
         AlreadyLocked: ExitCode.LOCKED,
         ModelError: ExitCode.MISSING,
         FileNotFoundError: ExitCode.MISSING,
