@@ -1,34 +1,55 @@
-"""All engines behind one `Engine`: every request goes to the engine its member names, and usage adds up."""
+"""All engines behind one `Engine`: every request goes to a replica of the engine its member names; usage adds up."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import time
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NoReturn, TypeVar, cast
 
 from mesh.engine import Engine, EngineError
 from mesh.types import Completion, Member, Message, Profile, Sampling, Score, Usage
 from serving.adapters import Adapter, AdapterHost
+from serving.pool import Pool
+from serving.replica import LocalReplica, Replica, ReplicaLoad
+from serving.requests import Answer, Request, new_request
+from serving.routing import prefix_affinity
+from serving.ticket import Ticket
+
+_Result = TypeVar("_Result")
 
 
 class Fleet:
-    """Implements `Engine` over named engines. Holds no connection and no process of its own.
+    """Implements `Engine` over named engines, each one or several replicas. Holds no process of its own.
 
-    `usage` counts what went through this object and succeeded; a choice or a score counts as one call, without
-    tokens.
+    A request whose replica dies, goes out of reach or is busy is asked of another one, or again when it is back, under
+    one id, until its time is up; see `Pool.ask`. `usage` counts what went through this object and succeeded; a choice
+    or a score counts as one call, without tokens.
     """
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, engines: Mapping[str, Engine | Sequence[Engine]]) -> None:
         if not engines:
             raise ValueError("a fleet needs at least one engine, got none; name one in serving.engines")
-        self._engines = dict(engines)
-        self._usage = dict.fromkeys(self._engines, Usage())
+        self._replicas = {name: _as_tuple(given) for name, given in engines.items()}
+        without = [name for name, replicas in self._replicas.items() if not replicas]
+        if without:
+            raise ValueError(f"expected at least one replica of every engine, got none of {', '.join(without)}")
+        self._pools = {
+            name: Pool(name, [_as_replica(name, engine) for engine in replicas])
+            for name, replicas in self._replicas.items()
+        }
+        self._usage = dict.fromkeys(self._pools, Usage())
 
     @property
     def engines(self) -> Mapping[str, Engine]:
-        """The engines by name."""
-        return self._engines
+        """The first replica of every engine, by the engine's name."""
+        return {name: replicas[0] for name, replicas in self._replicas.items()}
+
+    @property
+    def replicas(self) -> Mapping[str, tuple[Engine, ...]]:
+        """Every replica of every engine, by the engine's name."""
+        return dict(self._replicas)
 
     @property
     def usage(self) -> Mapping[str, Usage]:
@@ -40,62 +61,139 @@ class Fleet:
         """Sum over all engines."""
         return Usage.total(self._usage.values())
 
+    def load(self) -> Mapping[str, tuple[ReplicaLoad, ...]]:
+        """What is known of every replica, by engine name; nobody is asked."""
+        return {name: pool.load() for name, pool in self._pools.items()}
+
+    def for_ticket(self, ticket: Ticket) -> TicketedFleet:
+        """The same fleet, with `ticket` on every request."""
+        return TicketedFleet(self, ticket)
+
     async def complete(
-        self, member: Member, messages: Sequence[Message], sampling: Sampling
+        self, member: Member, messages: Sequence[Message], sampling: Sampling, *, ticket: Ticket | None = None
     ) -> tuple[tuple[Completion, ...], int]:
         """As `Engine.complete`. Raises EngineError, naming the nearest engine, if there is none of that name."""
-        engine, started = self._engine(member.engine), time.perf_counter()
-        completions, prompt_tokens = await engine.complete(member, messages, sampling)
+        started = time.perf_counter()
+        request = new_request("complete", member, messages, sampling, _rank(ticket))
+        completions, prompt_tokens = cast(tuple[tuple[Completion, ...], int], await self._ask(request, ticket))
         output_tokens = sum(completion.output_tokens for completion in completions)
         self._count(member.engine, started, prompt_tokens, output_tokens)
         return completions, prompt_tokens
 
-    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
+    async def choose(
+        self, member: Member, messages: Sequence[Message], labels: Sequence[str], *, ticket: Ticket | None = None
+    ) -> tuple[float, ...]:
         """As `Engine.choose`."""
-        engine, started = self._engine(member.engine), time.perf_counter()
-        weights = await engine.choose(member, messages, labels)
+        started = time.perf_counter()
+        request = new_request("choose", member, messages, tuple(labels), _rank(ticket))
+        weights = cast(tuple[float, ...], await self._ask(request, ticket))
         self._count(member.engine, started)
         return weights
 
-    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+    async def score(
+        self, member: Member, messages: Sequence[Message], text: str, *, ticket: Ticket | None = None
+    ) -> Score:
         """As `Engine.score`."""
-        engine, started = self._engine(member.engine), time.perf_counter()
-        score = await engine.score(member, messages, text)
+        started = time.perf_counter()
+        score = await self._ask(new_request("score", member, messages, text, _rank(ticket)), ticket)
         self._count(member.engine, started)
-        return score
+        return cast(Score, score)
 
-    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
+    async def count_tokens(self, member: Member, messages: Sequence[Message], *, ticket: Ticket | None = None) -> int:
         """As `Engine.count_tokens`."""
-        return await self._engine(member.engine).count_tokens(member, messages)
+        request = new_request("count_tokens", member, messages, rank=_rank(ticket))
+        return cast(int, await self._ask(request, ticket))
 
-    async def profile(self, member: Member) -> Profile:
+    async def profile(self, member: Member, *, ticket: Ticket | None = None) -> Profile:
         """As `Engine.profile`."""
-        return await self._engine(member.engine).profile(member)
+        return cast(Profile, await self._ask(new_request("profile", member, rank=_rank(ticket)), ticket))
 
     async def load_adapter(self, engine_name: str, adapter: Adapter) -> float:
-        """Make `adapter` usable by members of one engine; returns seconds. Raises EngineError if that fails."""
-        return await self._host(engine_name).load_adapter(adapter)
+        """Makes `adapter` usable by members of one engine, on all of its replicas; returns the seconds of the slowest.
+
+        Raises EngineError if one of them fails; what the others have loaded stays, and a second call is not in vain.
+        """
+        return max(await self._on_all(engine_name, lambda host: host.load_adapter(adapter)))
 
     async def retire_adapter(self, engine_name: str, adapter_hash: str) -> None:
-        """Take an adapter out of one engine. Raises EngineError if the engine does not hold it."""
-        await self._host(engine_name).retire_adapter(adapter_hash)
+        """Takes an adapter out of all replicas of one engine. Raises EngineError if a replica does not hold it."""
+        await self._on_all(engine_name, lambda host: host.retire_adapter(adapter_hash))
 
-    def _engine(self, name: str) -> Engine:
-        engine = self._engines.get(name)
-        return engine if engine is not None else self._unknown(name)
+    async def _on_all(self, name: str, act: Callable[[AdapterHost], Awaitable[_Result]]) -> list[_Result]:
+        self._pool(name)
+        engines = self._replicas[name]
+        hosts = [engine for engine in engines if isinstance(engine, AdapterHost)]
+        if len(hosts) < len(engines):
+            raise EngineError(f"engine {name!r} ({type(engines[0]).__name__}) takes no adapters; use a vllm engine")
+        results = await asyncio.gather(*(act(host) for host in hosts), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return cast(list[_Result], results)
 
-    def _host(self, name: str) -> AdapterHost:
-        engine = self._engine(name)
-        if not isinstance(engine, AdapterHost):
-            raise EngineError(f"engine {name!r} ({type(engine).__name__}) takes no adapters; use a vllm engine")
-        return engine
+    async def _ask(self, request: Request, ticket: Ticket | None) -> Answer:
+        affinity = ticket.affinity if ticket is not None else ""
+        # A person is told at once that there is no room, and may come back; a job has all night.
+        may_wait = ticket is None or ticket.priority != "interactive"
+        pool = self._pool(request.member.engine)
+        return await pool.ask(request, affinity or prefix_affinity(request.messages), may_wait=may_wait)
+
+    def _pool(self, name: str) -> Pool:
+        pool = self._pools.get(name)
+        return pool if pool is not None else self._unknown(name)
 
     def _unknown(self, name: str) -> NoReturn:
-        nearest = difflib.get_close_matches(name, self._engines, n=1, cutoff=0.0)[0]
-        raise EngineError(f"no engine is named {name!r}; did you mean {nearest!r}? Running: {', '.join(self._engines)}")
+        nearest = difflib.get_close_matches(name, self._pools, n=1, cutoff=0.0)[0]
+        raise EngineError(f"no engine is named {name!r}; did you mean {nearest!r}? Running: {', '.join(self._pools)}")
 
     def _count(self, name: str, started: float, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
         seconds = time.perf_counter() - started
         self._usage[name] += Usage(
             prompt_tokens=prompt_tokens, output_tokens=output_tokens, num_calls=1, seconds=seconds
         )
+
+
+class TicketedFleet:
+    """The `Engine` of one task: a fleet with the task's ticket on every request."""
+
+    def __init__(self, fleet: Fleet, ticket: Ticket) -> None:
+        self._fleet = fleet
+        self._ticket = ticket
+
+    def for_ticket(self, ticket: Ticket) -> TicketedFleet:
+        """The same fleet with another ticket instead."""
+        return TicketedFleet(self._fleet, ticket)
+
+    async def complete(
+        self, member: Member, messages: Sequence[Message], sampling: Sampling
+    ) -> tuple[tuple[Completion, ...], int]:
+        """As `Engine.complete`."""
+        return await self._fleet.complete(member, messages, sampling, ticket=self._ticket)
+
+    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
+        """As `Engine.choose`."""
+        return await self._fleet.choose(member, messages, labels, ticket=self._ticket)
+
+    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+        """As `Engine.score`."""
+        return await self._fleet.score(member, messages, text, ticket=self._ticket)
+
+    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
+        """As `Engine.count_tokens`."""
+        return await self._fleet.count_tokens(member, messages, ticket=self._ticket)
+
+    async def profile(self, member: Member) -> Profile:
+        """As `Engine.profile`."""
+        return await self._fleet.profile(member, ticket=self._ticket)
+
+
+def _rank(ticket: Ticket | None) -> int:
+    return ticket.rank if ticket is not None else 0
+
+
+def _as_tuple(given: Engine | Sequence[Engine]) -> tuple[Engine, ...]:
+    return tuple(given) if isinstance(given, Sequence) else (given,)
+
+
+def _as_replica(name: str, engine: Engine) -> Replica:
+    return engine if isinstance(engine, Replica) else LocalReplica(name, engine)

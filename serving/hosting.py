@@ -16,6 +16,25 @@ class EngineDied(EngineError):
     """The engine is gone for good; only a new process helps."""
 
 
+class EngineBusy(EngineError):
+    """The engine takes in nothing new for the moment. `retry_after_s`: seconds after which it is worth asking again."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineLost(EngineError):
+    """The process that worked on a request is gone or out of reach; another one may be asked with the same id.
+
+    `died` False: nobody knows whether the request was served.
+    """
+
+    def __init__(self, message: str, *, died: bool) -> None:
+        super().__init__(message)
+        self.died = died
+
+
 class HostedEngine(Engine, AdapterHost, Protocol):
     """An engine with a life cycle."""
 
