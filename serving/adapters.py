@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
+import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +15,7 @@ from pydantic import Field
 from memory.ledger import publish_json, read_record, sync_directory
 from memory.types import Record, content_hash
 from serving.admission import CONFIG_FILE, README_FILE, WEIGHTS_FILE, AdapterFacts, BaseModelShape, examine
+from serving.config import LORA_RANKS
 from serving.weights import sha256_of
 
 __all__ = [
@@ -27,6 +30,11 @@ __all__ = [
 
 RECORD_FILE = "adapter.json"
 MAX_FILE_BYTES = {WEIGHTS_FILE: 4 * 2**30, CONFIG_FILE: 2**20, README_FILE: 2**20}
+SHARED_FILES = {WEIGHTS_FILE: 4 * 2**30, CONFIG_FILE: 2**20, RECORD_FILE: 2**20}
+"""What travels from store to store, with the most bytes of each; the hash says nothing about a README."""
+
+_HASH = re.compile(r"[0-9a-f]{64}\Z")
+_CHUNK_BYTES = 1 << 20
 
 
 class AdapterRefused(ValueError):
@@ -46,6 +54,13 @@ class AdapterCorrupt(RuntimeError):
     """A file of a stored adapter is not the one that was admitted."""
 
 
+def check_hash(adapter_hash: str) -> str:
+    """`adapter_hash`, if it is one. Raises AdapterMissing: a path or any other name never reaches the disk."""
+    if not _HASH.match(adapter_hash):
+        raise AdapterMissing(f"expected the hash of an adapter, 64 hexadecimal digits, got {adapter_hash[:80]!r}")
+    return adapter_hash
+
+
 class Adapter(Record):
     """An admitted LoRA adapter. Its hash is its name everywhere; it never changes."""
 
@@ -57,6 +72,9 @@ class Adapter(Record):
     num_parameters: int = Field(default=0, ge=0)
     weights_sha256: str = ""
     path: Path | None = Field(default=None, description="directory in the store; None: a record without weights")
+    shared: str | None = Field(
+        default=None, description="shared store that other nodes fetch it from; None: it is only where `path` says"
+    )
 
 
 @runtime_checkable
@@ -96,9 +114,7 @@ class AdapterStore:
         with tempfile.TemporaryDirectory(prefix=".admit-", dir=self.root) as name:
             staged = Path(name) / "adapter"
             staged.mkdir()
-            for file in (WEIGHTS_FILE, CONFIG_FILE, README_FILE):
-                if (directory / file).exists():
-                    _copy_durably(directory / file, staged / file)
+            self._stage(directory, staged)
             facts, reasons = examine(staged, base, max_rank=max_rank)
             if facts is None or reasons:
                 raise AdapterRefused(directory, reasons)
@@ -106,7 +122,7 @@ class AdapterStore:
 
     def get(self, adapter_hash: str) -> Adapter:
         """Record of an admitted adapter. Raises AdapterMissing or AdapterCorrupt."""
-        file = self.root / adapter_hash / RECORD_FILE
+        file = self.root / check_hash(adapter_hash) / RECORD_FILE
         try:
             record = read_record(file, Adapter)
         except FileNotFoundError:
@@ -115,6 +131,8 @@ class AdapterStore:
             ) from None
         except ValueError as error:
             raise AdapterCorrupt(str(error)) from error
+        if record.hash != adapter_hash:
+            raise AdapterCorrupt(f"{file}: expected the record of {adapter_hash}, got {record.hash[:80]!r}; remove it")
         return record.model_copy(update={"path": file.parent.resolve()})
 
     def path(self, adapter_hash: str) -> Path:
@@ -129,31 +147,56 @@ class AdapterStore:
 
     def list(self) -> tuple[Adapter, ...]:
         """Records of all admitted adapters, by hash."""
-        found = sorted(file.parent.name for file in self.root.glob(f"*/{RECORD_FILE}") if file.parent.name[0] != ".")
+        found = sorted(file.parent.name for file in self.root.glob(f"*/{RECORD_FILE}") if _HASH.match(file.parent.name))
         return tuple(self.get(name) for name in found)
+
+    def receive(self, adapter_hash: str, fetch: Callable[[Path], None]) -> Adapter:
+        """Takes over an adapter that another store admitted; one that is here already is not fetched again.
+
+        `fetch` puts its `SHARED_FILES` into the directory it is given. They are examined once more, all but what only
+        the base model tells, and must have the content that the hash stands for before anybody sees them.
+
+        Raises:
+            AdapterMissing, AdapterCorrupt: what was fetched is not that adapter. What `fetch` raises.
+        """
+        check_hash(adapter_hash)
+        if (self.root / adapter_hash).exists():
+            return self.get(adapter_hash)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".receive-", dir=self.root) as name:
+            staged = Path(name) / "adapter"
+            staged.mkdir()
+            fetch(staged)
+            _check_received(adapter_hash, staged)
+            self._move_in(staged, adapter_hash)
+        return self.get(adapter_hash)
 
     def _publish(self, staged: Path, base: BaseModelShape, facts: AdapterFacts) -> Adapter:
         publish_json(staged / CONFIG_FILE, facts.config.canonical(base.name))
-        adapter = Adapter(
-            hash=_identity(base.fingerprint, staged),
-            base=base.fingerprint,
-            rank=facts.config.r,
-            alpha=facts.config.lora_alpha,
-            target_modules=tuple(sorted(facts.config.target_modules)),
-            num_parameters=facts.num_parameters,
-            weights_sha256=sha256_of(staged / WEIGHTS_FILE),
-        )
+        adapter = _record(_identity(base.fingerprint, staged), base.fingerprint, facts, staged)
         publish_json(staged / RECORD_FILE, adapter)
-        target = self.root / adapter.hash
-        if not target.exists():
-            try:
-                staged.rename(target)
-            except OSError:
-                # Somebody else admitted the same content meanwhile; theirs is as good.
-                if not target.exists():
-                    raise
-            sync_directory(self.root)
+        self._move_in(staged, adapter.hash)
         return self.get(adapter.hash)
+
+    def _move_in(self, staged: Path, adapter_hash: str) -> None:
+        target = self.root / adapter_hash
+        if target.exists():
+            return
+        try:
+            staged.rename(target)
+        except OSError:
+            # Somebody else brought the same content meanwhile; theirs is as good.
+            if not target.exists():
+                raise
+        sync_directory(self.root)
+
+    def _stage(self, directory: Path, staged: Path) -> None:
+        for file, most in MAX_FILE_BYTES.items():
+            if (directory / file).exists():
+                try:
+                    copy_durably(directory / file, staged / file, max_bytes=most)
+                except ValueError as error:
+                    raise AdapterRefused(directory, (str(error),)) from error
 
     def _refuse_odd_files(self, directory: Path) -> None:
         """Only the three known names, plain files, within their size limits."""
@@ -180,10 +223,55 @@ def _identity(base: str, directory: Path) -> str:
     return content_hash({"base": base, "files": files})
 
 
-def _copy_durably(source: Path, target: Path) -> None:
-    """Copies one file without following a link that was put there after the check, and syncs it."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+def _check_received(adapter_hash: str, directory: Path) -> None:
+    """Raises AdapterCorrupt unless `directory` holds the adapter of that hash, and nothing else."""
+    what = f"adapter {adapter_hash[:12]} as it was fetched"
+    for entry in directory.iterdir():
+        if entry.name not in SHARED_FILES or entry.is_symlink() or not entry.is_file():
+            raise AdapterCorrupt(f"{what}: expected plain files {', '.join(SHARED_FILES)}, got {entry.name[:80]!r}")
+        if entry.stat().st_size > SHARED_FILES[entry.name]:
+            raise AdapterCorrupt(f"{what}: {entry.name}: expected at most {SHARED_FILES[entry.name]} bytes")
+    try:
+        record = read_record(directory / RECORD_FILE, Adapter)
+        found = _identity(record.base, directory)
+    except (ValueError, FileNotFoundError) as error:
+        raise AdapterCorrupt(f"{what}: {error}") from error
+    if (record.hash, found) != (adapter_hash, adapter_hash):
+        raise AdapterCorrupt(f"{what}: its content has the hash {found}; publish it again from the store it came from")
+    facts, reasons = examine(directory, None, max_rank=max(LORA_RANKS))
+    if facts is None or reasons:
+        raise AdapterCorrupt(f"{what}: {AdapterRefused(directory, reasons)}")
+    sealed = _record(adapter_hash, record.base, facts, directory)
+    if record.model_copy(update={"path": None, "shared": None}) != sealed:
+        raise AdapterCorrupt(f"{what}: {RECORD_FILE}: expected {sealed.model_dump_json()[:200]}; publish it again")
+
+
+def _record(adapter_hash: str, base: str, facts: AdapterFacts, directory: Path) -> Adapter:
+    return Adapter(
+        hash=adapter_hash,
+        base=base,
+        rank=facts.config.r,
+        alpha=facts.config.lora_alpha,
+        target_modules=tuple(sorted(facts.config.target_modules)),
+        num_parameters=facts.num_parameters,
+        weights_sha256=sha256_of(directory / WEIGHTS_FILE),
+    )
+
+
+def copy_durably(source: Path, target: Path, *, max_bytes: int) -> None:
+    """Copies one plain file and syncs it.
+
+    A link or a pipe that was put there after a check is not followed. Raises OSError; ValueError past `max_bytes`.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(source, flags), "rb") as reader, target.open("wb") as writer:
+        if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
+            raise ValueError(f"{source}: expected a plain file, found something else")
+        num_bytes = 0
+        while chunk := reader.read(_CHUNK_BYTES):
+            num_bytes += len(chunk)
+            if num_bytes > max_bytes:
+                raise ValueError(f"{source}: expected at most {max_bytes} bytes, got more")
+            writer.write(chunk)
         writer.flush()
         os.fsync(writer.fileno())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +19,9 @@ CONFIG_FILE = "adapter_config.json"
 README_FILE = "README.md"
 PREFIX = "base_model.model."
 MAX_TENSORS = 100_000
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_REASONS = 20
+_CHUNK_BYTES = 1 << 24
 # vLLM refuses adapters on these, and PEFT merges them wrongly.
 FORBIDDEN_LAYERS = ("lm_head", "embed_tokens")
 # Settings that make something else than a plain LoRA of them, with the only value that is admitted (or its absence).
@@ -27,6 +32,12 @@ PLAIN = {
     **{"exclude_modules": None, "layers_to_transform": None, "arrow_config": None, "velora_config": None},
     **{"monteclora_config": None, "kasa_config": None, "megatron_config": None, "lora_ga_config": None},
 }
+# What PEFT writes beside that and what changes nothing for a plain LoRA that is already trained.
+WITHOUT_EFFECT = frozenset(
+    {"peft_version", "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights", "rank_pattern"}
+    | {"alpha_pattern", "layers_pattern", "megatron_core", "loftq_config", "eva_config", "corda_config"}
+    | {"qalora_group_size", "ensure_weight_tying", "runtime_config"}
+)
 SAFE_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
@@ -100,40 +111,42 @@ class AdapterFacts(Record):
     num_parameters: int
 
 
-def examine(directory: Path, base: BaseModelShape, *, max_rank: int) -> tuple[AdapterFacts | None, tuple[str, ...]]:
-    """Facts about the adapter in `directory`, and every reason to refuse it (none: it is admissible)."""
+def examine(
+    directory: Path, base: BaseModelShape | None, *, max_rank: int
+) -> tuple[AdapterFacts | None, tuple[str, ...]]:
+    """Facts about the adapter in `directory`, and every reason to refuse it (none: it is admissible).
+
+    Of many reasons the first `MAX_REASONS` are given and the others counted. base None: nothing is known of the base
+    here, so that names and shapes are only checked against the configuration.
+    """
     config, reasons = _examine_config(directory / CONFIG_FILE, max_rank)
     weights = directory / WEIGHTS_FILE
     try:
-        tensors = read_header(weights)
+        tensors = read_header(weights, max_header_bytes=MAX_HEADER_BYTES, max_tensors=MAX_TENSORS)
     except HeaderError as error:
-        return None, (*reasons, str(error))
+        return None, _shortened([*reasons, str(error)])
     if config is None:
-        return None, tuple(reasons)
+        return None, _shortened(reasons)
     reasons += _examine_tensors(tensors, base, config)
     if not reasons:
         reasons += _not_finite(weights, tensors)
-    num_parameters = sum(int(np.prod(info.shape)) for info in tensors.values())
-    return AdapterFacts(config=config, num_parameters=num_parameters), tuple(reasons)
+    num_parameters = sum(math.prod(info.shape) for info in tensors.values())
+    return AdapterFacts(config=config, num_parameters=num_parameters), _shortened(reasons)
+
+
+def _shortened(reasons: list[str]) -> tuple[str, ...]:
+    left_out = len(reasons) - MAX_REASONS
+    return tuple(reasons) if left_out <= 0 else (*reasons[:MAX_REASONS], f"and {left_out} reasons more")
 
 
 def _examine_config(file: Path, max_rank: int) -> tuple[LoraConfig | None, list[str]]:
     try:
         raw = read_json(file)
     except (ValueError, RecursionError) as error:
-        return None, [f"{file.name}: expected JSON: {error}"]
+        return None, [f"{file.name}: expected JSON: {str(error)[:200]}"]
     if not isinstance(raw, dict):
         return None, [f"{file.name}: expected a JSON object, got {type(raw).__name__}"]
-    reasons = [
-        f"{file.name}: {key}: expected {allowed!r}, got {str(raw[key])[:60]!r}"
-        for key, allowed in PLAIN.items()
-        if raw.get(key, allowed) not in (allowed, None)
-    ]
-    for key in ("rank_pattern", "alpha_pattern"):
-        if raw.get(key):
-            reasons.append(f"{file.name}: {key}: expected one rank for all layers, got {str(raw[key])[:60]}")
-    if raw.get("init_lora_weights", True) not in SAFE_INITS:
-        reasons.append(f"{file.name}: init_lora_weights: expected one that leaves the base alone")
+    reasons = [*_not_plain(file.name, raw), *_unknown(file.name, raw)]
     try:
         config = LoraConfig.model_validate(raw)
     except ValidationError as error:
@@ -143,13 +156,32 @@ def _examine_config(file: Path, max_rank: int) -> tuple[LoraConfig | None, list[
     return config, reasons
 
 
+def _not_plain(file: str, raw: dict[str, Any]) -> Iterator[str]:
+    for key, allowed in PLAIN.items():
+        # 0 == False and 1 == True in Python, so the type is compared too.
+        if raw.get(key) is not None and (raw[key] != allowed or type(raw[key]) is not type(allowed)):
+            yield f"{file}: {key}: expected {allowed!r}, got {str(raw[key])[:60]!r}"
+    for key in ("rank_pattern", "alpha_pattern"):
+        if raw.get(key):
+            yield f"{file}: {key}: expected one rank for all layers, got {str(raw[key])[:60]}"
+    if raw.get("init_lora_weights", True) not in SAFE_INITS:
+        yield f"{file}: init_lora_weights: expected one that leaves the base alone"
+
+
+def _unknown(file: str, raw: dict[str, Any]) -> Iterator[str]:
+    """A setting nobody here knows may change what the weights mean, so it is only let in while it is off."""
+    for key, value in raw.items():
+        if key not in PLAIN and key not in WITHOUT_EFFECT and key not in LoraConfig.model_fields and value:
+            yield f"{file}: {key[:60]!r}: expected no such setting, got {str(value)[:60]!r}; train without it"
+
+
 def _where(item: Any) -> str:
     return ".".join(str(part) for part in item["loc"])
 
 
-def _examine_tensors(tensors: dict[str, TensorInfo], base: BaseModelShape, config: LoraConfig) -> list[str]:
-    if not tensors or len(tensors) > MAX_TENSORS:
-        return [f"{WEIGHTS_FILE}: expected 1 to {MAX_TENSORS} tensors, got {len(tensors)}"]
+def _examine_tensors(tensors: dict[str, TensorInfo], base: BaseModelShape | None, config: LoraConfig) -> list[str]:
+    if not tensors:
+        return [f"{WEIGHTS_FILE}: expected 1 to {MAX_TENSORS} tensors, found none"]
     reasons, sides = [], dict[str, set[str]]()
     for name, info in tensors.items():
         module, side = _split(name)
@@ -159,8 +191,10 @@ def _examine_tensors(tensors: dict[str, TensorInfo], base: BaseModelShape, confi
         sides.setdefault(module, set()).add(side)
         reason = _misfit(module, side, info, base, config)
         if reason:
-            reasons.append(f"{name}: {reason}")
-    reasons += [f"{module}: expected both lora_A and lora_B" for module, found in sides.items() if len(found) == 1]
+            reasons.append(f"{name[:120]!r}: {reason}")
+    reasons += [
+        f"{module[:120]!r}: expected both lora_A and lora_B" for module, found in sides.items() if len(found) == 1
+    ]
     return reasons
 
 
@@ -173,16 +207,19 @@ def _split(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def _misfit(module: str, side: str, info: TensorInfo, base: BaseModelShape, config: LoraConfig) -> str | None:
+def _misfit(module: str, side: str, info: TensorInfo, base: BaseModelShape | None, config: LoraConfig) -> str | None:
     layer = module.rpartition(".")[2]
     if layer in FORBIDDEN_LAYERS:
         return f"adapters on {layer} are not admitted; train without it"
     if not any(module == target or module.endswith(f".{target}") for target in config.target_modules):
         return f"expected one of target_modules {', '.join(sorted(config.target_modules))}"
-    if module not in base.matrices:
-        return f"expected a weight matrix of {base.name}, which has none of that name"
     if info.dtype not in ("F32", "F16", "BF16"):
         return f"expected F32, F16 or BF16, got {info.dtype}"
+    if base is None:
+        rank = info.shape[0 if side == "A" else 1] if len(info.shape) == 2 else None
+        return None if rank == config.r else f"expected a matrix of rank {config.r}, got shape {info.shape}"
+    if module not in base.matrices:
+        return f"expected a weight matrix of {base.name}, which has none of that name"
     num_out, num_in = base.matrices[module]
     expected = (config.r, num_in) if side == "A" else (num_out, config.r)
     if info.shape != expected:
@@ -192,19 +229,26 @@ def _misfit(module: str, side: str, info: TensorInfo, base: BaseModelShape, conf
 
 def _not_finite(file: Path, tensors: dict[str, TensorInfo]) -> list[str]:
     """A reason for every tensor that holds NaN or infinity."""
-    reasons = []
     with file.open("rb") as handle:
-        for name, info in tensors.items():
-            handle.seek(info.begin)
-            data = handle.read(info.end - info.begin)
-            if info.dtype == "BF16":
-                # numpy has no bfloat16: all eight exponent bits set means infinity or NaN.
-                finite = bool(np.all(np.frombuffer(data, np.dtype("<u2")) & 0x7F80 != 0x7F80))
-            else:
-                finite = bool(np.all(np.isfinite(np.frombuffer(data, "<f4" if info.dtype == "F32" else "<f2"))))
-            if not finite:
-                reasons.append(f"{name}: expected finite values, found NaN or infinity")
-    return reasons
+        return [
+            f"{name[:120]!r}: expected finite values, found NaN or infinity"
+            for name, info in tensors.items()
+            if not all(_is_finite(chunk, info.dtype) for chunk in _chunks(handle, info))
+        ]
+
+
+def _chunks(handle: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
+    """The bytes of one tensor, a piece at a time; a piece ends between two values."""
+    handle.seek(info.begin)
+    for begin in range(info.begin, info.end, _CHUNK_BYTES):
+        yield handle.read(min(_CHUNK_BYTES, info.end - begin))
+
+
+def _is_finite(data: bytes, dtype: str) -> bool:
+    if dtype == "BF16":
+        # numpy has no bfloat16: all eight exponent bits set means infinity or NaN.
+        return bool(np.all(np.frombuffer(data, np.dtype("<u2")) & 0x7F80 != 0x7F80))
+    return bool(np.all(np.isfinite(np.frombuffer(data, "<f4" if dtype == "F32" else "<f2"))))
 
 
 def _content_sign(file: Path) -> str:

@@ -171,7 +171,7 @@ def test_a_single_value_that_is_not_finite_is_refused(tmp_path: Path, dtype: str
     tensors = lora(dtype=dtype)
     tensors[f"{PREFIX}.lora_B.weight"][1, 2] = value
     (reason,) = reasons_against(tmp_path, write_adapter(tmp_path / "new", tensors))
-    assert reason.startswith(f"{PREFIX}.lora_B.weight: expected finite values")
+    assert reason.startswith(f"'{PREFIX}.lora_B.weight': expected finite values")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "modeling.py", "optimizer.pt", ".hidden"])
