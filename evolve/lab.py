@@ -24,9 +24,10 @@ from mesh.job import Job
 from mesh.types import Deliberation, Member, Task
 from serving.adapters import AdapterStore
 from serving.admission import BaseModelShape
-from serving.cluster import start_fleet, stop_fleet
+from serving.cluster import stop_fleet
 from serving.config import EngineSpec, ScriptedSpec, VllmSpec, prices
 from serving.fleet import Fleet
+from serving.fleet_host import open_fleet
 from serving.models import ModelStore
 
 LOAD = "load "
@@ -92,7 +93,7 @@ class Lab:
         if self._fleet is None:
             started = time.perf_counter()
             self.observer.stage("start engines", len(self.config.serving.engines))
-            self._fleet = await start_fleet(self.config.serving, self.adapters, lambda _engine: self.observer.advance())
+            self._fleet = await open_fleet(self.config.serving, self.adapters, lambda _engine: self.observer.advance())
             self.note_time(StageTime(stage="start engines", seconds=time.perf_counter() - started))
         return self._fleet
 

@@ -1,141 +1,120 @@
-"""Where engines stand: a private Ray on this machine or a given cluster, one actor an engine."""
+"""Where engines stand: every replica an actor of its own on the cluster, found by name, started and ended together."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import psutil
 import ray
 
-from mesh.engine import Engine
+from mesh.engine import Engine, EngineError
 from serving.actor import EngineActor, RayEngine, Seat
 from serving.adapters import AdapterStore
-from serving.config import EngineSpec, RayConfig, ServingConfig, VllmSpec
+from serving.config import EngineSpec, ServingConfig, VllmSpec
 from serving.fleet import Fleet
+from serving.fleet_record import NAMESPACE, actor_name
 from serving.hosting import HostedEngine, build_engine
 from serving.models import ModelStore
+from serving.ray_session import LocalRay, start_local_ray
 
-# A resource of its own: engines that took CPUs would leave none for training jobs, which then wait for ever.
-ENGINE_RESOURCE = "evomesh_engine"
-MAX_ENGINES_PER_NODE = 1000
-_LOOPBACK = "127.0.0.1"
-_RAY_ENVIRONMENT = {
-    # Without this, a crashed actor leaves vLLM's child processes behind.
-    "RAY_process_group_cleanup_enabled": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray runs workers at niceness 15 by default: next to anything else on the machine an engine would starve.
-    "RAY_worker_niceness": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "HF_HUB_OFFLINE": "1",
-}
+__all__ = ["LocalRay", "RayFleet", "Started", "find_fleet", "start_fleet", "start_local_ray", "stop_fleet"]
+
+LABEL_SHARE = 0.001
+"""What a replica takes of the resource that stands for its node: it is a label and not used up."""
 
 Started = Callable[[str], None]
 
 
-class LocalRay:
-    """A connection to Ray; `close` ends a cluster that was started here and leaves a joined one alone."""
+class RayFleet(Fleet):
+    """A fleet of actors and the Ray connection they are reached by."""
 
-    def __init__(self, *, is_own: bool, roots: tuple[psutil.Process, ...] = ()) -> None:
-        """`roots`: the processes that starting the cluster brought up below this one."""
-        self._is_own = is_own
-        self._roots = roots
-
-    def close(self) -> None:
-        """Disconnects; of an own cluster nothing is left running, not even what a crash had orphaned in it."""
-        if not self._is_own:
-            return
-        self._is_own = False
-        below = [process for root in self._roots if root.is_running() for process in root.children(recursive=True)]
-        ray.shutdown()
-        _end_all([*self._roots, *below])
+    def __init__(
+        self, engines: Mapping[str, Sequence[Engine]], cluster: LocalRay, *, is_attached: bool = False
+    ) -> None:
+        """`is_attached`: the engines are another process's, and stay when this fleet is stopped."""
+        super().__init__(engines)
+        self.cluster = cluster
+        self.is_attached = is_attached
 
 
-def start_local_ray(config: RayConfig) -> LocalRay:
-    """Joins `config.address`, or starts a private cluster that only this machine can reach; reuses a running one.
-
-    Call it from the main thread: the cluster's processes die with the thread that started them.
-    """
-    if ray.is_initialized():
-        return LocalRay(is_own=False)
-    for name, value in _RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if config.address is not None:
-        ray.init(address=config.address, log_to_driver=False)
-        return LocalRay(is_own=True)
-    before = set(psutil.Process().children())
-    ray.init(
-        num_cpus=config.num_cpus,
-        resources={ENGINE_RESOURCE: MAX_ENGINES_PER_NODE},
-        object_store_memory=config.object_store_mib * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address=_LOOPBACK,
-        _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
-    )
-    return LocalRay(is_own=True, roots=tuple(set(psutil.Process().children()) - before))
-
-
-async def start_fleet(config: ServingConfig, adapters: AdapterStore, started: Started = lambda name: None) -> Fleet:
+async def start_fleet(
+    config: ServingConfig, adapters: AdapterStore, started: Started = lambda name: None, *, is_shared: bool = False
+) -> Fleet:
     """Starts every engine of `config` at the same time; `started` is called with each name as it becomes ready.
+
+    `is_shared`: other processes find the replicas by name.
 
     Raises:
         ModelError: weights are missing or corrupt; nothing was started.
-        EngineError: an engine did not start in time; whatever did start is stopped again.
+        EngineError: an engine did not start in time, or a shared fleet runs on that cluster; whatever did start is
+            stopped again.
     """
-    store = ModelStore(config.model_store)
-    model_dirs = {
-        spec.name: store.path(spec.model).resolve() if isinstance(spec, VllmSpec) else None for spec in config.engines
-    }
+    model_dirs = _model_dirs(config)
     if config.in_process:
-        engines: Mapping[str, Engine] = await _start_here(config, adapters, started)
-        return Fleet(engines)
+        return Fleet(await _start_here(config, adapters, started))
     cluster = start_local_ray(config.ray)
-    fleet = RayFleet(
-        {spec.name: _place(spec, model_dirs[spec.name], config, adapters) for spec in config.engines}, cluster
-    )
+    engines: dict[str, list[RayEngine]] = {spec.name: [] for spec in config.engines}
     try:
-        await asyncio.gather(*(_await_start(engine, started) for engine in fleet.engines.values()))
+        for spec in config.engines:
+            for replica in range(spec.replicas):
+                seat = _seat(spec, replica, model_dirs[spec.name], config, adapters)
+                engines[spec.name].append(_start_actor(seat, replica, config, is_shared=is_shared))
+        await asyncio.gather(*(_await_start(name, replicas, started) for name, replicas in engines.items()))
     except BaseException:
-        await stop_fleet(fleet)
+        await _end([replica for replicas in engines.values() for replica in replicas], cluster)
         raise
-    return fleet
+    return RayFleet(engines, cluster)
 
 
-class RayFleet(Fleet):
-    """A fleet of actors and the Ray connection they live on."""
+def find_fleet(config: ServingConfig, cluster: LocalRay, replicas: Mapping[str, int]) -> RayFleet:
+    """The shared fleet that runs on `cluster`; stopping it only disconnects. `replicas`: their number by engine name.
 
-    def __init__(self, engines: Mapping[str, Engine], cluster: LocalRay) -> None:
-        super().__init__(engines)
-        self.cluster = cluster
+    Raises EngineError if a replica is not there.
+    """
+    engines = {
+        name: [_find_actor(name, replica, config) for replica in range(count)] for name, count in replicas.items()
+    }
+    return RayFleet(engines, cluster, is_attached=True)
 
 
 async def stop_fleet(fleet: Fleet) -> None:
-    """Stops every engine, and the Ray that was started for them; other children of this process are left alone."""
-    await asyncio.gather(*(_stop(engine) for engine in fleet.engines.values()), return_exceptions=True)
-    if isinstance(fleet, RayFleet):
+    """Stops what was started for this fleet: every engine and its Ray, or, attached to a shared one, nothing of it."""
+    if not isinstance(fleet, RayFleet):
+        engines = [engine for replicas in fleet.replicas.values() for engine in replicas]
+        await asyncio.gather(*(_stop(engine) for engine in engines), return_exceptions=True)
+    elif fleet.is_attached:
         fleet.cluster.close()
+    else:
+        await _end([engine for replicas in fleet.replicas.values() for engine in replicas], fleet.cluster)
 
 
-async def _start_here(config: ServingConfig, adapters: AdapterStore, started: Started) -> dict[str, Engine]:
-    engines: dict[str, Engine] = {}
+def _model_dirs(config: ServingConfig) -> dict[str, Path | None]:
+    store = ModelStore(config.model_store)
+    return {
+        spec.name: store.path(spec.model).resolve() if isinstance(spec, VllmSpec) else None for spec in config.engines
+    }
+
+
+async def _start_here(config: ServingConfig, adapters: AdapterStore, started: Started) -> dict[str, list[Engine]]:
+    engines: dict[str, list[Engine]] = {}
     for spec in config.engines:
-        engine: HostedEngine = build_engine(spec, None, adapters)
-        await engine.start()
-        engines[spec.name] = engine
+        hosted: list[HostedEngine] = [build_engine(spec, None, adapters) for _ in range(spec.replicas)]
+        for engine in hosted:
+            await engine.start()
+        engines[spec.name] = list(hosted)
         started(spec.name)
     return engines
 
 
-def _place(spec: EngineSpec, model_dir: Path | None, config: ServingConfig, adapters: AdapterStore) -> RayEngine:
-    loaded_file = adapters.root.resolve() / ".loaded" / f"{spec.name}.json"
+def _seat(
+    spec: EngineSpec, replica: int, model_dir: Path | None, config: ServingConfig, adapters: AdapterStore
+) -> Seat:
+    loaded_file = adapters.root.resolve() / ".loaded" / f"{spec.name}-{replica}.json"
     # What an earlier fleet had loaded is not this one's business.
     loaded_file.unlink(missing_ok=True)
-    seat = Seat(
+    return Seat(
         spec=spec,
         model_dir=model_dir,
         adapter_root=adapters.root.resolve(),
@@ -143,30 +122,54 @@ def _place(spec: EngineSpec, model_dir: Path | None, config: ServingConfig, adap
         probe_interval_s=config.canary_interval_s,
         probe_timeout_s=config.call_timeout_s,
     )
-    num_gpus = spec.num_gpus if isinstance(spec, VllmSpec) else 0
+
+
+def _start_actor(seat: Seat, replica: int, config: ServingConfig, *, is_shared: bool) -> RayEngine:
+    spec, options = seat.spec, dict[str, Any]()
+    if is_shared:
+        options |= {"name": actor_name(spec.name, replica), "namespace": NAMESPACE}
     actor = ray.remote(EngineActor).options(
-        num_cpus=0, num_gpus=num_gpus, resources={ENGINE_RESOURCE: 1}, max_restarts=config.max_restarts
+        # No CPUs: engines that took them would leave none for training jobs, which then wait for ever.
+        num_cpus=0,
+        num_gpus=spec.num_gpus if isinstance(spec, VllmSpec) else 0,
+        resources={} if spec.node is None else {spec.node: LABEL_SHARE},
+        max_restarts=config.max_restarts,
+        **options,
     )
-    return RayEngine(
-        spec.name, actor.remote(seat), timeout_s=config.call_timeout_s, start_timeout_s=config.start_timeout_s
-    )
+    try:
+        return _client(spec.name, actor.remote(seat), config)
+    except ValueError as error:
+        raise EngineError(
+            f"expected no other shared fleet on this cluster, found an actor named {actor_name(spec.name, replica)!r}; "
+            "attach to that fleet, or end it with `evomesh fleet down`"
+        ) from error
 
 
-async def _await_start(engine: Engine, started: Started) -> None:
-    if isinstance(engine, RayEngine):
-        await engine.start()
-        started(engine.name)
+def _find_actor(name: str, replica: int, config: ServingConfig) -> RayEngine:
+    try:
+        return _client(name, ray.get_actor(actor_name(name, replica), namespace=NAMESPACE), config)
+    except ValueError as error:
+        raise EngineError(
+            f"expected replica {replica} of engine {name!r} in the running fleet, found none: it has died for good or "
+            "has just ended; look with `evomesh fleet show`, start anew with `evomesh fleet down` and `fleet up`"
+        ) from error
+
+
+def _client(name: str, actor: Any, config: ServingConfig) -> RayEngine:
+    return RayEngine(name, actor, timeout_s=config.call_timeout_s, start_timeout_s=config.start_timeout_s)
+
+
+async def _await_start(name: str, replicas: Sequence[RayEngine], started: Started) -> None:
+    await asyncio.gather(*(replica.start() for replica in replicas))
+    started(name)
+
+
+async def _end(engines: Sequence[Engine], cluster: LocalRay) -> None:
+    await asyncio.gather(*(_stop(engine) for engine in engines), return_exceptions=True)
+    cluster.close()
 
 
 async def _stop(engine: Engine) -> None:
     shutdown = getattr(engine, "shutdown", None)
     if shutdown is not None:
         await shutdown()
-
-
-def _end_all(processes: list[psutil.Process]) -> None:
-    """Kills what is left of `processes` after a moment; psutil knows a process from another that got its number."""
-    _, left = psutil.wait_procs(processes, timeout=5.0)
-    for process in left:
-        process.kill()
-    psutil.wait_procs(left, timeout=5.0)

@@ -16,7 +16,13 @@ PACKAGES = ("memory", "mesh", "serving", "evolve")
 
 DOORS: dict[str, tuple[str, ...]] = {
     "vllm": ("serving/vllm_embedder.py", "serving/vllm_engine.py", "serving/vllm_http.py", "serving/vllm_plugin.py"),
-    "ray": ("serving/actor.py", "serving/cluster.py", "serving/memory_actor.py", "evolve/workers.py"),
+    "ray": (
+        "serving/actor.py",
+        "serving/cluster.py",
+        "serving/memory_actor.py",
+        "serving/ray_session.py",
+        "evolve/workers.py",
+    ),
     "faiss": ("memory/index.py",),
     "trl": ("evolve/train.py", "evolve/merge.py"),
     "peft": ("evolve/train.py", "evolve/merge.py"),
