@@ -120,12 +120,25 @@ def batch(
     protocol: Protocol = None,
     reliability: Measured = None,
     memory: FromMemory = None,
+    schema: Annotated[Path | None, typer.Option(help="JSON schema file that every answer has to follow.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Decide with the seats of this channel, as they change.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="Begin nothing after it (06:00, or a date and time); cheaper as it comes near.")
+    ] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Do a sample and say what the whole will take.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Tasks of the sample; default: 20, or twice as many as run at once.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Tasks in flight at the same time.")] = None,
     as_json: Json = False,
 ) -> None:
     """Deliberate a file of tasks; the same command continues where it was cut off."""
-    from evolve.commands import How, batch_command
+    from evolve.batch_commands import BatchOptions, batch_command
+    from evolve.commands import How
 
-    _exit(lambda: batch_command(How(config, run, protocol, reliability, memory), tasks, out, as_json=as_json))
+    how = How(config, run, protocol, reliability, memory)
+    options = BatchOptions(schema, channel, deadline, estimate, sample, concurrency)
+    _exit(lambda: batch_command(how, tasks, out, options, as_json=as_json))
 
 
 @app.command()

@@ -22,7 +22,6 @@ from memory.ledger import AlreadyLocked, LedgerError, publish_json, read_json
 from mesh.config import ProtocolConfig
 from mesh.engine import EngineError
 from mesh.equivalence import AnswerKind
-from mesh.inert import describe_talk
 from mesh.job import Job
 from mesh.reliability import Reliability
 from mesh.text import well_formed
@@ -43,8 +42,8 @@ def foreseeable() -> Mapping[type[BaseException], ExitCode]:
     from memory.database import StoreError
     from memory.embed import EmbedderError
     from mesh.reviews import ReviewError
-    from serving.batch import BatchError
     from serving.batch_tasks import TaskFileError
+    from serving.batch_types import BatchError
     from serving.endpoint.keys import KeysError
     from serving.models import ModelError
     from serving.traces import TraceError
@@ -162,8 +161,8 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     paused = reviews / f"paused-{content_hash([task.id, content_hash(protocol), seed])[:16]}.json"
 
     async def work() -> Deliberation:
-        async with _serving(config, how.run, quiet=as_json) as (fleet, members):
-            _check(members, protocol, job)
+        async with serving(config, how.run, quiet=as_json) as (fleet, members):
+            check_protocol(members, protocol, job)
             earlier = Deliberation.model_validate(read_json(paused)) if paused.exists() else None
             try:
                 with how.recaller(config) as recaller:
@@ -186,62 +185,6 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
         OUT.print(line, markup=False, highlight=False)
     if held.is_waiting:
         OUT.print(f"It waits for a person: evomesh review list {reviews}; then the same command goes on.", markup=False)
-
-
-def batch_command(how: How, tasks: Path, out: Path, *, as_json: bool) -> None:
-    """`evomesh batch`."""
-    from evolve.protocols import chosen_protocol
-    from mesh.reviews import ReviewDesk
-    from serving.batch import BatchProgress, BatchSummary, run_batch
-
-    config = load_mesh(how.config)
-    protocol, measured = chosen_protocol(config, how.protocol), how.measured()
-
-    def show(progress: BatchProgress) -> None:
-        if not as_json and OUT.is_terminal:
-            OUT.print(f"{progress.num_done}/{progress.num_tasks} tasks", end="\r", highlight=False)
-
-    async def work() -> BatchSummary:
-        async with _serving(config, how.run, quiet=as_json) as (fleet, members):
-            _check(
-                members, protocol, Job(budget=config.batch_budget, prices=prices(config.serving), desk=ReviewDesk(out))
-            )
-            with how.recaller(config, out / "memory") as recaller:
-                return await run_batch(
-                    tasks, out, members, fleet, protocol,
-                    seed=config.seed, concurrency=config.concurrency, reliability=measured,
-                    prices=prices(config.serving), budget=config.batch_budget,
-                    recaller=recaller, progress=show,
-                )  # fmt: skip
-
-    summary = asyncio.run(work())
-    if as_json:
-        print_json(summary)
-        return
-    OUT.print(
-        f"{summary.num_answered} of {summary.num_tasks} tasks answered, {summary.num_malformed} malformed lines, "
-        f"{summary.num_resumed} finished by an earlier start, {summary.usage.output_tokens:,} output tokens, "
-        f"{summary.usage.engine_seconds:,.0f} engine seconds. Answers: {out / 'answers.jsonl'}",
-        highlight=False,
-        markup=False,
-    )
-    if summary.num_cut:
-        OUT.print(
-            f"The budget ended before {summary.num_cut} tasks were done with: what was left out is in their traces.",
-            highlight=False, markup=False,
-        )  # fmt: skip
-    if summary.cost:
-        OUT.print(f"Cost: {summary.cost:.4f}, by the engines' prices per hour.", highlight=False, markup=False)
-    if summary.ignored_keys:
-        OUT.print(f"Keys that were not used: {', '.join(summary.ignored_keys)}.", highlight=False, markup=False)
-    for line in describe_talk(summary.talk):
-        OUT.print(line, highlight=False, markup=False)
-    if summary.num_waiting:
-        OUT.print(
-            f"{summary.num_waiting} tasks wait for a person: evomesh review list {out}; then the same command goes on.",
-            highlight=False,
-            markup=False,
-        )
 
 
 def reliability_command(directory: Path, out: Path | None, *, as_json: bool) -> None:
@@ -384,7 +327,7 @@ def print_json(value: BaseModel | object) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def _check(members: Sequence[Member], protocol: ProtocolConfig, job: Job) -> None:
+def check_protocol(members: Sequence[Member], protocol: ProtocolConfig, job: Job) -> None:
     """Raises ConfigError where these members cannot hold this protocol; before anything is spent."""
     from mesh.deliberate import check_seats
 
@@ -395,14 +338,15 @@ def _check(members: Sequence[Member], protocol: ProtocolConfig, job: Job) -> Non
 
 
 @asynccontextmanager
-async def _serving(
+async def serving(
     config: MeshConfig, run_dir: Path | None, *, quiet: bool
 ) -> AsyncIterator[tuple[Fleet, tuple[Member, ...]]]:
     """The engines of a configuration, with the base seats, or those of a run's last generation."""
     from evolve.asks import base_seats
     from evolve.lineage import Lineage
     from serving.adapters import AdapterStore
-    from serving.cluster import start_fleet, stop_fleet
+    from serving.cluster import stop_fleet
+    from serving.fleet_host import open_fleet
 
     members = base_seats(config)
     adapters = AdapterStore((run_dir or config.run_dir) / "adapters")
@@ -413,7 +357,7 @@ async def _serving(
         members = latest.seats
     if not quiet:
         OUT.print("starting engines: minutes with real models", style="dim")
-    fleet = await start_fleet(config.serving, adapters)
+    fleet = await open_fleet(config.serving, adapters)
     try:
         for member in members:
             if member.adapter is not None:

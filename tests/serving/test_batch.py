@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from memory.ledger import AlreadyLocked, Ledger, exclusive_lock
-from mesh.config import CouncilConfig, ProtocolConfig, VoteConfig
+from mesh.config import CouncilConfig, ProtocolConfig, SingleConfig, VoteConfig
 from mesh.engine import EngineError
 from mesh.types import Completion, Deliberation, Member, Message, Profile, Sampling, Usage
-from serving.batch import BatchError, BatchProgress, BatchSummary, run_batch
+from serving.batch import run_batch
 from serving.batch_tasks import TaskFileError
+from serving.batch_types import BatchError, BatchPace, BatchProgress, BatchSummary
 from serving.config import ScriptedSpec
 from serving.scripted_engine import ScriptedEngine
 from serving.traces import read_traces
+from tests.serving.batches import mesh_of, plan_of
 
 MEMBERS = tuple(Member(name=name, engine="alpha", family="script") for name in ("ada", "bob", "eve"))
 NUM_TASKS = 12
@@ -68,9 +70,14 @@ def batch(
     protocol: ProtocolConfig = VoteConfig(),  # noqa: B008 - frozen
     **options: Any,
 ) -> BatchSummary:
-    options = {"seed": 3, "concurrency": 4, **options}
-    members = options.pop("members", MEMBERS)
-    return asyncio.run(run_batch(tasks, out, members, engine or CountingEngine(), protocol, **options))
+    plan, pace = {"seed": 3}, {"concurrency": 4}
+    for name in ("seed", "answer_schema", "channel"):
+        plan |= {name: options.pop(name)} if name in options else {}
+    for name in ("concurrency", "budget", "deadline"):
+        pace |= {name: options.pop(name)} if name in options else {}
+    progress = options.pop("progress", None)
+    mesh = mesh_of(engine or CountingEngine(), options.pop("members", MEMBERS), **options)
+    return asyncio.run(run_batch(tasks, out, plan_of(protocol, **plan), mesh, BatchPace(**pace), progress=progress))
 
 
 def answers(out: Path) -> list[dict[str, Any]]:
@@ -102,9 +109,15 @@ def test_every_task_is_answered_in_the_order_of_the_file(tmp_path: Path) -> None
         "waiting",
         "cut",
         "needs_review",
+        "review_reason",
         "method",
         "support",
         "tokens",
+        "cost",
+        "protocol",
+        "fallback",
+        "roster",
+        "deliberation",
     ]
     assert all(list(row) == columns for row in rows)
     assert not any(row["waiting"] or row["needs_review"] or row["calibrated"] for row in rows)
@@ -262,8 +275,8 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
 
 def test_setting_that_let_nothing_start_may_be_corrected(tmp_path: Path) -> None:
     tasks, out = task_file(tmp_path), tmp_path / "out"
-    with pytest.raises(ValueError, match="no name twice"):
-        batch(tasks, out, members=(MEMBERS[0], MEMBERS[0]))
+    with pytest.raises(ValueError, match="to name members among"):
+        batch(tasks, out, protocol=SingleConfig(member="zoe"))
     assert batch(tasks, out).num_answered == NUM_TASKS
 
 
@@ -279,18 +292,10 @@ def test_task_that_no_member_can_read_is_recorded_without_an_answer(tmp_path: Pa
     tasks = task_file(tmp_path, json.dumps({"id": "long", "question": "word " * 200}))
     summary = batch(tasks, tmp_path / "out", CountingEngine(max_model_len=100))
     assert (summary.num_tasks, summary.num_answered) == (NUM_TASKS + 1, NUM_TASKS)
-    assert answers(tmp_path / "out")[-1] == {
-        "id": "long",
-        "answer": None,
-        "confidence": 0.0,
-        "calibrated": False,
-        "waiting": False,
-        "cut": False,
-        "needs_review": True,
-        "method": "plurality of 0 proposals",
-        "support": [],
-        "tokens": 0,
-    }
+    row = answers(tmp_path / "out")[-1]
+    assert (row["id"], row["answer"], row["confidence"], row["cut"], row["tokens"]) == ("long", None, 0.0, False, 0)
+    assert (row["needs_review"], row["review_reason"]) == (True, "no member gave an answer")
+    assert row["method"] == "plurality of 0 proposals"
     *_, last = read_traces(tmp_path / "out" / "traces.parquet")
     assert {failure.member for failure in last.failures} == {"ada", "bob", "eve"}
 
@@ -359,10 +364,13 @@ from pathlib import Path
 from mesh.config import VoteConfig
 from mesh.types import Member
 from serving.batch import run_batch
+from serving.batch_types import BatchPace
 from serving.config import ScriptedSpec
 from serving.scripted_engine import ScriptedEngine
+from tests.serving.batches import mesh_of, plan_of
 
 members = [Member(name=name, engine="alpha", family="script") for name in ("ada", "bob", "eve")]
-engine = ScriptedEngine(ScriptedSpec(name="alpha", family="script", latency_s=0.1))
-asyncio.run(run_batch(Path(sys.argv[1]), Path(sys.argv[2]), members, engine, VoteConfig(), seed=3, concurrency=2))
+mesh = mesh_of(ScriptedEngine(ScriptedSpec(name="alpha", family="script", latency_s=0.1)), members)
+pace = BatchPace(concurrency=2)
+asyncio.run(run_batch(Path(sys.argv[1]), Path(sys.argv[2]), plan_of(VoteConfig(), seed=3), mesh, pace))
 """

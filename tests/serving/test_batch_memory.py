@@ -15,11 +15,13 @@ from memory.types import Edge, Evidence, Experience, Kind, Namespace, Observatio
 from memory.upkeep import freeze
 from mesh.config import VoteConfig
 from mesh.types import Deliberation, Member
-from serving.batch import BatchError, run_batch
+from serving.batch import run_batch
+from serving.batch_types import BatchError
 from serving.config import ScriptedSpec
 from serving.recalling import Recaller
 from serving.scripted_engine import ScriptedEngine
 from serving.traces import read_traces
+from tests.serving.batches import mesh_of, plan_of
 
 OURS, THEIRS = Namespace(team="ours"), Namespace(team="theirs")
 MEMBERS = (Member(name="ada", engine="alpha", family="script"),)
@@ -54,7 +56,8 @@ def batch(tmp_path: Path, recaller: Recaller | None) -> list[Deliberation]:
         )
     )
     engine = ScriptedEngine(ScriptedSpec(name="alpha", family="script"))
-    asyncio.run(run_batch(tasks, tmp_path / "out", MEMBERS, engine, VoteConfig(), seed=1, recaller=recaller))
+    mesh = mesh_of(engine, MEMBERS, recaller=recaller)
+    asyncio.run(run_batch(tasks, tmp_path / "out", plan_of(VoteConfig(), seed=1), mesh))
     return list(read_traces(tmp_path / "out" / "traces.parquet"))
 
 

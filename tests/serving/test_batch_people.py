@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from mesh.patterns.step import Step
 from mesh.reviews import ReviewDesk
 from mesh.table import OUT_OF_BUDGET
 from mesh.types import Deliberation, Member, Sampling
-from serving.batch import BatchError, BatchSummary, run_batch
+from serving.batch_types import BatchError, BatchSummary
 from serving.config import ScriptedSpec
 from serving.scripted_engine import ScriptedEngine
 from serving.traces import read_traces
+from tests.serving import test_batch as ours
 from tests.serving.test_batch import CountingEngine, DeadEngine, answers, task_file
 
 MEMBERS = tuple(
@@ -33,7 +33,7 @@ DOUBTFUL = OversightConfig(below_confidence=0.6)
 def batch(
     tasks: Path, out: Path, protocol: ProtocolConfig, engine: ScriptedEngine | None = None, **options: Any
 ) -> BatchSummary:
-    return asyncio.run(run_batch(tasks, out, MEMBERS, engine or CountingEngine(), protocol, seed=3, **options))
+    return ours.batch(tasks, out, engine, protocol, members=MEMBERS, **{"concurrency": 8, **options})
 
 
 def traces(out: Path) -> list[Deliberation]:
