@@ -27,7 +27,7 @@ DEFAULT_CONFIG = Path("configs/quickstart.yaml")
 app = typer.Typer(
     help="A mesh of local models of different families that deliberates, learns from its verified traces, "
     "and measures whether that helped. Exit codes: 0 done, 1 failed, 2 bad configuration or input, "
-    "3 another process works there, 4 weights or files missing, 130 interrupted.",
+    "3 another process works there, 4 weights or files missing, 130 interrupted; `evomesh why CODE` explains an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -56,6 +56,14 @@ Namespaces = Annotated[
     list[str] | None, typer.Option("--namespace", help="team/project/run; * stands for any project or run. Repeatable.")
 ]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+ToChannel = Annotated[str, typer.Option("--channel", help="Name of the channel, e.g. prod.")]
+ForChannels = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Configuration that says where channels and adapters are.", show_default="usual places"
+    ),
+]
+ByWhom = Annotated[str | None, typer.Option("--by", help="Who does it.", show_default="your user name")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. With --json nothing is done without it.")]
 ReviewDir = Annotated[Path, typer.Argument(metavar="DIR", help="Directory that a batch wrote its answers to.")]
 QuestionId = Annotated[str, typer.Argument(metavar="ID", help="Id of a question, or how it begins.")]
@@ -186,6 +194,68 @@ def doctor(as_json: Json = False) -> None:
     from evolve.commands import doctor_command
 
     _exit(lambda: doctor_command(as_json=as_json))
+
+
+@app.command()
+def promote(
+    target: Annotated[str, typer.Argument(metavar="RUN@GENERATION", help="E.g. runs/quickstart@1; RUN: its last one.")],
+    channel: ToChannel,
+    config: ForChannels = None,
+    reason: Reason = "",
+    by: ByWhom = None,
+    as_json: Json = False,
+) -> None:
+    """Put a generation's seats in force in a channel; whoever serves it switches without dropping a request."""
+    from evolve.channel_commands import Note, Where, promote_command
+
+    _exit(lambda: promote_command(target, Where(channel, config), Note(reason, by), as_json=as_json))
+
+
+@app.command()
+def rollback(
+    channel: ToChannel,
+    to: Annotated[str | None, typer.Option(help="Roster to go back to, by id; default: the one before.")] = None,
+    config: ForChannels = None,
+    reason: Reason = "",
+    by: ByWhom = None,
+    as_json: Json = False,
+) -> None:
+    """Put the seats before in force again; also works in a frozen channel."""
+    from evolve.channel_commands import Note, Where, rollback_command
+
+    _exit(lambda: rollback_command(Where(channel, config), to, Note(reason, by), as_json=as_json))
+
+
+@app.command()
+def freeze(
+    channel: ToChannel, config: ForChannels = None, reason: Reason = "", by: ByWhom = None, as_json: Json = False
+) -> None:
+    """Refuse promotions to a channel until it is unfrozen."""
+    from evolve.channel_commands import Note, Where, freeze_command
+
+    _exit(lambda: freeze_command(Where(channel, config), Note(reason, by), frozen=True, as_json=as_json))
+
+
+@app.command()
+def unfreeze(
+    channel: ToChannel, config: ForChannels = None, reason: Reason = "", by: ByWhom = None, as_json: Json = False
+) -> None:
+    """Allow promotions to a channel again."""
+    from evolve.channel_commands import Note, Where, freeze_command
+
+    _exit(lambda: freeze_command(Where(channel, config), Note(reason, by), frozen=False, as_json=as_json))
+
+
+@app.command()
+def channels(
+    name: Annotated[str | None, typer.Argument(help="Show the history of this one.")] = None,
+    config: ForChannels = None,
+    as_json: Json = False,
+) -> None:
+    """List the channels and what is in force in each, or tell the history of one."""
+    from evolve.channel_commands import channels_command
+
+    _exit(lambda: channels_command(name, config, as_json=as_json))
 
 
 @memory_app.command("brief")
@@ -450,23 +520,20 @@ def config_schema() -> None:
 
 def main() -> None:
     """Entry point of the `evomesh` command."""
-    app()
+    from evolve.errors import run_app
+
+    run_app(app, sys.argv[1:])
 
 
 def _exit(command: Callable[[], None]) -> NoReturn:
-    """Run a command; a foreseeable error becomes one message on stderr and an exit code, not a traceback."""
-    from evolve.commands import foreseeable
+    """Run a command; a foreseeable error becomes one message with a code and an exit code, not a traceback."""
+    from inspect import getclosurevars
 
-    kinds = foreseeable()
-    try:
+    from evolve.errors import Reported
+
+    # Every command hands --json on to its work, so the closure knows whether it was given.
+    with Reported(as_json=getclosurevars(command).nonlocals.get("as_json") is True):
         command()
-    except tuple(kinds) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        code = next(code for kind, code in kinds.items() if isinstance(error, kind))
-        sys.exit(code)
-    except KeyboardInterrupt:
-        typer.secho("interrupted; the same command continues here", fg="yellow", err=True)
-        sys.exit(130)
     sys.exit(ExitCode.OK)
 
 

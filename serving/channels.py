@@ -168,6 +168,10 @@ class Channel:
             self._append(ledger, "promote", roster, reason, by)
             return True
 
+    def check_open(self) -> None:
+        """Raises ChannelError if the channel is frozen; for work that would be in vain."""
+        self._check_not_frozen(standing_after(self.history()))
+
     def rollback(self, to: str | None = None, *, reason: str = "", by: str | None = None) -> Roster:
         """Puts the roster before the one in force in force again, or the one of id `to`; returns it.
 
