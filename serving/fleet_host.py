@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from mesh.engine import EngineError
 from serving.adapters import AdapterStore
 from serving.cluster import Started, find_fleet, start_fleet
 from serving.config import ServingConfig
 from serving.fleet import Fleet
-from serving.fleet_record import FleetRecord, differences, read_fleet, record_path
+from serving.fleet_record import FleetError, FleetRecord, differences, read_fleet, record_path
 from serving.ray_session import join_ray
 
 _LOOK_AGAIN_S = 0.2
@@ -35,7 +34,7 @@ async def attach_fleet(config: ServingConfig) -> Fleet | None:
     One that is starting is waited for, one that is stopping until it is gone. Call it from the main thread.
 
     Raises:
-        EngineError: the fleet has other engines, cannot be reached, or does not become ready in time.
+        FleetError: the fleet has other engines, cannot be reached, or does not become ready in time.
     """
     record = None if config.in_process else await _settled(config)
     if record is None:
@@ -43,7 +42,7 @@ async def attach_fleet(config: ServingConfig) -> Fleet | None:
     found = differences(config.engines, record.engines)
     if found:
         listed = "".join(f"\n- {reason}" for reason in found)
-        raise EngineError(
+        raise FleetError(
             f"{record_path(config.fleet)}: the fleet that is up has other engines than this configuration:{listed}\n"
             "use its configuration, end it with `evomesh fleet down`, or set another serving.fleet.directory"
         )
@@ -51,19 +50,19 @@ async def attach_fleet(config: ServingConfig) -> Fleet | None:
     wanted = {spec.name for spec in config.engines}
     try:
         return find_fleet(config, cluster, {spec.name: spec.replicas for spec in record.engines if spec.name in wanted})
-    except EngineError:
+    except FleetError:
         cluster.close()
         raise
 
 
 async def _settled(config: ServingConfig) -> FleetRecord | None:
-    """The record once its fleet is ready; None once there is none. Raises EngineError if neither comes in time."""
+    """The record once its fleet is ready; None once there is none. Raises FleetError if neither comes in time."""
     end = time.monotonic() + config.start_timeout_s
     while (record := read_fleet(config.fleet)) is not None and record.is_alive:
         if record.state == "ready":
             return record
         if time.monotonic() > end:
-            raise EngineError(
+            raise FleetError(
                 f"{record_path(config.fleet)}: expected the fleet of process {record.pid} on {record.host} to be "
                 f"ready within {config.start_timeout_s:g} s, but it is {record.state}; look at what it printed"
             )

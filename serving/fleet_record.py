@@ -12,6 +12,7 @@ from pydantic import Field
 
 from memory.ledger import publish_json, read_record
 from memory.types import Record, content_hash
+from mesh.engine import EngineError
 from serving.config import EngineSpec, FleetConfig
 from serving.processes import mark_of
 
@@ -20,6 +21,10 @@ NAMESPACE = "evomesh"
 
 _OF_THE_MEMBER = ("replicas", "node", "price_per_hour", "persona", "tiers", "skills")
 """Settings that do not change what an engine says: two configurations may differ in them and share it."""
+
+
+class FleetError(EngineError):
+    """A fleet that cannot be started, found or reached."""
 
 
 class FleetRecord(Record):
@@ -72,12 +77,15 @@ def record_path(config: FleetConfig) -> Path:
 def read_fleet(config: FleetConfig) -> FleetRecord | None:
     """The published record, of a living fleet or of one that was killed; None: there is none.
 
-    Raises ValueError if the file is not a record.
+    Raises FleetError if the file is not a record.
     """
+    path = record_path(config)
     try:
-        return read_record(record_path(config), FleetRecord)
+        return read_record(path, FleetRecord)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise FleetError(f"{path}: expected the record of a fleet: {error}; remove it if no fleet is up") from error
 
 
 def publish_fleet(config: FleetConfig, record: FleetRecord) -> None:

@@ -12,8 +12,8 @@ from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from memory.ledger import publish_bytes
-from mesh.engine import EngineError
 from serving.config import RayConfig
+from serving.fleet_record import FleetError
 
 _LOOPBACK = "127.0.0.1"
 _RAY_ENVIRONMENT = {
@@ -58,7 +58,7 @@ def start_local_ray(config: RayConfig) -> LocalRay:
     Call it from the main thread: the cluster's processes die with the thread that started them.
 
     Raises:
-        EngineError: there is no cluster at the address, or it does not let us in.
+        FleetError: there is no cluster at the address, or it does not let us in.
     """
     if ray.is_initialized():
         return LocalRay(is_own=False)
@@ -88,12 +88,12 @@ def join_ray(address: str, *, with_token: bool = False) -> LocalRay:
     """Connects to a running cluster; reuses a connection to it. `with_token`: it lets in only who has the token.
 
     Raises:
-        EngineError: nothing answers there, the token is wrong, or this process is connected to another cluster.
+        FleetError: nothing answers there, the token is wrong, or this process is connected to another cluster.
     """
     if ray.is_initialized():
         joined = gcs_address()
         if address not in (joined, "auto"):
-            raise EngineError(
+            raise FleetError(
                 f"expected a connection to the Ray cluster at {address}, but this process works with {joined}; close "
                 "what uses that one first, or start another process"
             )
@@ -107,7 +107,7 @@ def join_ray(address: str, *, with_token: bool = False) -> LocalRay:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
-        raise EngineError(
+        raise FleetError(
             f"expected a Ray cluster at {address}, could not join it: {error}; is it running, and is its token in "
             "~/.ray/auth_token or $RAY_AUTH_TOKEN?"
         ) from error
