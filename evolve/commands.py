@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,11 +16,8 @@ from rich.table import Table
 
 from evolve.cli import ExitCode
 from evolve.config import ConfigError, MeshConfig, RunConfig, dump_config, load_config, load_mesh
-from evolve.journal import JournalError
-from evolve.problem_types import ProblemsError
-from memory.ledger import AlreadyLocked, LedgerError, publish_json, read_json
+from memory.ledger import publish_json, read_json
 from mesh.config import ProtocolConfig
-from mesh.engine import EngineError
 from mesh.equivalence import AnswerKind
 from mesh.job import Job
 from mesh.reliability import Reliability
@@ -35,37 +32,6 @@ if TYPE_CHECKING:
 OUT = Console()
 if not OUT.is_terminal:
     OUT = Console(width=110)  # a log has no width of its own, and tables cut at 80 cannot be read
-
-
-def foreseeable() -> Mapping[type[BaseException], ExitCode]:
-    """Errors that are reported as one message; everything else is a defect and keeps its traceback."""
-    from memory.database import StoreError
-    from memory.embed import EmbedderError
-    from mesh.reviews import ReviewError
-    from serving.batch_tasks import TaskFileError
-    from serving.batch_types import BatchError
-    from serving.endpoint.keys import KeysError
-    from serving.models import ModelError
-    from serving.traces import TraceError
-
-    return {
-        ConfigError: ExitCode.BAD_CONFIG,
-        ProblemsError: ExitCode.BAD_CONFIG,
-        TaskFileError: ExitCode.BAD_CONFIG,
-        ReviewError: ExitCode.BAD_CONFIG,
-        KeysError: ExitCode.BAD_CONFIG,
-        AlreadyLocked: ExitCode.LOCKED,
-        ModelError: ExitCode.MISSING,
-        FileNotFoundError: ExitCode.MISSING,
-        JournalError: ExitCode.FAILED,
-        LedgerError: ExitCode.FAILED,
-        TraceError: ExitCode.FAILED,
-        EngineError: ExitCode.FAILED,
-        BatchError: ExitCode.FAILED,
-        StoreError: ExitCode.FAILED,
-        EmbedderError: ExitCode.MISSING,
-        OSError: ExitCode.FAILED,
-    }
 
 
 def evolve_command(path: Path, run_dir: Path | None, *, as_json: bool) -> None:
