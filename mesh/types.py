@@ -187,12 +187,20 @@ class Profile(Record):
     token_exact: bool = Field(description="untrusted text is rendered by token ids; False: sanitised text only")
     can_choose: bool = Field(default=True, description="label probabilities for votes are exact")
     can_score: bool = Field(default=False, description="the likelihood of a given text can be read")
+    structures: tuple[Literal["choice", "regex", "json"], ...] = Field(
+        default=(), description="forms of an answer it promises to keep; any other is refused"
+    )
     needs_alternation: bool = Field(default=False, description="user and assistant turns must take turns")
     takes_tools: bool = Field(default=False, description="the chat template has a place for tool definitions")
     thinking: tuple[str, str] | None = Field(
         default=None, description="marks around the model's thinking, e.g. <think> and </think>; None: it has none"
     )
     stop_token_ids: tuple[int, ...] = ()
+
+    @property
+    def can_structure(self) -> bool:
+        """Whether it promises any form of an answer at all."""
+        return bool(self.structures)
 
 
 class Exchange(Record):

@@ -8,6 +8,7 @@ from typing import Protocol
 from mesh.engine import Engine, EngineError
 from serving.adapters import AdapterHost, AdapterStore
 from serving.config import EngineSpec, VllmSpec
+from serving.ticket import RankedEngine
 
 PLUGIN_NAME = "evomesh_cpu_lora"
 
@@ -35,8 +36,8 @@ class EngineLost(EngineError):
         self.died = died
 
 
-class HostedEngine(Engine, AdapterHost, Protocol):
-    """An engine with a life cycle."""
+class HostedEngine(RankedEngine, Engine, AdapterHost, Protocol):
+    """An engine with a life cycle, whose requests carry a rank."""
 
     async def start(self) -> None:
         """Makes the engine ready. Raises EngineError if it cannot be."""
@@ -44,6 +45,26 @@ class HostedEngine(Engine, AdapterHost, Protocol):
 
     async def shutdown(self) -> None:
         """Frees everything, child processes included. A second call does nothing."""
+        ...
+
+    async def probe(self) -> None:
+        """Asks the model something small that has one right answer.
+
+        Raises:
+            EngineDied: it is gone, or what it says is garbage. One that hangs does not return.
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Gives its GPU memory back once nothing is under way, and refuses requests meanwhile; twice is once.
+
+        Raises:
+            EngineError: this engine cannot sleep.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Serves again, with the adapters it had. One that is awake stays so. Raises as `probe` does."""
         ...
 
 

@@ -12,6 +12,7 @@ import httpx
 
 from mesh.engine import EngineError
 from serving.config import RemoteSpec
+from serving.slots import RankedSlots
 
 MAX_BACKOFF_S = 30.0
 
@@ -30,15 +31,15 @@ class RemoteClient:
         self._url = _url_of(spec)
         self._session: _Session | None = None
 
-    async def post(self, path: str, body: dict[str, Any]) -> object:
-        """The decoded JSON reply.
+    async def post(self, path: str, body: dict[str, Any], *, rank: int = 0) -> object:
+        """The decoded JSON reply; the smallest rank is sent first where requests wait for a place.
 
         Refused or broken connections, 429 and 5xx are tried again `spec.num_retries` times, after `backoff_s` times
         1, 2, 4... seconds or what Retry-After says (at most 30 s). Raises RequestRefused on any other status that is
         not 200, EngineError when the tries are used up, a try took `spec.timeout_s`, or the reply is not JSON.
         """
         session = self._session_here()
-        async with session.slots:
+        async with session.slots.held(rank):
             for attempt in range(self._spec.num_retries + 1):
                 problem, wait_s = "", self._backoff_s * 2**attempt
                 try:
@@ -66,7 +67,7 @@ class RemoteClient:
             await session.client.aclose()
 
     def _session_here(self) -> _Session:
-        # Pooled connections and semaphores belong to the event loop they were first used in.
+        # Pooled connections and slots belong to the event loop they were first used in.
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.loop is not loop:
             client = httpx.AsyncClient(
@@ -78,7 +79,7 @@ class RemoteClient:
                 # `slots` bounds the requests: waiting for a connection of a pool would eat into the deadline.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._spec.max_concurrency),
             )
-            self._session = _Session(loop, client, asyncio.Semaphore(self._spec.max_concurrency))
+            self._session = _Session(loop, client, RankedSlots(self._spec.max_concurrency))
         return self._session
 
     def _decoded(self, response: httpx.Response) -> object:
@@ -100,7 +101,7 @@ class RemoteClient:
 class _Session:
     loop: asyncio.AbstractEventLoop
     client: httpx.AsyncClient
-    slots: asyncio.Semaphore
+    slots: RankedSlots
 
 
 def _key_of(spec: RemoteSpec) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mesh.engine import EngineError
-from mesh.types import Completion, Sampling
+from mesh.types import Choice, Completion, JsonSchema, Regex, Sampling, Structure
 from serving.config import RemoteSpec
+from serving.structure import schema_of
 
 FINISHED = {"stop": "stop", "eos_token": "stop", "stop_sequence": "stop", "length": "length", None: "stop"}
 MAX_SEED = 2**31
 """Seeds are reduced below it: several servers read them as signed 32 bit numbers."""
+WRAPPING_TOKENS = 16
+"""What the object around a choice or a pattern may cost beside the answer itself."""
+
+_ANSWER = "answer"
 
 
 def request_of(
@@ -30,6 +36,8 @@ def request_of(
     }
     if sampling.stop:
         body["stop"] = list(sampling.stop)
+    if sampling.structure is not None:
+        body |= _format_of(sampling.structure, sampling.max_tokens)
     if spec.api == "completions":
         if top_logprobs:
             body["logprobs"] = top_logprobs
@@ -37,6 +45,35 @@ def request_of(
     if top_logprobs:
         body |= {"logprobs": True, "top_logprobs": top_logprobs}
     return "chat/completions", body | {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+def unwrapped(structure: Structure, text: str) -> str:
+    """The answer in what a server said to `_format_of`; `text` itself where it is not the object asked for."""
+    if isinstance(structure, JsonSchema):
+        return text
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    answer = said.get(_ANSWER) if isinstance(said, dict) else None
+    return answer if isinstance(answer, str) else text
+
+
+def _format_of(structure: Structure, max_tokens: int) -> dict[str, Any]:
+    """All forms as JSON schemas, the one kind that many servers know: a choice or a pattern within an object."""
+    if isinstance(structure, JsonSchema):
+        return {"response_format": _response_format(schema_of(structure))}
+    inner: dict[str, Any] = {"type": "string"}
+    if isinstance(structure, Choice):
+        inner["enum"] = list(structure.choices)
+    if isinstance(structure, Regex):
+        inner["pattern"] = f"^(?:{structure.pattern})$"
+    schema = {"type": "object", "properties": {_ANSWER: inner}, "required": [_ANSWER], "additionalProperties": False}
+    return {"response_format": _response_format(schema), "max_tokens": max_tokens + WRAPPING_TOKENS}
+
+
+def _response_format(schema: object) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": _ANSWER, "strict": True, "schema": schema}}
 
 
 @dataclass(frozen=True)

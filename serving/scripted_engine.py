@@ -14,6 +14,9 @@ from serving.adapters import Adapter, BaseModelShape
 from serving.config import ScriptedSpec
 from serving.scripted_prompt import Prompt, read_prompt
 from serving.scripted_solver import Operation, draw, near_miss, pick, solve
+from serving.scripted_structure import put_into
+from serving.slots import RankedSlots
+from serving.structure import StructureError
 
 FAVOUR = 0.8
 """Probability of the label it favours in a choice, and of the answer it holds in a scored text."""
@@ -38,7 +41,8 @@ class ScriptedEngine:
         self.spec = spec
         self._base = None if spec.base_shape is None else BaseModelShape.from_directory(spec.base_shape).fingerprint
         self._adapters: dict[str, Adapter] = {}
-        self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._slots: tuple[asyncio.AbstractEventLoop, RankedSlots] | None = None
+        self._asleep = False
         self._skills = {entry.operation: entry.skill for entry in spec.operations}
 
     @property
@@ -53,29 +57,42 @@ class ScriptedEngine:
         """Forgets the adapters, as the end of a process would."""
         self._adapters.clear()
 
+    async def sleep(self) -> None:
+        """Refuses every request from now on; those under way end."""
+        self._asleep = True
+
+    async def wake(self) -> None:
+        """Serves again."""
+        self._asleep = False
+
+    async def probe(self) -> None:
+        """Nothing can be wrong with it."""
+
     async def complete(
-        self, member: Member, messages: Sequence[Message], sampling: Sampling
+        self, member: Member, messages: Sequence[Message], sampling: Sampling, *, rank: int = 0
     ) -> tuple[tuple[Completion, ...], int]:
-        """As `Engine.complete`."""
+        """As `RankedEngine.complete`: the slots are given by rank."""
         prompt_tokens = self._admit(member, messages)
         prompt = read_prompt(messages)
         texts = [self._says(member, prompt, sampling, sample) for sample in range(sampling.num_samples)]
         completions = tuple(_completion(text, sampling, member.adapter) for text in texts)
-        await self._take_time(max(completion.output_tokens for completion in completions))
+        await self._take_time(max(completion.output_tokens for completion in completions), rank)
         return completions, prompt_tokens
 
-    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
-        """As `Engine.choose`; all labels weigh the same when the prompt shows no answer under any of them."""
+    async def choose(
+        self, member: Member, messages: Sequence[Message], labels: Sequence[str], *, rank: int = 0
+    ) -> tuple[float, ...]:
+        """As `RankedEngine.choose`; all labels weigh the same when the prompt shows no answer under any of them."""
         self._admit(member, messages)
-        await self._take_time(1)
+        await self._take_time(1, rank)
         favourite = self._favourite(member, read_prompt(messages))
         if len(labels) == 1 or favourite not in labels:
             return tuple(1.0 / len(labels) for _ in labels)
         rest = (1.0 - FAVOUR) / (len(labels) - 1)
         return tuple(FAVOUR if label == favourite else rest for label in labels)
 
-    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
-        """As `Engine.score`: every byte costs the same, and the answer in the text costs least if it is held right.
+    async def score(self, member: Member, messages: Sequence[Message], text: str, *, rank: int = 0) -> Score:
+        """As `RankedEngine.score`: every byte costs the same; the answer in the text costs least if it is held right.
 
         What the member holds to be right is what it answers at temperature 0.
         """
@@ -83,7 +100,7 @@ class ScriptedEngine:
         if not num_tokens:
             raise EngineError(f"engine {self.spec.name!r}: expected a text to score, got {text!r}, which has no words")
         self._check_length(prompt_tokens + num_tokens)
-        await self._take_time(1)
+        await self._take_time(1, rank)
         answer = parse_answer(text, "number")
         belief = OTHER_ANSWER if answer is not None else NO_ANSWER
         if answer is not None and answer == self._holds(member, read_prompt(messages).question):
@@ -109,6 +126,7 @@ class ScriptedEngine:
             adds_bos=False,
             token_exact=True,
             can_score=True,
+            structures=("choice", "regex", "json"),
         )
 
     async def load_adapter(self, adapter: Adapter) -> float:
@@ -131,7 +149,7 @@ class ScriptedEngine:
         self._check_adapter(adapter_hash)
         del self._adapters[adapter_hash]
 
-    async def _take_time(self, num_tokens: int) -> None:
+    async def _take_time(self, num_tokens: int, rank: int) -> None:
         """Waits as long as a call of so many tokens takes, once one of the slots is free."""
         seconds = self.spec.latency_s + self.spec.latency_per_token_s * num_tokens
         if self.spec.num_slots is None:
@@ -139,9 +157,8 @@ class ScriptedEngine:
             return
         loop = asyncio.get_running_loop()
         if self._slots is None or self._slots[0] is not loop:
-            # A semaphore belongs to the event loop it was first used in.
-            self._slots = loop, asyncio.Semaphore(self.spec.num_slots)
-        async with self._slots[1]:
+            self._slots = loop, RankedSlots(self.spec.num_slots)
+        async with self._slots[1].held(rank):
             await asyncio.sleep(seconds)
 
     def _says(self, member: Member, prompt: Prompt, sampling: Sampling, sample: int) -> str:
@@ -156,9 +173,15 @@ class ScriptedEngine:
         wrong_shown = [shown for shown in prompt.shown if shown != right]
         if prompt.wants == "revision" and answer != right and wrong_shown:
             answer = wrong_shown[pick(len(wrong_shown), "follows", *key)]
+        said = f"{LEADS[pick(len(LEADS), 'words', *key)]} Answer: {answer}"
         if prompt.wants == "critique":
-            return OBJECTION.format(answer=answer)
-        return f"{LEADS[pick(len(LEADS), 'words', *key)]} Answer: {answer}"
+            said = OBJECTION.format(answer=answer)
+        if sampling.structure is None:
+            return said
+        try:
+            return put_into(sampling.structure, answer, said, pick(2**16, "choice", *key))
+        except StructureError as error:
+            raise EngineError(f"engine {self.spec.name!r}: {error}") from error
 
     def _holds(self, member: Member, question: str) -> str:
         """Its answer to a question alone, at temperature 0."""
@@ -183,6 +206,8 @@ class ScriptedEngine:
     def _admit(self, member: Member, messages: Sequence[Message]) -> int:
         """Prompt length. Raises EngineError for a member, an adapter or a prompt that cannot be served here."""
         self._check_engine(member)
+        if self._asleep:
+            raise EngineError(f"engine {self.spec.name!r} sleeps while a specialist is trained; wake it first")
         if member.adapter is not None:
             self._check_adapter(member.adapter)
         num_tokens = _num_tokens(messages)

@@ -17,18 +17,19 @@ from vllm import AsyncEngineArgs, CompletionOutput, RequestOutput, SamplingParam
 from vllm.exceptions import VLLMError
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from mesh.engine import EngineError
 from mesh.text import well_formed
-from mesh.types import Completion, Member, Message, Profile, Sampling, Score
+from mesh.types import Choice, Completion, Member, Message, Profile, Regex, Sampling, Score, Structure
 from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
 from serving.admission import FORBIDDEN_LAYERS, BaseModelShape
 from serving.config import VllmSpec
 from serving.hosting import PLUGIN_NAME, EngineDied
 from serving.render import Renderer, RenderError
+from serving.structure import StructureError, check_structure
 from serving.thinking import cut_at
 
 # The CPU default of 128 tokens a block means that short prompts never share a prefix.
@@ -59,6 +60,7 @@ class VllmEngine:
         self._request_ids = itertools.count(1)
         self._llm: AsyncLLM | None = None
         self._probed: Renderer | None = None
+        self._asleep = False
 
     async def start(self) -> None:
         """Starts the engine's processes; about a minute on a CPU.
@@ -82,10 +84,13 @@ class VllmEngine:
             self._loras.clear()
 
     async def complete(
-        self, member: Member, messages: Sequence[Message], sampling: Sampling
+        self, member: Member, messages: Sequence[Message], sampling: Sampling, *, rank: int = 0
     ) -> tuple[tuple[Completion, ...], int]:
-        """As `Engine.complete`. Greedy sampling draws once and repeats the answer."""
-        prompt = self._prompt(member, messages, self.spec.thinks)
+        """As `RankedEngine.complete`. Greedy sampling draws once and repeats the answer.
+
+        An answer in a given form comes without thoughts, which have none; what ends it is the form alone.
+        """
+        prompt = self._prompt(member, messages, self.spec.thinks and sampling.structure is None)
         is_greedy = sampling.temperature == 0.0
         facts = self._renderer.facts
         # A thought may well hold what would stop an answer.
@@ -95,19 +100,22 @@ class VllmEngine:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, self.spec.max_model_len - len(prompt)),
-            stop=[*stops, *facts.stop_strings],
+            stop=[*stops, *(facts.stop_strings if sampling.structure is None else ())],
             stop_token_ids=list(facts.stop_token_ids),
             seed=sampling.seed % 2**63,
             skip_special_tokens=not (facts.thinking and facts.thinking.is_special),
+            structured_outputs=self._structured(sampling.structure),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         completions = tuple(
-            self._completion(one, member, sampling) for one in await self._sample(prompt, params, member)
+            self._completion(one, member, sampling) for one in await self._sample(prompt, params, member, rank)
         )
         return completions * (sampling.num_samples if is_greedy else 1), len(prompt)
 
-    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
-        """As `Engine.choose`: probabilities of the labels as the next token, with and without a blank before them.
+    async def choose(
+        self, member: Member, messages: Sequence[Message], labels: Sequence[str], *, rank: int = 0
+    ) -> tuple[float, ...]:
+        """As `RankedEngine.choose`: probabilities of the labels as the next token, a blank before them or not.
 
         Raises:
             EngineError: also when a label is no single token of this model.
@@ -122,7 +130,7 @@ class VllmEngine:
         params = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        output = await self._generate(prompt, params, member)
+        output = await self._generate(prompt, params, member, rank)
         logprobs = output.outputs[0].logprobs
         if not logprobs:
             raise EngineError(f"engine {self.spec.name!r}: expected label log-probabilities, got none; try again")
@@ -132,8 +140,8 @@ class VllmEngine:
         total = sum(weights)
         return tuple(weight / total for weight in weights)
 
-    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
-        """As `Engine.score`: the text in the place of an answer, where the model's template writes one.
+    async def score(self, member: Member, messages: Sequence[Message], text: str, *, rank: int = 0) -> Score:
+        """As `RankedEngine.score`: the text in the place of an answer, where the model's template writes one.
 
         One prefill of prompt and text, which takes nothing from the prefix cache. It holds the logits of every
         position at once: 4 bytes times window times vocabulary, twice (2 GiB for 1,024 tokens of 262,144 words).
@@ -153,7 +161,7 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        found = (await self._generate([*prompt, *ids], params, member)).prompt_logprobs
+        found = (await self._generate([*prompt, *ids], params, member, rank)).prompt_logprobs
         if found is None or len(found) != len(prompt) + len(ids):
             raise EngineError(f"engine {self.spec.name!r}: expected a log-probability for every token; try again")
         read = zip(ids, found[len(prompt) :], strict=True)
@@ -178,6 +186,7 @@ class VllmEngine:
             adds_bos=facts.adds_bos,
             token_exact=True,
             can_score=True,
+            structures=("choice", "regex", "json"),
             needs_alternation=facts.needs_alternation,
             takes_tools=facts.takes_tools,
             thinking=facts.thinking and (facts.thinking.opening, facts.thinking.closing),
@@ -211,29 +220,54 @@ class VllmEngine:
             del self._loras[adapter_hash]
             await asyncio.gather(self._running().remove_lora(request.lora_int_id), return_exceptions=True)
 
+    async def sleep(self) -> None:
+        """As `HostedEngine.sleep`: weights go to the machine's memory, keys and values are forgotten."""
+        if not self.spec.sleeps:
+            raise EngineError(f"engine {self.spec.name!r} cannot sleep; set sleeps: true in its spec (GPUs only)")
+        if not self._asleep:
+            llm = self._running()
+            self._asleep = True
+            await llm.sleep(level=1, mode="wait")
+
+    async def wake(self) -> None:
+        """As `HostedEngine.wake`."""
+        if self._asleep:
+            assert self._llm is not None
+            await self._llm.wake_up()
+            self._asleep = False
+            await self.probe()
+
     async def probe(self) -> None:
         """Generates one token: vLLM's own health check does not see an engine that hangs. Raises as `complete`."""
         params = SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY)
-        await self._generate(self._renderer.encode_content("1"), params, None)
+        await self._generate(self._renderer.encode_content("1"), params, None, 0)
 
-    async def _sample(self, prompt: list[int], params: SamplingParams, member: Member) -> list[CompletionOutput]:
+    async def _sample(
+        self, prompt: list[int], params: SamplingParams, member: Member, rank: int
+    ) -> list[CompletionOutput]:
         """All samples of a request, the first of them alone: it leaves the prompt in the prefix cache.
 
         Asked for together they would each compute the whole prompt, since none finds it there.
         """
         if params.n == 1:
-            return list((await self._generate(prompt, params, member)).outputs)
+            return list((await self._generate(prompt, params, member, rank)).outputs)
         first, others = params.clone(), params.clone()
         first.n, others.n = 1, params.n - 1
         others.seed = None if params.seed is None else params.seed + 1
-        outputs = list((await self._generate(prompt, first, member)).outputs)
-        rest = (await self._generate(prompt, others, member)).outputs
+        outputs = list((await self._generate(prompt, first, member, rank)).outputs)
+        rest = (await self._generate(prompt, others, member, rank)).outputs
         return [*outputs, *sorted(rest, key=lambda one: one.index)]
 
-    async def _generate(self, prompt: list[int], params: SamplingParams, member: Member | None) -> RequestOutput:
+    async def _generate(
+        self, prompt: list[int], params: SamplingParams, member: Member | None, rank: int
+    ) -> RequestOutput:
         lora = self._lora(member.adapter) if member is not None and member.adapter is not None else None
         stream = self._running().generate(
-            TokensPrompt(prompt_token_ids=prompt), params, f"r{next(self._request_ids)}", lora_request=lora
+            TokensPrompt(prompt_token_ids=prompt),
+            params,
+            f"r{next(self._request_ids)}",
+            lora_request=lora,
+            priority=rank,
         )
         last: RequestOutput | None = None
         try:
@@ -247,12 +281,27 @@ class VllmEngine:
             raise EngineError(f"engine {self.spec.name!r} gave no output; try again")
         return last
 
+    def _structured(self, structure: Structure | None) -> StructuredOutputsParams | None:
+        """vLLM's word for it. Checked here first: a form that makes no sense must not reach a running engine."""
+        if structure is None:
+            return None
+        try:
+            check_structure(structure)
+        except StructureError as error:
+            raise EngineError(f"engine {self.spec.name!r}: {error}") from error
+        if isinstance(structure, Choice):
+            return StructuredOutputsParams(choice=list(structure.choices))
+        if isinstance(structure, Regex):
+            return StructuredOutputsParams(regex=structure.pattern)
+        return StructuredOutputsParams(json=structure.json_schema)
+
     def _completion(self, one: CompletionOutput, member: Member, sampling: Sampling) -> Completion:
         said = self._renderer.answer_in(one.text)
         text, is_stopped = cut_at(said or "", sampling.stop)
         is_whole = is_stopped or one.finish_reason != "length"
         return Completion(
-            text=text.strip(),
+            # Every character of a form counts.
+            text=text if sampling.structure is not None else text.strip(),
             finish_reason="stop" if is_whole and said is not None else "length",
             output_tokens=len(one.token_ids),
             adapter=member.adapter,
@@ -304,6 +353,8 @@ class VllmEngine:
             raise EngineError(f"engine {self.spec.name!r} is not running; start it first")
         if self._llm.errored:
             raise EngineDied(f"engine {self.spec.name!r} died; see its log")
+        if self._asleep:
+            raise EngineError(f"engine {self.spec.name!r} sleeps while a specialist is trained; wake it first")
         return self._llm
 
     def _lora(self, adapter_hash: str) -> LoRARequest:
@@ -359,6 +410,9 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
         enable_chunked_prefill=False if spec.num_gpus == 0 else None,
         max_num_batched_tokens=max(CPU_BATCHED_TOKENS, spec.max_model_len) if spec.num_gpus == 0 else None,
         enforce_eager=spec.enforce_eager,
+        quantization=spec.quantization,
+        enable_sleep_mode=spec.sleeps,
+        scheduling_policy="priority",
         tensor_parallel_size=spec.tensor_parallel,
         disable_log_stats=True,
         seed=0,

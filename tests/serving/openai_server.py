@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from mesh.engine import EngineError
-from mesh.types import Member, Message, Part, Sampling
+from mesh.types import JsonSchema, Member, Message, Part, Sampling
 from serving.config import ScriptedSpec
 from serving.scripted_engine import ScriptedEngine
 from serving.scripted_prompt import read_prompt
@@ -52,6 +52,8 @@ class OpenAiServer:
     gives_logprobs: bool = True
     refuses_logprobs: bool = False
     honours_n: bool = True
+    keeps_forms: bool = True
+    refuses_forms: bool = False
     gives_usage: bool = True
     delay_s: float = 0.0
     says: str | None = None
@@ -118,6 +120,8 @@ class OpenAiServer:
             return Fault(404, json.dumps({"error": f"nothing at {path} for model {body['model']}"}))
         if self.refuses_logprobs and "logprobs" in body:
             return Fault(400, json.dumps({"error": "unknown field: logprobs"}))
+        if self.refuses_forms and "response_format" in body:
+            return Fault(400, json.dumps({"error": "unknown field: response_format"}))
         turns = body.get("messages", [{"role": "user", "content": body.get("prompt")}])
         messages = [Message(role=turn["role"], parts=(Part(text=turn["content"]),)) for turn in turns]
         try:
@@ -133,6 +137,7 @@ class OpenAiServer:
             stop=tuple(body.get("stop", ())),
             num_samples=body["n"] if self.honours_n else 1,
             seed=body["seed"],
+            structure=self._structure(body),
         )
         completions, prompt_tokens = await self._engine.complete(MEMBER, messages, sampling)
         labels = [label for label, _ in read_prompt(messages).options]
@@ -153,6 +158,12 @@ class OpenAiServer:
             output_tokens = sum(completion.output_tokens for completion in completions)
             reply["usage"] = {"prompt_tokens": prompt_tokens, "completion_tokens": output_tokens}
         return reply
+
+    def _structure(self, body: dict[str, Any]) -> JsonSchema | None:
+        if not self.keeps_forms or "response_format" not in body:
+            return None
+        assert body["response_format"]["type"] == "json_schema"
+        return JsonSchema(json_schema=json.dumps(body["response_format"]["json_schema"]["schema"]))
 
 
 def _logprobs(chat: bool, top: dict[str, float]) -> dict[str, Any]:

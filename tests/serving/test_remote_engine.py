@@ -10,12 +10,19 @@ import pytest
 
 from mesh.engine import EngineError
 from mesh.propose import proposal_messages
-from mesh.types import Completion, Demonstration, Member, Message, Part, Sampling, Task
+from mesh.types import Choice, Completion, Demonstration, Member, Message, Part, Regex, Sampling, Task
 from mesh.vote import vote_messages
 from serving.config import RemoteSpec
 from serving.remote_engine import RemoteEngine
 from serving.sanitise import has_marker
-from tests.contract.engine_contract import CONTRACT, HOSTILE, Check, expect_engine_error
+from tests.contract.engine_contract import (
+    CONTRACT,
+    HOSTILE,
+    RANKED_CONTRACT,
+    Check,
+    RankedCheck,
+    expect_engine_error,
+)
 from tests.serving.adapter_records import adapter_record
 from tests.serving.openai_server import MODEL, Fault, OpenAiServer
 
@@ -63,6 +70,49 @@ def test_remote_engine_keeps_the_contract(check: Check, api: str, server: OpenAi
         await of.shutdown()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("check", RANKED_CONTRACT, ids=lambda check: check.__name__)
+def test_remote_engine_keeps_the_contract_of_ranks(check: RankedCheck, server: OpenAiServer) -> None:
+    async def run() -> None:
+        of = engine(server, max_model_len=512)
+        await check(of, MEMBER)
+        await of.shutdown()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("flaw", ["ignores", "refuses"])
+def test_server_that_keeps_no_form_is_found_out_and_never_believed(flaw: str) -> None:
+    with OpenAiServer(keeps_forms=False, refuses_forms=flaw == "refuses") as server:
+        of = engine(server)
+        with pytest.raises(EngineError, match="expected a server that keeps response_format"):
+            asyncio.run(complete(of, ONE.model_copy(update={"structure": Choice(choices=("41", "42"))})))
+        assert not asyncio.run(of.profile(MEMBER)).can_structure
+
+
+def test_server_that_leaves_the_form_once_is_an_error(server: OpenAiServer) -> None:
+    async def scenario() -> None:
+        of = engine(server)
+        assert (await of.profile(MEMBER)).can_structure
+        server.keeps_forms = False
+        await complete(of, ONE.model_copy(update={"structure": Regex(pattern="[0-9]+")}))
+
+    with pytest.raises(EngineError, match="left the form of the answer"):
+        asyncio.run(scenario())
+
+
+def test_slots_of_a_server_go_to_the_smallest_rank_first() -> None:
+    async def scenario(server: OpenAiServer) -> list[int]:
+        of = engine(server, max_concurrency=1)
+        await asyncio.gather(
+            *(of.complete(MEMBER, proposal_messages(TASK), Sampling(seed=rank), rank=rank) for rank in (5, 9, 2, 7))
+        )
+        await of.shutdown()
+        return [body["seed"] for body in server.requests]
+
+    with OpenAiServer(delay_s=0.01) as server:
+        assert asyncio.run(scenario(server)) == [5, 2, 7, 9]
 
 
 def test_contract_of_choices_holds_on_a_server_without_logprobs() -> None:

@@ -11,12 +11,30 @@ from safetensors.numpy import save_file
 from mesh.engine import EngineError
 from mesh.parse import parse_answer
 from mesh.propose import proposal_messages
-from mesh.types import Completion, Member, Message, Part, Sampling, Task
+from mesh.types import (
+    Choice,
+    Completion,
+    JsonSchema,
+    Member,
+    Message,
+    Part,
+    Regex,
+    Sampling,
+    Structure,
+    Task,
+)
 from mesh.vote import vote_messages
 from serving.adapters import Adapter, BaseModelShape
 from serving.config import ScriptedSkill, ScriptedSpec
 from serving.scripted_engine import ScriptedEngine
-from tests.contract.engine_contract import ADAPTER_CONTRACT, CONTRACT, AdapterCheck, Check
+from tests.contract.engine_contract import (
+    ADAPTER_CONTRACT,
+    CONTRACT,
+    RANKED_CONTRACT,
+    AdapterCheck,
+    Check,
+    RankedCheck,
+)
 from tests.serving.adapter_records import adapter_record
 
 MEMBER = Member(name="ada", engine="alpha", family="script")
@@ -41,6 +59,11 @@ def samples(
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 def test_scripted_engine_keeps_the_contract(check: Check) -> None:
+    asyncio.run(check(engine(max_model_len=256), MEMBER))
+
+
+@pytest.mark.parametrize("check", RANKED_CONTRACT, ids=lambda check: check.__name__)
+def test_scripted_engine_keeps_the_contract_of_ranks(check: RankedCheck) -> None:
     asyncio.run(check(engine(max_model_len=256), MEMBER))
 
 
@@ -199,3 +222,60 @@ def test_calls_beyond_the_slots_wait_in_every_event_loop() -> None:
     of = engine(latency_s=0.03, num_slots=2)
     for _ in range(2):
         assert asyncio.run(seconds(of)) >= 0.09
+
+
+def test_slots_go_to_the_smallest_rank_first() -> None:
+    async def order() -> list[int]:
+        of, ended = engine(latency_s=0.002, num_slots=1), list[int]()
+
+        async def one(rank: int) -> None:
+            await of.complete(MEMBER, proposal_messages(task("What is 20 + 22?")), FREE, rank=rank)
+            ended.append(rank)
+
+        await asyncio.gather(*(one(rank) for rank in (5, 9, 2, 7)))
+        return ended
+
+    # The first one found its slot free.
+    assert asyncio.run(order()) == [5, 2, 7, 9]
+
+
+def test_sleeping_engine_refuses_requests_until_it_wakes() -> None:
+    async def scenario() -> int:
+        of = engine()
+        await of.sleep()
+        with pytest.raises(EngineError, match="sleeps while a specialist is trained"):
+            await of.complete(MEMBER, proposal_messages(task("What is 20 + 22?")), FREE)
+        await of.wake()
+        completions, _ = await of.complete(MEMBER, proposal_messages(task("What is 20 + 22?")), FREE)
+        return len(completions)
+
+    assert asyncio.run(scenario()) == 1
+
+
+@pytest.mark.parametrize(
+    ("structure", "said"),
+    [
+        (Choice(choices=("41", "42")), "42"),
+        (Choice(choices=("It is 41.", "It is 42.")), "It is 42."),
+        (Regex(pattern="[0-9]+"), "42"),
+        (Regex(pattern="Answer: .*"), "Answer: 42"),
+        (JsonSchema(json_schema='{"type": "integer", "maximum": 40}'), "40"),
+        (
+            JsonSchema(
+                json_schema="""{"$defs": {"n": {"type": "number"}}, "type": "object", "required": ["sum", "why"],
+                "properties": {"sum": {"$ref": "#/$defs/n"}, "why": {"type": "string"}}}"""
+            ),
+            '{"sum": 42, "why": "42"}',
+        ),
+    ],
+)
+def test_answer_stands_in_the_form_it_was_asked_for_in(structure: Structure, said: str) -> None:
+    sampling = FREE.model_copy(update={"structure": structure})
+    asked = engine(skill=1.0).complete(MEMBER, proposal_messages(task("What is 20 + 22?")), sampling)
+    assert asyncio.run(asked)[0][0].text == said
+
+
+def test_form_it_cannot_fill_is_refused_and_not_ignored() -> None:
+    sampling = FREE.model_copy(update={"structure": Regex(pattern="[xyz]{7}")})
+    with pytest.raises(EngineError, match="nothing to say in this form"):
+        asyncio.run(engine().complete(MEMBER, proposal_messages(task("What is 20 + 22?")), sampling))
