@@ -150,6 +150,22 @@ def batch(
 
 
 @app.command()
+def serve(
+    config: Config,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; beyond loopback a key is mandatory.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: any free one, which is told.")] = None,
+    safe: Annotated[bool, typer.Option("--safe", help="The single best base member answers alone.")] = False,
+    channel: Annotated[str | None, typer.Option("--channel", help="Follow this channel's seats.")] = None,
+    run: FromRun = None,
+    as_json: Json = False,
+) -> None:
+    """Open the OpenAI-compatible door to the mesh, until ctrl-C or SIGTERM."""
+    from evolve.serve_commands import ServeOptions, serve_command
+
+    _exit(lambda: serve_command(config, ServeOptions(host, port, channel, run, safe), as_json=as_json))
+
+
+@app.command()
 def reliability(
     run: RunDir,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; default: RUN/reliability.json.")] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh.types import Deliberation, Exchange, Usage
@@ -20,7 +20,7 @@ class Served:
     seconds: float
     first_byte_s: float | None = None
     """Seconds until the first byte of the body; None: there was none."""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     engine: str = ""
     """Engine of the member that answered; empty: the mesh did, and `deliberated` knows more."""
 
