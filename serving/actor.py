@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import ray
 from pydantic import Field
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from memory.ledger import publish_json, read_record
 from memory.types import Record
 from mesh.engine import EngineError
-from mesh.text import well_formed
 from mesh.types import Completion, Member, Message, Profile, Sampling, Score
-from serving.adapters import Adapter, AdapterStore
+from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
 from serving.config import EngineSpec
-from serving.hosting import EngineDied, HostedEngine, build_engine, engine_environment
+from serving.hosting import EngineBusy, EngineDied, EngineLost, HostedEngine, build_engine, engine_environment
+from serving.mailbox import Mailbox, Parcel
+from serving.mailroom import Mailroom
+from serving.pool import Pool
+from serving.pushback import Pushback
+from serving.replica import ReplicaLoad, State, answer, takes_rank
+from serving.requests import Answer, Argument, Request, Verb, new_request
+from serving.wire import Refusal, Report, answer_of, encode_request
 
 _Result = TypeVar("_Result")
 EXIT_ENGINE_DIED = 70
+SLEEP_RETRY_S = 5.0
+"""Seconds after which it is worth asking an engine again that sleeps."""
+SHUTDOWN_S = 20.0
+"""Seconds an engine has to end in an orderly way."""
+_LOOK_AGAIN_S = 0.5
 
 
 class Loaded(Record):
-    """The adapters an engine holds; a restarted actor loads them again."""
+    """What a restarted actor must know of its earlier lives."""
 
-    adapters: tuple[str, ...] = ()
-
-
-class Refusal(Record):
-    """An EngineError on its way from the actor to its client, without the traceback Ray would add."""
-
-    message: str
+    adapters: tuple[str, ...] = Field(default=(), description="hashes it holds; it loads them again")
+    asleep: bool = Field(default=False, description="it gave its memory back, and does not take it before it is woken")
+    num_starts: int = Field(default=0, ge=0, description="times the engine was started")
 
 
 class Seat(Record):
@@ -43,9 +51,13 @@ class Seat(Record):
     spec: EngineSpec
     model_dir: Path | None = Field(description="prepared weights; None for engines that need none")
     adapter_root: Path = Field(description="root of the adapter store")
-    loaded_file: Path = Field(description="published list of loaded adapters")
+    loaded_file: Path = Field(description="published list of loaded adapters, of this replica alone")
     probe_interval_s: float = Field(description="seconds between probes; 0: no probes")
     probe_timeout_s: float = Field(description="seconds a probe may take before the engine counts as hung")
+    max_pending: int = Field(default=1024, ge=1, description="requests of one priority it takes in before it is busy")
+    min_free_memory_mib: int = Field(
+        default=0, ge=0, description="free memory of its node below which it takes in nothing new; 0: not looked at"
+    )
 
 
 class EngineActor:
@@ -59,55 +71,83 @@ class EngineActor:
         self._seat = seat
         self._store = AdapterStore(seat.adapter_root)
         self._engine: HostedEngine | None = None
+        self._takes_rank = True
         self._start_lock = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
+        self._asleep = self._loaded().asleep
+        self._num_starts = self._loaded().num_starts
+        self._node = ray.util.get_node_ip_address()
+        self._trouble = ""
+        self._num_running = 0
+        self._pushback = Pushback(seat.spec.name, seat.max_pending, seat.min_free_memory_mib)
+        self._mailroom = Mailroom(self._serve, self._refuse)
 
-    async def start(self) -> int | Refusal:
-        """Starts the engine if it is not running and loads its adapters again; returns the process id."""
+    async def start(self) -> Report | Refusal:
+        """Starts the engine if it is not running and loads its adapters again; one that sleeps is not started."""
 
-        async def pid() -> int:
-            await self._ready()
-            return os.getpid()
+        async def started() -> Report:
+            if not self._asleep:
+                await self._ready()
+            return self._report("")
 
-        return await self._guarded(pid())
+        return await self._guarded(started())
 
-    async def complete(
-        self, member: Member, messages: Sequence[Message], sampling: Sampling
-    ) -> tuple[tuple[Completion, ...], int] | Refusal:
-        """As `Engine.complete`."""
-        return await self._ask(lambda engine: engine.complete(member, messages, sampling))
+    async def report(self) -> Report:
+        """How it stands, without starting anything."""
+        return self._report("")
 
-    async def choose(
-        self, member: Member, messages: Sequence[Message], labels: Sequence[str]
-    ) -> tuple[float, ...] | Refusal:
-        """As `Engine.choose`."""
-        return await self._ask(lambda engine: engine.choose(member, messages, labels))
+    async def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
+        """As `Mailroom.post`."""
+        return self._mailroom.post(client, letters, cancelled)
 
-    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score | Refusal:
-        """As `Engine.score`."""
-        return await self._ask(lambda engine: engine.score(member, messages, text))
-
-    async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int | Refusal:
-        """As `Engine.count_tokens`."""
-        return await self._ask(lambda engine: engine.count_tokens(member, messages))
-
-    async def profile(self, member: Member) -> Profile | Refusal:
-        """As `Engine.profile`."""
-        return await self._ask(lambda engine: engine.profile(member))
+    async def collect(self, client: str, box: str, num_had: int, wait_s: float) -> Parcel:
+        """As `Mailroom.collect`, and a report in JSON."""
+        box, last, replies = await self._mailroom.collect(client, box, num_had, wait_s)
+        return box, last, replies, self._report(client).model_dump_json().encode()
 
     async def load_adapter(self, adapter: Adapter) -> float | Refusal:
         """As `AdapterHost.load_adapter`; remembered for a restart before it returns."""
-        seconds = await self._ask(lambda engine: engine.load_adapter(adapter))
-        if not isinstance(seconds, Refusal):
-            self._remember(lambda held: (*(one for one in held if one != adapter.hash), adapter.hash))
-        return seconds
+
+        async def load() -> float:
+            seconds = await (await self._ready()).load_adapter(adapter)
+            held = self._loaded().adapters
+            self._remember(adapters=(*(one for one in held if one != adapter.hash), adapter.hash))
+            return seconds
+
+        return await self._guarded(load())
 
     async def retire_adapter(self, adapter_hash: str) -> Refusal | None:
         """As `AdapterHost.retire_adapter`."""
-        refusal = await self._ask(lambda engine: engine.retire_adapter(adapter_hash))
-        if refusal is None:
-            self._remember(lambda held: tuple(one for one in held if one != adapter_hash))
-        return refusal
+
+        async def retire() -> None:
+            await (await self._ready()).retire_adapter(adapter_hash)
+            self._remember(adapters=tuple(one for one in self._loaded().adapters if one != adapter_hash))
+
+        return await self._guarded(retire())
+
+    async def sleep(self) -> Refusal | None:
+        """As `HostedEngine.sleep`; it stays asleep over a restart, and says that it is busy until it is woken."""
+
+        async def sleep() -> None:
+            engine = await self._ready(even_asleep=True)
+            # Before it sleeps: if it dies now, somebody else counts on its memory.
+            self._set_asleep(True)
+            try:
+                await engine.sleep()
+            except EngineError:
+                self._set_asleep(False)
+                raise
+
+        return await self._guarded(sleep())
+
+    async def wake(self) -> Refusal | None:
+        """As `HostedEngine.wake`."""
+
+        async def wake() -> None:
+            await (await self._ready(even_asleep=True)).wake()
+            self._set_asleep(False)
+
+        return await self._guarded(wake())
 
     async def shutdown(self) -> None:
         """Ends the engine and its child processes; the actor itself stays until it is killed."""
@@ -118,135 +158,296 @@ class EngineActor:
             await self._engine.shutdown()
             self._engine = None
 
-    async def _ask(self, question: Callable[[HostedEngine], Awaitable[_Result]]) -> _Result | Refusal:
-        async def asked() -> _Result:
-            return await question(await self._ready())
+    def _refuse(self, rank: int, pending: Counter[int]) -> EngineBusy | None:
+        return _sleeping(self._seat.spec.name) if self._asleep else self._pushback.refuse(rank, pending)
 
-        return await self._guarded(asked())
+    async def _serve(self, request: Request) -> Answer:
+        try:
+            engine = await self._ready()
+            self._num_running += 1
+            try:
+                return await answer(engine, request, takes_rank=self._takes_rank)
+            finally:
+                self._num_running -= 1
+                self._pushback.ended()
+        except EngineDied as error:
+            _leave(str(error))
 
     async def _guarded(self, work: Awaitable[_Result]) -> _Result | Refusal:
         try:
             return await work
         except EngineDied as error:
-            print(f"{error}; leaving, so that a new process takes over", flush=True)
-            os._exit(EXIT_ENGINE_DIED)
+            _leave(str(error))
         except EngineError as error:
-            return Refusal(message=str(error))
+            return Refusal.of(error)
 
-    async def _ready(self) -> HostedEngine:
-        """The engine, started on first use: after a restart nobody calls `start`."""
+    async def _ready(self, *, even_asleep: bool = False) -> HostedEngine:
+        """The engine, started on first use: after a restart nobody calls `start`. Raises EngineBusy if it sleeps."""
+        if self._asleep and not even_asleep:
+            raise _sleeping(self._seat.spec.name)
+        if self._engine is not None:
+            return self._engine
         async with self._start_lock:
             if self._engine is None:
-                engine = build_engine(self._seat.spec, self._seat.model_dir, self._store)
-                await engine.start()
-                for adapter_hash in self._held():
-                    await engine.load_adapter(self._store.get(adapter_hash))
-                self._engine = engine
-                if self._seat.probe_interval_s > 0 and self._seat.spec.kind == "vllm":
-                    self._watch = asyncio.create_task(self._leave_if_hung(engine))
+                self._engine = await self._started()
             return self._engine
 
-    async def _leave_if_hung(self, engine: Any) -> None:
+    async def _started(self) -> HostedEngine:
+        engine = build_engine(self._seat.spec, self._seat.model_dir, self._store)
+        self._takes_rank = takes_rank(engine)
+        await engine.start()
+        self._num_starts += 1
+        self._remember(num_starts=self._num_starts)
+        troubles = [await self._reload(engine, held) for held in self._loaded().adapters]
+        self._trouble = "; ".join(trouble for trouble in troubles if trouble)
+        # A remote server answers for itself, and is paid for every probe.
+        if self._seat.probe_interval_s > 0 and self._seat.spec.kind != "remote":
+            self._watch = asyncio.create_task(self._leave_if_hung(engine))
+        return engine
+
+    async def _reload(self, engine: HostedEngine, adapter_hash: str) -> str:
+        """What kept an adapter from being loaded again; empty: nothing. One that is lost costs its member alone."""
+        try:
+            await engine.load_adapter(self._store.get(adapter_hash))
+        except EngineDied:
+            raise
+        except (AdapterMissing, AdapterCorrupt, EngineError) as error:
+            return f"adapter {adapter_hash[:12]} is not loaded again: {error}"
+        return ""
+
+    async def _leave_if_hung(self, engine: HostedEngine) -> None:
         while True:
             await asyncio.sleep(self._seat.probe_interval_s)
+            if self._asleep:
+                continue
             try:
-                await asyncio.wait_for(engine.probe(), self._seat.probe_timeout_s)
+                async with asyncio.timeout(self._seat.probe_timeout_s):
+                    await engine.probe()
             except (TimeoutError, EngineDied) as error:
-                print(f"engine {self._seat.spec.name!r} hangs or died ({error!r}); leaving", flush=True)
-                os._exit(EXIT_ENGINE_DIED)
+                _leave(f"engine {self._seat.spec.name!r} hangs or died ({error!r})")
+            except EngineError as error:
+                # Too busy for a probe, or refusing it: neither dead nor hung.
+                self._trouble = f"the last probe was refused: {error}"
 
-    def _held(self) -> tuple[str, ...]:
+    def _report(self, client: str) -> Report:
+        return Report(
+            pid=os.getpid(),
+            node=self._node,
+            pending=self._mailroom.num_pending,
+            yours=self._mailroom.num_pending_of(client),
+            running=self._num_running,
+            served=self._mailroom.num_served,
+            restarts=max(0, self._num_starts - 1),
+            free_memory_mib=self._pushback.free_memory(),
+            asleep=self._asleep,
+            trouble=self._trouble,
+        )
+
+    def _loaded(self) -> Loaded:
         try:
-            return read_record(self._seat.loaded_file, Loaded).adapters
+            return read_record(self._seat.loaded_file, Loaded)
         except FileNotFoundError:
-            return ()
+            return Loaded()
 
-    def _remember(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
-        publish_json(self._seat.loaded_file, Loaded(adapters=change(self._held())))
+    def _remember(self, **changes: object) -> None:
+        publish_json(self._seat.loaded_file, self._loaded().model_copy(update=changes))
+
+    def _set_asleep(self, asleep: bool) -> None:
+        self._remember(asleep=asleep)
+        self._asleep = asleep
 
 
 class RayEngine:
-    """`Engine` and `AdapterHost` over an `EngineActor`. A call that dies with its actor is made once more.
+    """`Engine`, `AdapterHost` and `Replica` over an `EngineActor`: the client of one replica.
 
-    Every call has a time limit: calls to an actor that restarts would otherwise wait for ever.
+    As an `Engine` it asks again when the actor died, once it is back, until the time of the call is up. Belongs to one
+    event loop at a time; what was asked in an earlier one is given up.
     """
 
     def __init__(self, name: str, actor: Any, *, timeout_s: float, start_timeout_s: float) -> None:
         self.name = name
         self.actor = actor
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
+        self._carrier = RayCarrier(name, actor)
+        self._mail: tuple[asyncio.AbstractEventLoop, Mailbox] | None = None
+        self._alone = Pool(name, [self])
 
     async def start(self) -> int:
         """Waits until the engine is ready; returns the process id of its actor. Raises EngineError."""
-        return int(await self._call("start", timeout_s=self._start_timeout_s))
+        return (await self._surely(self._carrier.start)).pid
 
     async def shutdown(self) -> None:
         """Ends the engine in an orderly way, then its actor."""
         try:
-            await self._call("shutdown", timeout_s=20.0)
+            async with asyncio.timeout(SHUTDOWN_S):
+                await self._carrier.call("shutdown")
+        except TimeoutError:
+            pass
         finally:
             ray.kill(self.actor, no_restart=True)
 
+    @property
+    def state(self) -> State:
+        """As `ReplicaLoad.state`."""
+        return self._mail[1].state if self._mail is not None else "up"
+
+    @property
+    def pending(self) -> int:
+        """As `ReplicaLoad.pending`, with what is still on its way."""
+        return self._mail[1].num_asked + self._mail[1].num_of_others if self._mail is not None else 0
+
+    def load(self) -> ReplicaLoad:
+        """As `Replica.load`; the last report may be old when nothing was asked for a while."""
+        report = self._mail[1].report if self._mail is not None else None
+        known = report.model_dump(exclude={"yours", "trouble"}) if report is not None else {}
+        mail = self._mail[1] if self._mail is not None else None
+        trouble = (mail.trouble if mail is not None else "") or (report.trouble if report is not None else "")
+        own = mail.num_asked if mail is not None else 0
+        return ReplicaLoad(engine=self.name, **known | {"state": self.state, "own": own, "trouble": trouble})
+
+    async def ask_load(self) -> ReplicaLoad:
+        """As `load`, asked of the actor now; one that does not say anything within seconds is away."""
+        await self._mailbox().look()
+        return self.load()
+
+    async def ask(self, request: Request) -> Answer:
+        """As `Replica.ask`."""
+        return answer_of(request, await self._mailbox().ask(request.id, encode_request(request)))
+
+    async def wait_up(self) -> None:
+        """As `Replica.wait_up`."""
+        await self._mailbox().wait_up()
+
     async def complete(
-        self, member: Member, messages: Sequence[Message], sampling: Sampling
+        self, member: Member, messages: Sequence[Message], sampling: Sampling, *, rank: int = 0
     ) -> tuple[tuple[Completion, ...], int]:
         """As `Engine.complete`."""
-        completions, prompt_tokens = await self._call("complete", member, tuple(messages), sampling)
-        return completions, prompt_tokens
+        return cast(
+            tuple[tuple[Completion, ...], int], await self._answer("complete", member, messages, sampling, rank)
+        )
 
-    async def choose(self, member: Member, messages: Sequence[Message], labels: Sequence[str]) -> tuple[float, ...]:
+    async def choose(
+        self, member: Member, messages: Sequence[Message], labels: Sequence[str], *, rank: int = 0
+    ) -> tuple[float, ...]:
         """As `Engine.choose`."""
-        return tuple(await self._call("choose", member, tuple(messages), tuple(labels)))
+        return cast(tuple[float, ...], await self._answer("choose", member, messages, tuple(labels), rank))
 
-    async def score(self, member: Member, messages: Sequence[Message], text: str) -> Score:
+    async def score(self, member: Member, messages: Sequence[Message], text: str, *, rank: int = 0) -> Score:
         """As `Engine.score`."""
-        # Ray cannot carry half a character from one process to another.
-        return Score.model_validate(await self._call("score", member, tuple(messages), well_formed(text)))
+        return cast(Score, await self._answer("score", member, messages, text, rank))
 
     async def count_tokens(self, member: Member, messages: Sequence[Message]) -> int:
         """As `Engine.count_tokens`."""
-        return int(await self._call("count_tokens", member, tuple(messages)))
+        return cast(int, await self._answer("count_tokens", member, messages))
 
     async def profile(self, member: Member) -> Profile:
         """As `Engine.profile`."""
-        return Profile.model_validate(await self._call("profile", member))
+        return cast(Profile, await self._answer("profile", member))
 
     async def load_adapter(self, adapter: Adapter) -> float:
-        """As `AdapterHost.load_adapter`."""
-        return float(await self._call("load_adapter", adapter))
+        """As `AdapterHost.load_adapter`; one that restarts is waited for."""
+        return float(await self._surely(lambda: self._carrier.call("load_adapter", adapter)))
 
     async def retire_adapter(self, adapter_hash: str) -> None:
-        """As `AdapterHost.retire_adapter`."""
-        await self._call("retire_adapter", adapter_hash)
+        """As `AdapterHost.retire_adapter`; one that restarts is waited for."""
+        await self._surely(lambda: self._carrier.call("retire_adapter", adapter_hash))
 
-    async def _call(self, method: str, *arguments: object, timeout_s: float | None = None) -> Any:
-        limit = self._timeout_s if timeout_s is None else timeout_s
-        try:
-            return await self._call_once(method, arguments, limit)
-        except RayActorError:
-            # Ray starts the actor again; the call waits for it.
-            pass
-        try:
-            return await self._call_once(method, arguments, limit)
-        except RayActorError as error:
-            raise EngineError(f"engine {self.name!r} died twice while answering {method}: {error}") from error
+    async def sleep(self) -> None:
+        """As `HostedEngine.sleep`."""
+        await self._surely(lambda: self._carrier.call("sleep"))
 
-    async def _call_once(self, method: str, arguments: tuple[object, ...], limit: float) -> Any:
-        reference = getattr(self.actor, method).remote(*arguments)
+    async def wake(self) -> None:
+        """As `HostedEngine.wake`."""
+        await self._surely(lambda: self._carrier.call("wake"))
+
+    async def _answer(
+        self,
+        verb: Verb,
+        member: Member,
+        messages: Sequence[Message] = (),
+        argument: Argument = None,
+        rank: int = 0,
+    ) -> Answer:
+        return await self._alone.ask(new_request(verb, member, messages, argument, rank), "", may_wait=True)
+
+    async def _surely(self, act: Callable[[], Awaitable[_Result]]) -> _Result:
+        """What `act` gives, done again while the actor restarts; for verbs that may be done twice."""
         try:
-            result = await asyncio.wait_for(asyncio.wrap_future(reference.future()), limit)
+            async with asyncio.timeout(self._start_timeout_s):
+                while True:
+                    try:
+                        return await act()
+                    except EngineLost:
+                        await asyncio.sleep(_LOOK_AGAIN_S)
         except TimeoutError:
-            ray.cancel(reference)
             raise EngineError(
-                f"engine {self.name!r}: expected {method} within {limit:g} s, got nothing; it may be restarting, "
-                "overloaded or hung: try again, or raise serving.call_timeout_s"
+                f"engine {self.name!r}: not ready within {self._start_timeout_s:g} s; look at its log, or raise "
+                "serving.start_timeout_s"
             ) from None
-        except asyncio.CancelledError:
-            ray.cancel(reference)
-            raise
+
+    def _mailbox(self) -> Mailbox:
+        loop = asyncio.get_running_loop()
+        if self._mail is None or self._mail[0] is not loop:
+            self._mail = loop, Mailbox(self.name, self._carrier, start_timeout_s=self._start_timeout_s)
+        return self._mail[1]
+
+
+class RayCarrier:
+    """Brings post to an actor, and says in the words of `Carrier` what Ray says when it does not arrive."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._name = name
+        self._actor = actor
+
+    async def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
+        """As `Carrier.post`."""
+        return str(await self.call("post", client, letters, cancelled))
+
+    async def collect(self, client: str, box: str, num_had: int, wait_s: float) -> Parcel:
+        """As `Carrier.collect`."""
+        return cast(Parcel, await self.call("collect", client, box, num_had, wait_s))
+
+    async def start(self) -> Report:
+        """As `Carrier.start`."""
+        return cast(Report, await self.call("start"))
+
+    async def report(self) -> Report:
+        """As `Carrier.report`."""
+        return cast(Report, await self.call("report"))
+
+    async def call(self, method: str, *arguments: object) -> Any:
+        """What the actor's method returns. Raises as every verb of `Carrier` does."""
+        try:
+            reference = getattr(self._actor, method).remote(*arguments)
+            try:
+                result = await asyncio.wrap_future(reference.future())
+            except asyncio.CancelledError:
+                ray.cancel(reference)
+                raise
+        except ActorUnavailableError as error:
+            # What Ray says of an actor that it starts again, and of one whose node does not answer.
+            raise EngineLost(f"its process died or is out of reach ({_first_line(error)})", died=True) from error
+        except RayActorError as error:
+            raise EngineDied(f"engine {self._name!r} has died for good: {_first_line(error)}") from error
         except RayTaskError as error:
-            raise EngineError(f"engine {self.name!r} failed in {method}: {error.cause!r}") from error
+            raise EngineError(f"engine {self._name!r} failed in {method}: {error.cause!r}") from error
+        except RayError as error:
+            raise EngineLost(f"{method} was lost on the way ({_first_line(error)})", died=False) from error
         if isinstance(result, Refusal):
-            raise EngineError(result.message)
+            raise result.to_error()
         return result
+
+
+def _sleeping(name: str) -> EngineBusy:
+    return EngineBusy(f"engine {name!r} sleeps while others use its memory", retry_after_s=SLEEP_RETRY_S)
+
+
+def _leave(reason: str) -> NoReturn:
+    """Ends this process, so that Ray starts a new one."""
+    print(f"{reason}; leaving, so that a new process takes over", flush=True)
+    os._exit(EXIT_ENGINE_DIED)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

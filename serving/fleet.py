@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import difflib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import NoReturn, TypeVar, cast
 
 from mesh.engine import Engine, EngineError
 from mesh.types import Completion, Member, Message, Profile, Sampling, Score, Usage
 from serving.adapters import Adapter, AdapterHost
 from serving.pool import Pool
-from serving.replica import LocalReplica, Replica, ReplicaLoad
+from serving.replica import AsksLoad, LocalReplica, Replica, ReplicaLoad, Sleeper
 from serving.requests import Answer, Request, new_request
 from serving.routing import prefix_affinity
 from serving.ticket import Ticket
@@ -65,6 +65,12 @@ class Fleet:
         """What is known of every replica, by engine name; nobody is asked."""
         return {name: pool.load() for name, pool in self._pools.items()}
 
+    async def ask_load(self) -> Mapping[str, tuple[ReplicaLoad, ...]]:
+        """As `load`, with every replica asked; one that does not answer within seconds says so in `trouble`."""
+        engines = [engine for replicas in self._replicas.values() for engine in replicas]
+        await asyncio.gather(*(engine.ask_load() for engine in engines if isinstance(engine, AsksLoad)))
+        return self.load()
+
     def for_ticket(self, ticket: Ticket) -> TicketedFleet:
         """The same fleet, with `ticket` on every request."""
         return TicketedFleet(self, ticket)
@@ -113,23 +119,35 @@ class Fleet:
 
         Raises EngineError if one of them fails; what the others have loaded stays, and a second call is not in vain.
         """
-        return max(await self._on_all(engine_name, lambda host: host.load_adapter(adapter)))
+        return max(await _all(host.load_adapter(adapter) for host in self._hosts(engine_name)))
 
     async def retire_adapter(self, engine_name: str, adapter_hash: str) -> None:
         """Takes an adapter out of all replicas of one engine. Raises EngineError if a replica does not hold it."""
-        await self._on_all(engine_name, lambda host: host.retire_adapter(adapter_hash))
+        await _all(host.retire_adapter(adapter_hash) for host in self._hosts(engine_name))
 
-    async def _on_all(self, name: str, act: Callable[[AdapterHost], Awaitable[_Result]]) -> list[_Result]:
+    async def sleep(self, engine_name: str) -> None:
+        """Has all replicas of one engine give their GPU memory back; requests wait. Raises EngineError."""
+        await _all(sleeper.sleep() for sleeper in self._sleepers(engine_name))
+
+    async def wake(self, engine_name: str) -> None:
+        """Undoes `sleep`."""
+        await _all(sleeper.wake() for sleeper in self._sleepers(engine_name))
+
+    def _hosts(self, name: str) -> list[AdapterHost]:
         self._pool(name)
         engines = self._replicas[name]
-        hosts = [engine for engine in engines if isinstance(engine, AdapterHost)]
+        hosts: list[AdapterHost] = [engine for engine in engines if isinstance(engine, AdapterHost)]
         if len(hosts) < len(engines):
             raise EngineError(f"engine {name!r} ({type(engines[0]).__name__}) takes no adapters; use a vllm engine")
-        results = await asyncio.gather(*(act(host) for host in hosts), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return cast(list[_Result], results)
+        return hosts
+
+    def _sleepers(self, name: str) -> list[Sleeper]:
+        self._pool(name)
+        engines = self._replicas[name]
+        sleepers: list[Sleeper] = [engine for engine in engines if isinstance(engine, Sleeper)]
+        if len(sleepers) < len(engines):
+            raise EngineError(f"engine {name!r} ({type(engines[0]).__name__}) cannot sleep; train on separate GPUs")
+        return sleepers
 
     async def _ask(self, request: Request, ticket: Ticket | None) -> Answer:
         affinity = ticket.affinity if ticket is not None else ""
@@ -185,6 +203,15 @@ class TicketedFleet:
     async def profile(self, member: Member) -> Profile:
         """As `Engine.profile`."""
         return await self._fleet.profile(member, ticket=self._ticket)
+
+
+async def _all(acts: Iterable[Awaitable[_Result]]) -> list[_Result]:
+    """What all of them give, once all have ended; the first one's error if any failed."""
+    results = await asyncio.gather(*acts, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[_Result], results)
 
 
 def _rank(ticket: Ticket | None) -> int:

@@ -35,6 +35,9 @@ class ReplicaLoad(Record):
     node: str = Field(default="", description="address of its node; empty: it has not reported yet")
     free_memory_mib: int | None = Field(default=None, description="of its node; null: it has not reported yet")
     asleep: bool = Field(default=False, description="it has given its GPU memory back")
+    trouble: str = Field(
+        default="", description="why it is away or dead, or what its last start left out; empty: nothing"
+    )
 
     @property
     def alive(self) -> bool:
@@ -77,6 +80,28 @@ class Replica(Protocol):
 
     async def wait_up(self) -> None:
         """Returns once it can be asked, or is known to be dead."""
+        ...
+
+
+@runtime_checkable
+class AsksLoad(Protocol):
+    """A replica in another process, which can be asked how it stands."""
+
+    async def ask_load(self) -> ReplicaLoad:
+        """What it says now; does not raise when it says nothing."""
+        ...
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """An engine that can give its GPU memory back for a while."""
+
+    async def sleep(self) -> None:
+        """As `HostedEngine.sleep`."""
+        ...
+
+    async def wake(self) -> None:
+        """As `HostedEngine.wake`."""
         ...
 
 
