@@ -18,8 +18,10 @@ from serving.adapters import (
     check_hash,
     copy_durably,
 )
+from serving.config import ServingConfig
 
-_CHUNK_BYTES = 1 << 22
+CACHE = "adapters"
+"""Directory beside a fleet's record: this node's copies."""
 
 
 class ShareError(RuntimeError):
@@ -193,6 +195,11 @@ class SharedAdapters(AdapterStore):
         if not self.share.holds(adapter_hash):
             self.share.publish(adapter_hash, directory)
         return self.get(adapter_hash)
+
+
+def shared_adapters(config: ServingConfig) -> SharedAdapters:
+    """What this node serves promoted adapters from: the shared store, with copies beside the fleet's record."""
+    return SharedAdapters(config.fleet.directory / CACHE, config.adapter_store)
 
 
 def bring(store: AdapterStore, adapter: Adapter) -> Adapter:

@@ -18,10 +18,11 @@ from memory.ledger import AlreadyLocked
 from memory.types import Record
 from mesh.engine import Engine, EngineError
 from mesh.types import Member
-from serving.adapter_share import ShareError
+from serving.adapter_share import ShareError, shared_adapters
 from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
 from serving.canary import CanaryError, check_seat
-from serving.channels import Channel, ChannelError, Current
+from serving.channels import Channel, ChannelError, Current, check_channel_name
+from serving.config import ServingConfig
 from serving.leases import AdapterKey, Lease
 from serving.roster import Roster
 
@@ -303,6 +304,11 @@ class RosterFollower:
         before, self._state = self._state, self._state.model_copy(update=changes)
         if self._state != before:
             self._told(self._state)
+
+
+def follow_channel(config: ServingConfig, channel: str, fleet: ServedFleet, *, alone: bool = False) -> RosterFollower:
+    """A follower of `channel` where `config` says that channels and adapters are; enter it, or `start` it."""
+    return RosterFollower(config.channels / check_channel_name(channel), fleet, shared_adapters(config), alone=alone)
 
 
 def _one_each(members: Iterable[Member]) -> Iterable[Member]:
