@@ -111,11 +111,7 @@ class Channel:
         try:
             current = read_record(self.current_file, Current)
         except FileNotFoundError:
-            others = ", ".join(list_channels(self.directory.parent)) or "none yet"
-            raise ChannelError(
-                f"{self.directory}: expected a channel, found none (there: {others}); "
-                f"make it with `evomesh promote RUN@GENERATION --channel {self.name}`"
-            ) from None
+            raise self._absent() from None
         except ValueError as error:
             raise ChannelError(str(error)) from error
         found = None if current.roster is None else current.roster.id
@@ -179,7 +175,7 @@ class Channel:
 
         Raises ChannelError: there is nothing to go back to, or `to` was never in force here; AlreadyLocked.
         """
-        self.current()
+        self._check_exists()
         with self._writing() as ledger:
             standing = standing_after(_changes(ledger))
             if to is None and len(standing.line) < 2:
@@ -198,12 +194,24 @@ class Channel:
         return self._set_frozen(False, reason, by)
 
     def _set_frozen(self, frozen: bool, reason: str, by: str | None) -> bool:
-        self.current()  # a name with a typing error must not become a channel
+        self._check_exists()
         with self._writing() as ledger:
             if standing_after(_changes(ledger)).is_frozen == frozen:
                 return False
             self._append(ledger, "freeze" if frozen else "unfreeze", None, reason, by)
             return True
+
+    def _check_exists(self) -> None:
+        """By the history: a damaged `current.json` is mended by what follows, a typing error makes no channel."""
+        if not (self.directory / HISTORY).exists():
+            raise self._absent()
+
+    def _absent(self) -> ChannelError:
+        others = ", ".join(list_channels(self.directory.parent)) or "none yet"
+        return ChannelError(
+            f"{self.directory}: expected a channel, found none (there: {others}); "
+            f"make it with `evomesh promote RUN@GENERATION --channel {self.name}`"
+        )
 
     def _check_not_frozen(self, standing: Standing) -> None:
         if standing.is_frozen:
@@ -242,9 +250,9 @@ class Channel:
 
     def _publish(self, standing: Standing) -> None:
         try:
-            if read_record(self.current_file, Current).standing == standing:
+            if self.current().standing == standing:
                 return
-        except (FileNotFoundError, ValueError):
+        except ChannelError:
             pass  # not there yet, or damaged: it is derived, so it is written anew
         roster = None if standing.roster is None else self.roster(standing.roster)
         publish_json(self.current_file, Current(standing=standing, roster=roster))
