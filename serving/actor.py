@@ -17,6 +17,7 @@ from memory.ledger import publish_json, read_record
 from memory.types import Record
 from mesh.engine import EngineError
 from mesh.types import Completion, Member, Message, Profile, Sampling, Score
+from serving.adapter_share import ShareError, bring
 from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
 from serving.config import EngineSpec
 from serving.hosting import EngineBusy, EngineDied, EngineLost, HostedEngine, build_engine, engine_environment
@@ -109,12 +110,23 @@ class EngineActor:
         """As `AdapterHost.load_adapter`; remembered for a restart before it returns."""
 
         async def load() -> float:
-            seconds = await (await self._ready()).load_adapter(adapter)
+            engine = await self._ready()
+            await self._fetch(adapter)
+            seconds = await engine.load_adapter(adapter)
             held = self._loaded().adapters
             self._remember(adapters=(*(one for one in held if one != adapter.hash), adapter.hash))
             return seconds
 
         return await self._guarded(load())
+
+    async def _fetch(self, adapter: Adapter) -> None:
+        """Has the files here that another process speaks of, maybe on another node. Raises EngineError."""
+        if adapter.path is None and adapter.shared is None:
+            return  # a record alone, for an engine that reads no weights
+        try:
+            await asyncio.to_thread(bring, self._store, adapter)
+        except (AdapterMissing, AdapterCorrupt, ShareError, OSError) as error:
+            raise EngineError(f"engine {self._seat.spec.name!r}: {error}") from error
 
     async def retire_adapter(self, adapter_hash: str) -> Refusal | None:
         """As `AdapterHost.retire_adapter`."""
