@@ -106,6 +106,17 @@ class VllmSpec(_Spec):
         default=True,
         description="False: a model that can think before it answers is asked to answer at once; others do not change",
     )
+    tool_parser: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_.-]{1,64}$",
+        description="vLLM's reader of this model's tool calls, e.g. 'hermes', where a client asks the member alone "
+        "and lets it choose; null: a client must name the tool",
+    )
+    reasoning_parser: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_.-]{1,64}$",
+        description="vLLM's reader of this model's thoughts, e.g. 'qwen3', for the same; null: thoughts are content",
+    )
 
     @model_validator(mode="after")
     def _adapters_fit(self) -> VllmSpec:
