@@ -23,6 +23,7 @@ from serving.config import EngineSpec
 from serving.hosting import EngineBusy, EngineDied, EngineLost, HostedEngine, build_engine, engine_environment
 from serving.mailbox import Mailbox, Parcel
 from serving.mailroom import Mailroom
+from serving.member_http import HttpAddress, HttpHost
 from serving.pool import Pool
 from serving.pushback import Pushback
 from serving.replica import ReplicaLoad, State, answer, takes_rank
@@ -161,6 +162,15 @@ class EngineActor:
 
         return await self._guarded(wake())
 
+    async def http_address(self) -> HttpAddress | Refusal | None:
+        """As `HttpHost.http_address`, at this node's address."""
+
+        async def address() -> HttpAddress | None:
+            engine = await self._ready()
+            return await engine.http_address(self._node) if isinstance(engine, HttpHost) else None
+
+        return await self._guarded(address())
+
     async def shutdown(self) -> None:
         """Ends the engine and its child processes; the actor itself stays until it is killed."""
         if self._watch is not None:
@@ -298,6 +308,10 @@ class RayEngine:
             pass
         finally:
             ray.kill(self.actor, no_restart=True)
+
+    async def http_address(self, host: str = "") -> HttpAddress | None:
+        """As `HttpHost.http_address`; `host` is the address of the actor's node. Raises EngineLost if it is gone."""
+        return cast(HttpAddress | None, await self._carrier.call("http_address"))
 
     @property
     def state(self) -> State:

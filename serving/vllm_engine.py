@@ -7,10 +7,11 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from vllm import AsyncEngineArgs, CompletionOutput, RequestOutput, SamplingParams, TokensPrompt
@@ -28,9 +29,13 @@ from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterSto
 from serving.admission import FORBIDDEN_LAYERS, BaseModelShape
 from serving.config import VllmSpec
 from serving.hosting import PLUGIN_NAME, EngineDied
+from serving.member_http import HttpAddress
 from serving.render import Renderer, RenderError
 from serving.structure import StructureError, check_structure
 from serving.thinking import cut_at
+
+if TYPE_CHECKING:
+    from serving.vllm_http import VllmHttp
 
 # The CPU default of 128 tokens a block means that short prompts never share a prefix.
 CPU_BLOCK_SIZE = 32
@@ -60,6 +65,7 @@ class VllmEngine:
         self._request_ids = itertools.count(1)
         self._llm: AsyncLLM | None = None
         self._probed: Renderer | None = None
+        self._http: VllmHttp | None = None
         self._asleep = False
 
     async def start(self) -> None:
@@ -78,10 +84,23 @@ class VllmEngine:
 
     async def shutdown(self) -> None:
         """Ends the engine's processes."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
         if self._llm is not None:
             self._llm.shutdown(timeout=5.0)
             self._llm = None
             self._loras.clear()
+
+    async def http_address(self, host: str = "127.0.0.1") -> HttpAddress | None:
+        """As `HttpHost.http_address`; the first call takes seconds. Raises EngineDied if the engine is gone."""
+        llm = self._running()
+        if self._http is None:
+            # Most engines are never asked by HTTP, and vLLM's server is a second of imports.
+            from serving.vllm_http import VllmHttp
+
+            self._http = VllmHttp(llm, self.spec, str(self._model_dir), self._use_adapter)
+        return await self._http.address(host)
 
     async def complete(
         self, member: Member, messages: Sequence[Message], sampling: Sampling, *, rank: int = 0
@@ -356,6 +375,10 @@ class VllmEngine:
         if self._asleep:
             raise EngineError(f"engine {self.spec.name!r} sleeps while a specialist is trained; wake it first")
         return self._llm
+
+    @asynccontextmanager
+    async def _use_adapter(self, adapter_hash: str) -> AsyncIterator[LoRARequest]:
+        yield self._lora(adapter_hash)
 
     def _lora(self, adapter_hash: str) -> LoRARequest:
         request = self._loras.get(adapter_hash)
