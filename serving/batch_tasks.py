@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from memory.types import Record
 from mesh.types import Task
+from serving.row_files import JSONL_SUFFIXES, RowFileError, Rows, jsonl_rows, parquet_rows, printable
 
 KEYS = ("id", "question", "type", "answer_kind", "tags")
-JSONL_SUFFIXES = (".jsonl", ".ndjson")
 MAX_SHOWN_CHARS = 200
 
 
@@ -56,7 +53,7 @@ def read_tasks(path: Path) -> TaskFile:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise TaskFileError(f"{path}: cannot be read: {error.strerror}; give a file of tasks") from error
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
+    rows = _rows(path)
     tasks: dict[str, tuple[int, Task]] = {}
     malformed: list[MalformedLine] = []
     ignored: dict[str, None] = {}
@@ -68,13 +65,23 @@ def read_tasks(path: Path) -> TaskFile:
             malformed.append(MalformedLine(line=number, problem=task, text=shown[:MAX_SHOWN_CHARS]))
             continue
         tasks[task.id] = (number, task)
-        ignored |= dict.fromkeys(_printable(key) for key in row if key not in KEYS) if isinstance(row, Mapping) else {}
+        ignored |= dict.fromkeys(printable(key) for key in row if key not in KEYS) if isinstance(row, Mapping) else {}
     return TaskFile(
         digest=digest,
         tasks=tuple(task for _, task in tasks.values()),
         malformed=tuple(malformed),
         ignored_keys=tuple(ignored),
     )
+
+
+def _rows(path: Path) -> Rows:
+    if path.suffix != ".parquet":
+        yield from jsonl_rows(path)
+        return
+    try:
+        yield from parquet_rows(path, "question")
+    except RowFileError as error:
+        raise TaskFileError(str(error)) from error
 
 
 def _task(number: int, row: object) -> Task | str:
@@ -92,43 +99,10 @@ def _task(number: int, row: object) -> Task | str:
     if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
         return f"expected an 'id' that is a text or a whole number, got {str(name)[:40]!r}"
     fields = {key: row[key] for key in KEYS[1:] if row.get(key) is not None}
-    if any(_printable(value) != value for value in (name, *fields.values()) if isinstance(value, str)):
+    if any(printable(value) != value for value in (name, *fields.values()) if isinstance(value, str)):
         return "expected text, got a lone surrogate (half of a character); write the file as UTF-8"
     try:
         return Task.model_validate({**fields, "id": str(name)})
     except ValidationError as error:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {str(first['input'])[:40]!r}"
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, object, str]]:
-    """(line number, parsed line, line as text); for a line that cannot be parsed, the error stands in its place."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            shown = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip()
-            if not shown:
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-                row = error
-            yield number, row, shown
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, object, str]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if "question" not in names:
-                raise TaskFileError(f"{path}: expected a column 'question', got {', '.join(names)}")
-            number = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row, str(row)
-    except (pa.ArrowException, OSError) as error:
-        raise TaskFileError(f"{path}: expected a Parquet file, got: {error}; write it again") from error

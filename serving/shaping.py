@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from pydantic import Field, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -19,7 +21,7 @@ from mesh.equivalence import Equality, same_answer
 from mesh.fence import fence_mark, fenced
 from mesh.propose import question
 from mesh.types import Deliberation, JsonSchema, Member, Message, Part, Regex, Sampling, Task
-from serving.structure import StructureError, check_structure, problem_with
+from serving.structure import StructureError, check_structure
 
 MAX_READERS = 2
 """Members that are asked, one after the other, to bring one answer into form."""
@@ -55,13 +57,19 @@ class AnswerSchema:
             raise SchemaError(str(error)) from error
         self.schema: Any = json.loads(text)
         _check_inside(self.schema)
+        # An explicit registry: without one, the library would open the network for a reference it does not know.
+        self._validator = Draft202012Validator(self.schema, registry=Registry())
 
     def problem(self, value: object) -> str:
         """Why `value` does not follow the schema; empty: it does."""
         try:
-            return problem_with(self.structure, json.dumps(value, ensure_ascii=False))
-        except StructureError as error:
-            return str(error)
+            found = best_match(self._validator.iter_errors(value))
+        except RecursionError:
+            return "the schema or the value is nested too deeply to be compared"
+        if found is None:
+            return ""
+        where = "/".join(map(str, found.absolute_path))
+        return f"{where}: {found.message}" if where else found.message
 
     def read(self, answer: str, equality: Equality) -> Shaped | None:
         """`answer` in the form of the schema where nothing has to be made up for it; None: a member has to write it.
