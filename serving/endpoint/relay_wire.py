@@ -43,6 +43,8 @@ def relayed(data: Mapping[str, Any], *, model: str, stream: bool, rank: int) -> 
     samples = sent.get("n", 1)
     if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= MAX_SAMPLES:
         raise bad_field("n", f"expected a whole number from 1 to {MAX_SAMPLES}")
+    if not isinstance(sent.get("stream", False), bool):
+        raise bad_field("stream", "expected true or false")
     if stream:
         # Counted as it comes: of a client that leaves in the middle, the tokens up to then count too.
         sent["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
