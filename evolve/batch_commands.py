@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,10 +25,12 @@ from mesh.types import Member
 from serving.batch import estimate_batch, run_batch
 from serving.batch_estimate import BatchEstimate
 from serving.batch_types import BatchMesh, BatchPace, BatchPlan, BatchSummary
-from serving.config import prices
+from serving.config import TimeWindow, prices
 from serving.endpoint.seats import FixedSeats
-from serving.roster import Roster, best_base
+from serving.follow import follow_channel
+from serving.roster import Roster, SeatSource, best_base
 from serving.shaping import AnswerSchema, SchemaError
+from serving.windows import wait_open
 
 ORIGIN = "origin.json"
 MIN_SAMPLE = 20
@@ -94,17 +96,43 @@ async def _work(
 @asynccontextmanager
 async def _mesh(how: How, config: MeshConfig, out: Path, plan: BatchPlan, *, quiet: bool) -> AsyncIterator[BatchMesh]:
     """Everything a batch needs to decide tasks; what may not fit is found out before an engine is asked."""
-    async with serving(config, how.run, quiet=quiet) as (fleet, members):
+    if plan.channel is not None and how.run is not None:
+        raise ConfigError("expected --channel or --run, got both: each says whose seats decide")
+    async with AsyncExitStack() as stack:
+        fleet, members = await stack.enter_async_context(serving(config, how.run, quiet=quiet))
+        seats: SeatSource = FixedSeats(local_roster(config, how, members))
+        if plan.channel is not None:
+            seats = await stack.enter_async_context(follow_channel(config.serving, plan.channel, fleet))
         job = Job(budget=config.batch_budget, prices=prices(config.serving), desk=ReviewDesk(out))
-        check_protocol(members, plan.protocol, job)
-        with how.recaller(config, out / "memory") as recaller:
-            yield BatchMesh(
-                engine=fleet,
-                seats=FixedSeats(local_roster(config, how, members)),
-                reliability=how.measured(),
-                prices=prices(config.serving),
-                recaller=recaller,
-            )
+        async with seats.held() as roster:
+            check_protocol(roster.seats, plan.protocol, job)
+        yield BatchMesh(
+            engine=fleet,
+            seats=seats,
+            reliability=how.measured(),
+            prices=prices(config.serving),
+            recaller=stack.enter_context(how.recaller(config, out / "memory")),
+            gate=window_gate(config.serving.fleet.windows, _quietly if quiet else _say_when),
+        )
+
+
+def window_gate(windows: Sequence[TimeWindow], told: Callable[[datetime], None]) -> Callable[[], Awaitable[None]]:
+    """A gate that is open while a batch may run; where many wait at it, one is told when it opens."""
+    turn = asyncio.Lock()
+
+    async def gate() -> None:
+        async with turn:
+            await wait_open(windows, "batch", told=told)
+
+    return gate
+
+
+def _say_when(opening: datetime) -> None:
+    OUT.print(f"waiting for {opening:%a %H:%M}, when a batch may run", highlight=False, markup=False)
+
+
+def _quietly(_: datetime) -> None:
+    """Nothing is said under --json."""
 
 
 def local_roster(config: MeshConfig, how: How, members: Sequence[Member]) -> Roster:

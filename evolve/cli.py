@@ -37,6 +37,10 @@ config_app = typer.Typer(help="Check, show and describe configurations.", no_arg
 review_app = typer.Typer(help="Questions that a mesh puts to a person.", no_args_is_help=True)
 audit_app = typer.Typer(help="The log of what people were asked and decided.", no_args_is_help=True)
 keys_app = typer.Typer(help="Keys that open the door, each bound to a team.", no_args_is_help=True)
+outcomes_app = typer.Typer(help="What came of a batch's answers.", no_args_is_help=True)
+traces_app = typer.Typer(help="What was said in a batch, word for word.", no_args_is_help=True)
+app.add_typer(outcomes_app, name="outcomes")
+app.add_typer(traces_app, name="traces")
 app.add_typer(memory_app, name="memory")
 app.add_typer(review_app, name="review")
 app.add_typer(audit_app, name="audit")
@@ -508,6 +512,57 @@ def keys_revoke(
     from evolve.key_commands import revoke_command
 
     _exit(lambda: revoke_command(config, key, as_json=as_json))
+
+
+@outcomes_app.command("import")
+def outcomes_import(
+    labels: Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with the task's id and `answer` or `correct`.")],
+    key: Annotated[str, typer.Option(help="Column that holds the task's id.")] = "id",
+    batch: Annotated[
+        Path | None, typer.Option(help="Directory of the batch.", show_default="where the labels lie")
+    ] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="Tell this memory.", show_default="the one the batch was started with")
+    ] = None,
+    use_memory: Annotated[bool, typer.Option("--tell-memory/--no-memory", help="Whether memory is told.")] = True,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Whose memory it is.", show_default="as the batch")
+    ] = None,
+    reliability: Annotated[
+        Path | None, typer.Option(help="File to write weights to.", show_default="reliability.json of the batch")
+    ] = None,
+    add_to: Annotated[Path | None, typer.Option(help="Add what was measured elsewhere before.")] = None,
+    by: Annotated[str, typer.Option(help="Who or what the labels come from; kept as evidence.")] = "label",
+    replace: Annotated[bool, typer.Option("--replace", help="Take a label that contradicts an earlier one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring late labels to a batch's outcomes, to memory and to measured weights; again, it changes nothing."""
+    from evolve.outcome_commands import ImportOptions, import_command
+
+    options = ImportOptions(batch, key, memory, use_memory, config, reliability, add_to, by, replace)
+    _exit(lambda: import_command(labels, options, as_json=as_json))
+
+
+@traces_app.command("export")
+def traces_export(
+    source: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="Directory of a batch, or its traces.parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file to write; a README appears beside it.")],
+    kind: Annotated[
+        str,
+        typer.Option("--format", help="trl, trl-preference, axolotl, llamafactory or llamafactory-preference."),
+    ] = "trl",
+    only_verified: Annotated[
+        bool, typer.Option("--only-verified", help="Only answers that a label says are right.")
+    ] = False,
+    min_confidence: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Leave out unjudged answers the mesh was less sure of.")
+    ] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Write traces as training data that TRL, axolotl and LLaMA-Factory load unchanged."""
+    from evolve.trace_commands import export_command
+
+    _exit(lambda: export_command(source, kind, out, (only_verified, min_confidence), as_json=as_json))
 
 
 @config_app.command("validate")

@@ -13,12 +13,14 @@ from serving.outcomes import OutcomeLedger, judged_right
 from serving.traces import read_traces
 
 
-def export_command(source: Path, kind: str, out: Path, wanted: Wanted, *, as_json: bool) -> None:
-    """`evomesh traces export`."""
+def export_command(source: Path, kind: str, out: Path, wanted: tuple[bool, float], *, as_json: bool) -> None:
+    """`evomesh traces export`; `wanted`: only verified answers, and the least confidence of others."""
+    only_verified, min_confidence = wanted
     path = source / TRACES if source.is_dir() else source
     right = judged_right(OutcomeLedger(path.parent).all())
+    chosen = Wanted(only_verified=only_verified, min_confidence=min_confidence)
     try:
-        exported = export_traces(read_traces(path), right, out, _format(kind), wanted)
+        exported = export_traces(read_traces(path), right, out, _format(kind), chosen)
     except ExportError as error:
         raise ConfigError(str(error)) from error
     if as_json:

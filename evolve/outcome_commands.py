@@ -1,0 +1,128 @@
+"""The command `outcomes import`: late labels to a batch's outcomes, to memory, and to measured weights."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolve.batch_commands import read_origin
+from evolve.commands import OUT, print_json
+from evolve.config import ConfigError, load_mesh
+from evolve.labels import BadRow, LabelError, read_labels
+from evolve.late_outcomes import Imported, Judged, judge_labels, measure_batch, publish_measured, remember
+from evolve.measured import RELIABILITY, read_reliability
+from evolve.run import memory_settings
+from memory.embed import embedder_named
+from memory.store import Memory
+from memory.types import Namespace
+from mesh.reliability import Reliability
+from serving.batch_journal import TRACES
+
+MAX_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What `outcomes import` is told beside the labels."""
+
+    batch: Path | None = None
+    key: str = "id"
+    memory: Path | None = None
+    use_memory: bool = True
+    config: Path | None = None
+    reliability: Path | None = None
+    add_to: Path | None = None
+    by: str = "label"
+    replace: bool = False
+
+
+def import_command(labels: Path, options: ImportOptions, *, as_json: bool) -> None:
+    """`evomesh outcomes import`."""
+    batch = _batch(labels, options.batch)
+    out = options.reliability or batch / RELIABILITY
+    earlier = _earlier(options.add_to, out)
+    try:
+        file = read_labels(labels, options.key)
+    except LabelError as error:
+        raise ConfigError(str(error)) from error
+    judged, imported = asyncio.run(judge_labels(batch, file, by=options.by, replace=options.replace))
+    if not judged:
+        shown = "; ".join(f"row {row.row}: {row.problem}" for row in (*imported.bad, *imported.unknown)[:3])
+        raise ConfigError(f"{labels}: expected labels of tasks in {batch} under {options.key!r}, got none ({shown})")
+    measured = measure_batch(batch)
+    num_judged = sum(row.num_judged for row in measured.answers)
+    if num_judged:
+        publish_measured(out, measured, earlier)
+    told = _remember(batch, options, judged)
+    imported = imported.model_copy(update={"num_judged": num_judged, "num_remembered": told[1] if told else 0})
+    if as_json:
+        print_json({**imported.model_dump(mode="json"), "reliability": str(out) if num_judged else None})
+        return
+    for line in import_lines(imported, batch, out, told[0] if told else None):
+        OUT.print(line, highlight=False, markup=False)
+
+
+def import_lines(imported: Imported, batch: Path, out: Path, memory: Path | None) -> list[str]:
+    """What a person is told of an import."""
+    lines = [
+        f"{imported.num_tasks} tasks of {batch} are labelled: {imported.num_right} right, {imported.num_wrong} wrong. "
+        f"{imported.num_new} judged answers are new."
+    ]
+    if memory is None:
+        lines.append("No memory was told: the batch was started without one; --memory names one.")
+    else:
+        lines.append(f"{imported.num_remembered} outcomes are in the memory in {memory}.")
+    if imported.num_judged:
+        lines.append(f"{imported.num_judged} judged answers are measured: --reliability {out} weighs members by them.")
+    else:
+        lines.append("No member's own answer was judged, so nothing is measured.")
+    for name, rows in (
+        ("say nothing or contradict", imported.bad),
+        ("are about no task of the batch", imported.unknown),
+    ):
+        lines += _row_lines(name, rows)
+    return lines
+
+
+def _row_lines(name: str, rows: tuple[BadRow, ...]) -> list[str]:
+    if not rows:
+        return []
+    more = [f"  and {len(rows) - MAX_SHOWN} more; --json lists all"] if len(rows) > MAX_SHOWN else []
+    return [f"{len(rows)} rows {name}:", *(f"  row {row.row}: {row.problem}" for row in rows[:MAX_SHOWN]), *more]
+
+
+def _batch(labels: Path, named: Path | None) -> Path:
+    """The batch's directory. Raises ConfigError if there are no traces in it."""
+    batch = named or labels.parent
+    if (batch / TRACES).is_file():
+        return batch
+    told = "--batch" if named else "the labels lie in no batch, so --batch"
+    raise ConfigError(f"{batch}: expected a batch with {TRACES}, found none; {told} has to name its directory")
+
+
+def _earlier(path: Path | None, out: Path) -> Reliability | None:
+    if path is None:
+        return None
+    if path.resolve() == out.resolve():
+        raise ConfigError(
+            f"--add-to {path}: expected another file than the one written; every import would count twice"
+        )
+    return read_reliability(path)
+
+
+def _remember(batch: Path, options: ImportOptions, judged: list[Judged]) -> tuple[Path, int] | None:
+    """Tell the memory that the batch recalled from, or the one that is named; where it lies, and how much it was told.
+
+    None: there is none. Raises AlreadyLocked while a run writes to it; the same command does the rest later.
+    """
+    origin = read_origin(batch)
+    where = options.memory or (origin.memory if origin is not None else None)
+    if where is None or not options.use_memory:
+        return None
+    path = options.config or (origin.config if origin is not None else None)
+    if path is None:
+        raise ConfigError(f"{batch}: it is not known what it was started with; --config says whose memory {where} is")
+    directory, settings, scope = memory_settings(where, load_mesh(path))
+    with Memory.open(directory, embedder_named(settings.embedder), config=settings) as memory:
+        return directory, remember(memory, Namespace.parse(scope[0]), judged)
