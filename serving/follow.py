@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from serving.canary import CanaryError, check_seat
 from serving.channels import Channel, ChannelError, Current, check_channel_name
 from serving.config import ServingConfig
 from serving.leases import AdapterKey, Lease
+from serving.replica import ReplicaLoad
 from serving.roster import Roster
 
 _Result = TypeVar("_Result")
@@ -32,7 +33,7 @@ LEASES = ".leases"
 MAX_FALLBACKS = 3
 """Earlier rosters that are tried at the start when the newest cannot be used."""
 
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 120.0
+LAST_RETRY_S = 120.0
 MAX_RETIRE_TRIES = 3
 
 CANNOT_USE = (
@@ -48,6 +49,10 @@ class ServedFleet(Protocol):
     @property
     def replicas(self) -> Mapping[str, tuple[Engine, ...]]:
         """Every replica of every engine, by the engine's name."""
+        ...
+
+    def load(self) -> Mapping[str, tuple[ReplicaLoad, ...]]:
+        """What is known of every replica, by engine name; nobody is asked."""
         ...
 
     async def load_adapter(self, engine_name: str, adapter: Adapter) -> float:
@@ -100,9 +105,11 @@ class RosterFollower:
         alone: bool = False,
         poll_s: float = 0.25,
         canary_timeout_s: float = 60.0,
+        first_retry_s: float = 1.0,
         told: Callable[[FollowState], None] = lambda state: None,
     ) -> None:
         """`store`: where adapters are on this node, usually `SharedAdapters`. `told`: of every change of state.
+        `first_retry_s`: seconds before a roster that could not be used is tried again; doubled every time.
 
         alone: the single best base member answers alone, as `serve --safe` has it. Raises ChannelError for an odd name.
         """
@@ -120,7 +127,9 @@ class RosterFollower:
         self._lease: Lease | None = None
         self._task: asyncio.Task[None] | None = None
         self._seen: tuple[int, int, int] | None = None
-        self._retry_at, self._retry_s = 0.0, FIRST_RETRY_S
+        self._processes: frozenset[tuple[str, int, int | None, int]] = frozenset()
+        self._first_retry_s = first_retry_s
+        self._retry_at, self._retry_s = 0.0, first_retry_s
 
     @property
     def state(self) -> FollowState:
@@ -192,6 +201,7 @@ class RosterFollower:
         while True:
             await asyncio.sleep(self._poll_s)
             await self._look()
+            await self._load_where_new()
             await self._retire_unneeded()
 
     async def _look(self) -> None:
@@ -200,7 +210,7 @@ class RosterFollower:
         if sign == self._seen and not is_due:
             return
         if sign != self._seen:
-            self._seen, self._retry_s = sign, FIRST_RETRY_S
+            self._seen, self._retry_s = sign, self._first_retry_s
         try:
             current = self._channel.current()
             standing = current.standing
@@ -226,7 +236,7 @@ class RosterFollower:
         if self._now is not None:
             self._before.append(self._now)
         self._now = _InUse(seats)
-        self._retry_s = FIRST_RETRY_S
+        self._retry_s = self._first_retry_s
         self._note(
             roster=roster.id,
             source=roster.source,
@@ -243,17 +253,44 @@ class RosterFollower:
         if missing:
             running = ", ".join(self._fleet.replicas)
             raise EngineError(f"roster {roster.id}: expected engines {', '.join(missing)}; running: {running}")
-        adapters = await _all(asyncio.to_thread(self._store.get, adapter) for _, adapter in roster.adapters)
-        await self._take(roster.adapters)
-        await _all(
-            self._fleet.load_adapter(engine, adapter)
-            for (engine, _), adapter in zip(roster.adapters, adapters, strict=True)
-        )
+        self._processes = self._processes_now()
+        await self._load(roster.adapters)
         await _all(
             check_seat(replica, member, timeout_s=self._canary_timeout_s)
             for member in _one_each(roster.everyone)
             for replica in self._fleet.replicas[member.engine]
         )
+
+    async def _load(self, keys: Sequence[AdapterKey]) -> None:
+        adapters = await _all(asyncio.to_thread(self._store.get, adapter) for _, adapter in keys)
+        await self._take(keys)
+        await _all(
+            self._fleet.load_adapter(engine, adapter) for (engine, _), adapter in zip(keys, adapters, strict=True)
+        )
+
+    async def _load_where_new(self) -> None:
+        """A process that took another's place on another node may have found nothing to load again there."""
+        processes = self._processes_now()
+        if processes == self._processes or time.monotonic() < self._retry_at:
+            return
+        try:
+            await self._load(sorted(self._needed()))
+        except CANNOT_USE as error:
+            self._failed(error)
+        else:
+            self._processes = processes
+            if self._state.wanted == self._state.roster:
+                self._note(error="")
+
+    def _processes_now(self) -> frozenset[tuple[str, int, int | None, int]]:
+        return frozenset(
+            (one.engine, one.replica, one.pid, one.restarts) for known in self._fleet.load().values() for one in known
+        )
+
+    def _needed(self) -> set[AdapterKey]:
+        """Adapters of the roster in force, and of those before it that a task still holds."""
+        in_use = [*self._before, *([self._now] if self._now is not None else [])]
+        return {key for one in in_use for key in one.roster.adapters}
 
     async def _take(self, adapters: Iterable[AdapterKey]) -> None:
         """Says that these are needed before they are loaded; waits while somebody unloads."""
@@ -268,8 +305,7 @@ class RosterFollower:
 
     async def _retire_unneeded(self) -> None:
         self._before = [old for old in self._before if old.num_holders]
-        in_use = [*self._before, *([self._now] if self._now is not None else [])]
-        needed = {key for one in in_use for key in one.roster.adapters}
+        needed = self._needed()
         unneeded = [key for key in self._loaded if key not in needed]
         if not unneeded or self._lease is None:
             return
