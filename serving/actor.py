@@ -27,7 +27,7 @@ from serving.member_http import HttpAddress, HttpHost
 from serving.pool import Pool
 from serving.pushback import Pushback
 from serving.replica import ReplicaLoad, State, answer, takes_rank
-from serving.requests import Answer, Argument, Request, Verb, new_request
+from serving.requests import Answer, Argument, Request, Requests, Verb
 from serving.wire import Refusal, Report, answer_of, encode_request
 
 _Result = TypeVar("_Result")
@@ -294,6 +294,7 @@ class RayEngine:
         self._carrier = RayCarrier(name, actor)
         self._mail: tuple[asyncio.AbstractEventLoop, Mailbox] | None = None
         self._alone = Pool(name, [self])
+        self._requests = Requests()
 
     async def start(self) -> int:
         """Waits until the engine is ready; returns the process id of its actor. Raises EngineError."""
@@ -395,7 +396,7 @@ class RayEngine:
         argument: Argument = None,
         rank: int = 0,
     ) -> Answer:
-        return await self._alone.ask(new_request(verb, member, messages, argument, rank), "", may_wait=True)
+        return await self._alone.ask(self._requests.new(verb, member, messages, argument, rank), "", may_wait=True)
 
     async def _surely(self, act: Callable[[], Awaitable[_Result]]) -> _Result:
         """What `act` gives, done again while the actor restarts; for verbs that may be done twice."""

@@ -13,7 +13,7 @@ from mesh.types import Completion, Member, Message, Profile, Sampling, Score, Us
 from serving.adapters import Adapter, AdapterHost
 from serving.pool import Pool
 from serving.replica import AsksLoad, LocalReplica, Replica, ReplicaLoad, Sleeper
-from serving.requests import Answer, Request, new_request
+from serving.requests import Answer, Request, Requests
 from serving.routing import prefix_affinity
 from serving.ticket import Ticket
 
@@ -40,6 +40,7 @@ class Fleet:
             for name, replicas in self._replicas.items()
         }
         self._usage = dict.fromkeys(self._pools, Usage())
+        self._requests = Requests()
 
     @property
     def engines(self) -> Mapping[str, Engine]:
@@ -80,7 +81,7 @@ class Fleet:
     ) -> tuple[tuple[Completion, ...], int]:
         """As `Engine.complete`. Raises EngineError, naming the nearest engine, if there is none of that name."""
         started = time.perf_counter()
-        request = new_request("complete", member, messages, sampling, _rank(ticket))
+        request = self._requests.new("complete", member, messages, sampling, _rank(ticket))
         completions, prompt_tokens = cast(tuple[tuple[Completion, ...], int], await self._ask(request, ticket))
         output_tokens = sum(completion.output_tokens for completion in completions)
         self._count(member.engine, started, prompt_tokens, output_tokens)
@@ -91,7 +92,7 @@ class Fleet:
     ) -> tuple[float, ...]:
         """As `Engine.choose`."""
         started = time.perf_counter()
-        request = new_request("choose", member, messages, tuple(labels), _rank(ticket))
+        request = self._requests.new("choose", member, messages, tuple(labels), _rank(ticket))
         weights = cast(tuple[float, ...], await self._ask(request, ticket))
         self._count(member.engine, started)
         return weights
@@ -101,18 +102,18 @@ class Fleet:
     ) -> Score:
         """As `Engine.score`."""
         started = time.perf_counter()
-        score = await self._ask(new_request("score", member, messages, text, _rank(ticket)), ticket)
+        score = await self._ask(self._requests.new("score", member, messages, text, _rank(ticket)), ticket)
         self._count(member.engine, started)
         return cast(Score, score)
 
     async def count_tokens(self, member: Member, messages: Sequence[Message], *, ticket: Ticket | None = None) -> int:
         """As `Engine.count_tokens`."""
-        request = new_request("count_tokens", member, messages, rank=_rank(ticket))
+        request = self._requests.new("count_tokens", member, messages, rank=_rank(ticket))
         return cast(int, await self._ask(request, ticket))
 
     async def profile(self, member: Member, *, ticket: Ticket | None = None) -> Profile:
         """As `Engine.profile`."""
-        return cast(Profile, await self._ask(new_request("profile", member, rank=_rank(ticket)), ticket))
+        return cast(Profile, await self._ask(self._requests.new("profile", member, rank=_rank(ticket)), ticket))
 
     async def load_adapter(self, engine_name: str, adapter: Adapter) -> float:
         """Makes `adapter` usable by members of one engine, on all of its replicas; returns the seconds of the slowest.

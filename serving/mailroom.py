@@ -45,13 +45,14 @@ class Mailroom:
     everything that was posted before is lost. Belongs to one event loop.
     """
 
-    def __init__(self, serve: Serve, refuse: Refuse) -> None:
+    def __init__(self, serve: Serve, refuse: Refuse, *, silent_s: float = SILENT_S) -> None:
         self.process = os.urandom(8).hex()
         self.pending: Counter[int] = Counter()
         """Requests that are served at present, by rank."""
         self.num_served = 0
         self._serve = serve
         self._refuse = refuse
+        self._silent_s = silent_s
         self._boxes: dict[str, _Box] = {}
         self._num_boxes = 0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -153,13 +154,13 @@ class Mailroom:
             task.cancel()
 
     def _sweep_later(self) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(SILENT_S / 4, self._sweep)
+        self._sweeper = asyncio.get_running_loop().call_later(self._silent_s / 4, self._sweep)
 
     def _sweep(self) -> None:
         """Gives up what was asked by clients that are gone."""
         now = asyncio.get_running_loop().time()
         for client, box in list(self._boxes.items()):
-            if not box.num_collecting and now - box.heard_at > SILENT_S:
+            if not box.num_collecting and now - box.heard_at > self._silent_s:
                 for request_id in list(box.running):
                     self._give_up(box, request_id)
                 del self._boxes[client]

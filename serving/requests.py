@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 from mesh.types import Completion, Member, Message, Profile, Sampling, Score
@@ -30,8 +31,15 @@ class Request:
     """Smaller ones are served first; see `Ticket.rank`."""
 
 
-def new_request(
-    verb: Verb, member: Member, messages: Sequence[Message] = (), argument: Argument = None, rank: int = 0
-) -> Request:
-    """A request under an id of its own (128 random bits, hex)."""
-    return Request(os.urandom(16).hex(), verb, member, tuple(messages), argument, rank)
+class Requests:
+    """Makes requests, each under an id that no other process and no other object of this class gives."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(12).hex()
+        self._numbers = count()
+
+    def new(
+        self, verb: Verb, member: Member, messages: Sequence[Message] = (), argument: Argument = None, rank: int = 0
+    ) -> Request:
+        """One request."""
+        return Request(f"{self._prefix}.{next(self._numbers)}", verb, member, tuple(messages), argument, rank)
