@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from serving.adapters import (
     AdapterStore,
     check_hash,
     copy_durably,
+    sweep,
 )
 from serving.config import ServingConfig
 
@@ -35,8 +37,11 @@ class AdapterShare(Protocol):
         """Whether this adapter was published there, whole. Raises ShareError."""
         ...
 
-    def publish(self, adapter_hash: str, directory: Path) -> None:
-        """Copies the `SHARED_FILES` of an adapter there; visible at once or not at all. Raises ShareError."""
+    def publish(self, adapter_hash: str, directory: Path, *, replace: bool = False) -> None:
+        """Copies the `SHARED_FILES` of an adapter there; visible at once or not at all. Raises ShareError.
+
+        replace: over a damaged one; without it, one that is there already stays.
+        """
         ...
 
     def fetch(self, adapter_hash: str, into: Path) -> None:
@@ -67,16 +72,19 @@ class FolderShare:
         """As `AdapterShare.holds`."""
         return (self.root / check_hash(adapter_hash) / RECORD_FILE).is_file()
 
-    def publish(self, adapter_hash: str, directory: Path) -> None:
+    def publish(self, adapter_hash: str, directory: Path, *, replace: bool = False) -> None:
         """As `AdapterShare.publish`."""
         target = self.root / check_hash(adapter_hash)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            sweep(self.root)
             with tempfile.TemporaryDirectory(prefix=".publish-", dir=self.root) as name:
                 staged = Path(name) / "adapter"
                 staged.mkdir()
                 for file, most in SHARED_FILES.items():
                     copy_durably(directory / file, staged / file, max_bytes=most)
+                if replace and target.exists():
+                    target.rename(self.root / f".damaged-{secrets.token_hex(6)}")
                 if not target.exists():
                     staged.rename(target)
             sync_directory(self.root)
@@ -112,7 +120,7 @@ class UrlShare:
         except _connection_errors() as error:
             raise ShareError(f"{self.url}: cannot be read: {error}") from error
 
-    def publish(self, adapter_hash: str, directory: Path) -> None:
+    def publish(self, adapter_hash: str, directory: Path, *, replace: bool = False) -> None:
         """As `AdapterShare.publish`."""
         files, root = self._open()
         at = f"{root}/{check_hash(adapter_hash)}"
@@ -185,16 +193,22 @@ class SharedAdapters(AdapterStore):
         return super().path(adapter_hash)
 
     def publish(self, adapter_hash: str, source: AdapterStore) -> Adapter:
-        """Shares an adapter of another store and returns its record; what is shared already is verified instead.
+        """Shares an adapter of another store and returns its record; a damaged copy of it is replaced.
+
+        It is read back unless it is here already: what cannot be read back was not published.
 
         Raises:
-            AdapterMissing, AdapterCorrupt: `source` does not hold it whole, or the shared copy is damaged.
+            AdapterMissing, AdapterCorrupt: `source` does not hold it whole.
             ShareError: the shared store cannot be reached.
         """
         directory = source.path(adapter_hash)
         if not self.share.holds(adapter_hash):
             self.share.publish(adapter_hash, directory)
-        return self.get(adapter_hash)
+        try:
+            return self.get(adapter_hash)
+        except AdapterCorrupt:
+            self.share.publish(adapter_hash, directory, replace=True)
+            return self.get(adapter_hash)
 
 
 def shared_adapters(config: ServingConfig) -> SharedAdapters:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -35,6 +38,8 @@ SHARED_FILES = {WEIGHTS_FILE: 4 * 2**30, CONFIG_FILE: 2**20, RECORD_FILE: 2**20}
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _CHUNK_BYTES = 1 << 20
+_STAGED = (".admit-", ".receive-", ".publish-", ".damaged-")
+_FORGOTTEN_S = 86_400.0
 
 
 class AdapterRefused(ValueError):
@@ -110,6 +115,7 @@ class AdapterStore:
             AdapterRefused: with every reason found.
         """
         self.root.mkdir(parents=True, exist_ok=True)
+        sweep(self.root)
         self._refuse_odd_files(directory)
         with tempfile.TemporaryDirectory(prefix=".admit-", dir=self.root) as name:
             staged = Path(name) / "adapter"
@@ -163,6 +169,7 @@ class AdapterStore:
         if (self.root / adapter_hash).exists():
             return self.get(adapter_hash)
         self.root.mkdir(parents=True, exist_ok=True)
+        sweep(self.root)
         with tempfile.TemporaryDirectory(prefix=".receive-", dir=self.root) as name:
             staged = Path(name) / "adapter"
             staged.mkdir()
@@ -216,6 +223,16 @@ class AdapterStore:
                 reasons.append(f"{name}: expected this file, found none")
         if reasons:
             raise AdapterRefused(directory, tuple(reasons))
+
+
+def sweep(root: Path) -> None:
+    """Removes what a kill left half-done in a store a day ago or earlier; nobody ever saw it as an adapter."""
+    for entry in root.iterdir():
+        if not entry.name.startswith(_STAGED):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it has just become an adapter
+            if time.time() - entry.lstat().st_mtime > _FORGOTTEN_S:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def _identity(base: str, directory: Path) -> str:

@@ -36,7 +36,9 @@ async def check_seat(engine: Engine, member: Member, *, timeout_s: float = 60.0)
         async with asyncio.timeout(timeout_s):
             said = await asyncio.gather(*(_ask(engine, member, prompt) for prompt in CANARIES))
     except (EngineError, TimeoutError) as error:
-        raise CanaryError(f"{member.name}: expected an answer to a canary, got {error or 'none in time'}") from error
+        raise CanaryError(
+            f"{member.name}: expected an answer to a canary, got {str(error) or 'none in time'}"
+        ) from error
     reason = why_not([completion for completion in said], member.adapter)
     if reason is not None:
         raise CanaryError(f"{member.name}: {reason}")
