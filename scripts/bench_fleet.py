@@ -227,7 +227,7 @@ def show(rows: Sequence[Row]) -> None:
     dearest = max(row.driver_us for row in fleets)
     print(f"aim: {AIM:.0f} completions/s; least over Ray: {min(row.per_second for row in fleets):.0f}")
     print(
-        f"a core of the driver's own gives {1e6 / dearest:.0f} completions/s, at the dearest row's {dearest:.0f} µs each"
+        f"the driver alone on a core gives {1e6 / dearest:.0f} completions/s at {dearest:.0f} µs each, the dearest row"
     )
 
 

@@ -31,6 +31,7 @@ class Pool:
         self._busy_until = [0.0] * len(self.replicas)
         self._keys = [f"{name}/{index}" for index in range(len(self.replicas))]
         self._line = Line()
+        self._alarm: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
         self._watching: dict[int, asyncio.Task[None]] = {}
 
     def load(self) -> tuple[ReplicaLoad, ...]:
@@ -55,6 +56,7 @@ class Pool:
                     index = self._choose(affinity)
                     if index is None:
                         self._refuse_hopeless(reason, may_wait)
+                        self._set_alarm()
                         await self._line.wait(request.rank)
                         continue
                     try:
@@ -106,11 +108,21 @@ class Pool:
             ) from reason
 
     def _mark_busy(self, index: int, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
         # Drivers that were refused together do not come back together.
-        pause = seconds * random.uniform(0.75, 1.25)
-        self._busy_until[index] = loop.time() + pause
-        loop.call_later(pause, self._line.wake, WOKEN_AT_ONCE)
+        self._busy_until[index] = asyncio.get_running_loop().time() + seconds * random.uniform(0.75, 1.25)
+
+    def _set_alarm(self) -> None:
+        """Wakes some of those who wait when the first busy replica may have room."""
+        loop = asyncio.get_running_loop()
+        if self._alarm is not None and self._alarm[0] is loop:
+            return
+        ends = [until for until in self._busy_until if until > loop.time()]
+        if ends:
+            self._alarm = loop, loop.call_at(min(ends), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._line.wake(WOKEN_AT_ONCE)
 
     def _watch(self, index: int) -> None:
         """Wakes everybody once a replica that was out of reach has come back or is known to be dead."""
@@ -119,7 +131,9 @@ class Pool:
             self._watching[index] = asyncio.get_running_loop().create_task(self._await_up(index))
 
     async def _await_up(self, index: int) -> None:
-        while self.replicas[index].state == "away":
-            await self.replicas[index].wait_up()
+        replica = self.replicas[index]
+        await replica.wait_up()
+        while replica.state == "away":
             await asyncio.sleep(REACH_AGAIN_S)
+            await replica.wait_up()
         self._line.wake(len(self._line))
