@@ -126,9 +126,9 @@ class Pool:
 
     def _watch(self, index: int) -> None:
         """Wakes everybody once a replica that was out of reach has come back or is known to be dead."""
-        task = self._watching.get(index)
-        if task is None or task.done():
-            self._watching[index] = asyncio.get_running_loop().create_task(self._await_up(index))
+        loop, task = asyncio.get_running_loop(), self._watching.get(index)
+        if task is None or task.done() or task.get_loop() is not loop:
+            self._watching[index] = loop.create_task(self._await_up(index))
 
     async def _await_up(self, index: int) -> None:
         replica = self.replicas[index]
