@@ -25,6 +25,9 @@ from serving.config import ServingConfig
 CACHE = "adapters"
 """Directory beside a fleet's record: this node's copies."""
 
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
+"""Where there are no directories to make, and asking for one would make the bucket instead: a typing error would."""
+
 
 class ShareError(RuntimeError):
     """The shared store cannot be reached, or refuses; nothing half-written is visible in it."""
@@ -116,7 +119,7 @@ class UrlShare:
         """As `AdapterShare.holds`."""
         files, root = self._open()
         try:
-            return bool(files.isfile(f"{root}/{check_hash(adapter_hash)}/{RECORD_FILE}"))
+            return _is_there(files, f"{root}/{check_hash(adapter_hash)}/{RECORD_FILE}")
         except _connection_errors() as error:
             raise ShareError(f"{self.url}: cannot be read: {error}") from error
 
@@ -125,7 +128,8 @@ class UrlShare:
         files, root = self._open()
         at = f"{root}/{check_hash(adapter_hash)}"
         try:
-            files.makedirs(at, exist_ok=True)
+            if not _OBJECT_STORES & set(_protocols(files)):
+                files.makedirs(at, exist_ok=True)
             for name in SHARED_FILES:
                 if name != RECORD_FILE:
                     self._put(files, directory / name, f"{at}/{name}")
@@ -138,9 +142,7 @@ class UrlShare:
         files, root = self._open()
         at = f"{root}/{check_hash(adapter_hash)}"
         try:
-            # Listings may be remembered from before another node published it.
-            files.invalidate_cache()
-            if not files.isfile(f"{at}/{RECORD_FILE}"):
+            if not _is_there(files, f"{at}/{RECORD_FILE}"):
                 raise _missing(self, adapter_hash)
             for name, most in SHARED_FILES.items():
                 self._get(files, f"{at}/{name}", into / name, most)
@@ -237,6 +239,21 @@ def bring(store: AdapterStore, adapter: Adapter) -> Adapter:
             "channel, or start the fleet on the directory it is in"
         )
     return store.receive(adapter.hash, lambda into: share.fetch(adapter.hash, into))
+
+
+def _is_there(files: Any, path: str) -> bool:
+    """Not by `isfile`, for which a store that cannot be reached is one without the file."""
+    # Listings may be remembered from before another node published it.
+    files.invalidate_cache()
+    try:
+        files.info(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
 
 
 def _missing(share: AdapterShare, adapter_hash: str) -> AdapterMissing:
