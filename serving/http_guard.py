@@ -1,4 +1,4 @@
-"""Stands before the HTTP server of an engine: one secret for everything, one route, adapters held while they are used."""
+"""Stands before the HTTP server of an engine: one secret, one route, and adapters that are held while they are used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Guard(Generic[Handle]):
     """Lets in who knows the secret, to the one route there is, with the request's adapter in the engine meanwhile."""
 
     def __init__(
-        self, app: App, secret: str, lora_requests: MutableMapping[str, Handle], use_adapter: UseAdapter
+        self, app: App, secret: str, lora_requests: MutableMapping[str, Handle], use_adapter: UseAdapter[Handle]
     ) -> None:
         """`lora_requests`: vLLM's table of adapters by model name; it holds those that are in use."""
         self._app = app
