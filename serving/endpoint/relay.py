@@ -165,7 +165,7 @@ class Relay:
 
 
 class RelayedStream:
-    """The events of one answer as the client gets them; an iterator that has to be closed."""
+    """The events of one answer as the client gets them; its end, `aclose` or a cancelled reader closes it."""
 
     def __init__(self, response: httpx.Response, writer: EventWriter, started: float) -> None:
         """`started`: when the request was sent, by the performance counter."""
@@ -198,6 +198,9 @@ class RelayedStream:
         except httpx.TransportError:
             told = failed("the engine was lost in the middle of its answer; send the request again") + event(DONE)
             await self.aclose()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
         if told is None:
             await self.aclose()
             raise StopAsyncIteration

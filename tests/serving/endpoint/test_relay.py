@@ -332,6 +332,21 @@ def test_a_client_that_leaves_a_stream_cuts_it_off_at_the_server(num_read: int) 
     asyncio.run(act())
 
 
+def test_a_reader_that_is_cancelled_cuts_the_stream_off_at_the_server() -> None:
+    async def act() -> None:
+        async with stage(streams(chunk("5", 1), then="hang")) as made:
+            reading = asyncio.ensure_future(read(await made.post({"stream": True})))
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            await asyncio.sleep(0.05)
+            server = made.hosts[0].server
+            assert server is not None
+            assert (server.num_open, server.num_cut) == (0, 1)
+
+    asyncio.run(act())
+
+
 def test_engines_without_a_server_are_known() -> None:
     async def act() -> None:
         made = Stage([Host(None)], timeout_s=1.0)
