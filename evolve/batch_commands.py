@@ -176,9 +176,8 @@ def read_origin(directory: Path) -> Origin | None:
 
 
 def _remember_origin(out: Path, origin: Origin) -> None:
-    """Only the first start's: later ones do the same work."""
-    if not (out / ORIGIN).exists():
-        publish_json(out / ORIGIN, origin)
+    """The last start's: what must not differ between two starts is the journal's business."""
+    publish_json(out / ORIGIN, origin)
 
 
 def _schema_text(path: Path | None) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 from pydantic import Field
 
+from memory.beta import beta_quantile
 from memory.types import Record
 from mesh.seeds import derive_seed
 
@@ -88,13 +90,21 @@ def _total(seen: Sequence[float], num_unseen: int) -> Range:
 
 def _unseen(seen: Sequence[float], num_unseen: int) -> Range:
     """Sum of `num_unseen` values drawn like `seen`; nothing is known of the spread of one value, so it is its mean."""
-    from scipy.stats import t  # takes half a second to import, and only this needs it
-
     mean = math.fsum(seen) / len(seen)
     expected = num_unseen * mean
     if len(seen) < 2 or num_unseen == 0:
         return Range(expected=expected, low=expected, high=expected)
     variance = math.fsum((value - mean) ** 2 for value in seen) / (len(seen) - 1)
     error = math.sqrt(variance * (num_unseen**2 / len(seen) + num_unseen))
-    reach = float(t.ppf(0.5 + CONFIDENCE / 2, len(seen) - 1)) * error
+    reach = t_quantile(0.5 + CONFIDENCE / 2, len(seen) - 1) * error
     return Range(expected=expected, low=max(0.0, expected - reach), high=expected + reach)
+
+
+@lru_cache(maxsize=64)
+def t_quantile(share: float, degrees: int) -> float:
+    """The value below which `share` (above one half) of Student's t with so many degrees of freedom lies.
+
+    From the Beta distribution: t² = ν (1 - x) / x, where x is the 2(1 - share) quantile of Beta(ν/2, 1/2).
+    """
+    x = beta_quantile(2.0 * (1.0 - share), degrees / 2.0, 0.5)
+    return math.sqrt(degrees * (1.0 - x) / x)

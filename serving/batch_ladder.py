@@ -75,22 +75,28 @@ def choose_rung(
 ) -> Choice:
     """The dearest rung on which this task may be held, if all after it could still be held on the cheapest one.
 
-    So protocols come down as time runs out and not before. `seconds` are what a task took on each rung, in one of
+    So protocols come down as time runs out and not before, but for one task, on which the cheapest is measured once it
+    is clear that there will not be time for all as configured. `seconds` are what a task took on each rung, in one of
     `num_slots` places that work side by side; None: nobody was measured there. `num_left` counts this task too.
     `seconds_left` None: there is no deadline.
     """
     if seconds_left is None:
         return Choice(rung=0)
-    expected = expect(seconds)
-    rest = (-(-num_left // num_slots) - 1) * min(expected)
+    expected, rounds = expect(seconds), -(-num_left // num_slots)
+    if expected[0] * rounds <= SPARE * seconds_left:
+        return Choice(rung=0)
+    if seconds[-1] is None and len(seconds) > 1:
+        # What the tasks after this one will at least take is worth knowing before it is needed.
+        return Choice(rung=len(seconds) - 1, reason="to find out how long the cheapest protocol takes")
+    rest = (rounds - 1) * min(expected)
     affordable = [rung for rung, own in enumerate(expected) if own + rest <= SPARE * seconds_left]
     rung = affordable[0] if affordable else min(range(len(expected)), key=lambda one: expected[one])
     if rung == 0:
         return Choice(rung=0)
     return Choice(
         rung=rung,
-        reason=f"{seconds_left:.0f} s before the deadline with {num_left} tasks left, the configured protocol would "
-        f"have taken {expected[0]:.1f} s a task",
+        reason=f"{seconds_left:.0f} s before the deadline {num_left} tasks were left, and the configured protocol "
+        f"takes {expected[0]:.1f} s a task",
     )
 
 

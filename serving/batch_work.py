@@ -22,7 +22,7 @@ from mesh.seeds import derive_seed
 from mesh.table import OUT_OF_BUDGET
 from mesh.types import Deliberation, Failure, Member, Message, Part, Sampling, Task
 from serving.batch_journal import BatchJournal, Note
-from serving.batch_ladder import Choice, choose_rung, label, ladder_of
+from serving.batch_ladder import Choice, choose_rung, expect, label, ladder_of
 from serving.batch_types import BatchError, BatchMesh, BatchPace, BatchPlan, BatchProgress
 from serving.roster import Roster
 from serving.shaping import AnswerSchema, Shaped, readers_of, shape_answer
@@ -56,6 +56,7 @@ class BatchWork:
     _num_started: int = 0
     _num_left: int = 0
     _in_flight: int = 0
+    _is_measuring: bool = False
     _busy_since: float = 0.0
     _busy_seconds: float = 0.0
     _measured: dict[int, deque[float]] = field(default_factory=dict)
@@ -64,7 +65,8 @@ class BatchWork:
     def __post_init__(self) -> None:
         self.ladder = ladder_of(self.plan.protocol)
         for note in self.journal.notes():
-            self._measure(note)
+            if note.seconds:
+                self._measure(note.rung, note.seconds)
 
     @property
     def is_late(self) -> bool:
@@ -124,7 +126,8 @@ class BatchWork:
         )  # fmt: skip
         self.journal.seat(roster)
         self.journal.keep(index, held, note)
-        self._measure(note)
+        if paused is None:
+            self._measure(choice.rung, time.perf_counter() - started)
         self.num_done += not held.is_waiting
         self.output_tokens += held.usage.output_tokens
         return note
@@ -134,10 +137,14 @@ class BatchWork:
         if deadline is None:
             return Choice(rung=0)
         means = [_mean(self._measured.get(rung, ())) for rung in range(len(self.ladder))]
-        return choose_rung(
+        if self._is_measuring and means[-1] is None:
+            means[-1] = expect(means)[-1]  # one task is on it; the others go on meanwhile
+        choice = choose_rung(
             means, num_left=self._num_left - self._in_flight + 1, num_slots=self.pace.concurrency,
             seconds_left=deadline - time.time(),
         )  # fmt: skip
+        self._is_measuring = self._is_measuring or (choice.rung > 0 and choice.rung == len(self.ladder) - 1)
+        return choice
 
     def _ticket(self, task: Task) -> Ticket:
         self._num_started += 1
@@ -203,9 +210,8 @@ class BatchWork:
             protocol=label(self.ladder, note.rung), fallback=note.reason,
         )  # fmt: skip
 
-    def _measure(self, note: Note) -> None:
-        if note.seconds:
-            self._measured.setdefault(note.rung, deque(maxlen=MEASURED)).append(note.seconds)
+    def _measure(self, rung: int, seconds: float) -> None:
+        self._measured.setdefault(rung, deque(maxlen=MEASURED)).append(seconds)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
