@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,8 @@ PREFIX = "base_model.model."
 MAX_TENSORS = 100_000
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_REASONS = 20
+MAX_VALUE = 65504.0
+"""Largest number that float16 holds: more is infinity in an engine that computes so. Trained weights stay below 10."""
 _CHUNK_BYTES = 1 << 24
 # vLLM refuses adapters on these, and PEFT merges them wrongly.
 FORBIDDEN_LAYERS = ("lm_head", "embed_tokens")
@@ -86,7 +88,9 @@ class LoraConfig(BaseModel):
     r: int = Field(ge=1, le=512)
     lora_alpha: float = Field(ge=0, le=8192, allow_inf_nan=False)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: list[str] = Field(min_length=1, max_length=256)
+    target_modules: list[Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=256)]] = Field(
+        min_length=1, max_length=256
+    )
 
     def canonical(self, base_name: str) -> dict[str, Any]:
         """The configuration that is stored: what PEFT and vLLM need to load it, nothing else."""
@@ -151,6 +155,8 @@ def _examine_config(file: Path, max_rank: int) -> tuple[LoraConfig | None, list[
         config = LoraConfig.model_validate(raw)
     except ValidationError as error:
         return None, [*reasons, *(f"{file.name}: {_where(item)}: {item['msg']}" for item in error.errors())]
+    for layer in sorted({target.rpartition(".")[2] for target in config.target_modules} & set(FORBIDDEN_LAYERS)):
+        reasons.append(f"{file.name}: target_modules: adapters on {layer} are not admitted; train without it")
     if config.r > max_rank:
         reasons.append(f"{file.name}: r: expected at most {max_rank}, got {config.r}; raise the engine's max_lora_rank")
     return config, reasons
@@ -228,12 +234,12 @@ def _misfit(module: str, side: str, info: TensorInfo, base: BaseModelShape | Non
 
 
 def _not_finite(file: Path, tensors: dict[str, TensorInfo]) -> list[str]:
-    """A reason for every tensor that holds NaN or infinity."""
+    """A reason for every tensor that holds NaN, infinity, or what becomes infinity in an engine."""
     with file.open("rb") as handle:
         return [
-            f"{name[:120]!r}: expected finite values, found NaN or infinity"
+            f"{name[:120]!r}: expected finite values up to {MAX_VALUE:g}, found NaN, infinity or larger ones"
             for name, info in tensors.items()
-            if not all(_is_finite(chunk, info.dtype) for chunk in _chunks(handle, info))
+            if not all(_is_sound(chunk, info.dtype) for chunk in _chunks(handle, info))
         ]
 
 
@@ -244,11 +250,14 @@ def _chunks(handle: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
         yield handle.read(min(_CHUNK_BYTES, info.end - begin))
 
 
-def _is_finite(data: bytes, dtype: str) -> bool:
+def _is_sound(data: bytes, dtype: str) -> bool:
     if dtype == "BF16":
-        # numpy has no bfloat16: all eight exponent bits set means infinity or NaN.
-        return bool(np.all(np.frombuffer(data, np.dtype("<u2")) & 0x7F80 != 0x7F80))
-    return bool(np.all(np.isfinite(np.frombuffer(data, "<f4" if dtype == "F32" else "<f2"))))
+        # numpy has no bfloat16, which is the upper half of a float32.
+        values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    else:
+        values = np.frombuffer(data, "<f4" if dtype == "F32" else "<f2")
+    # NaN is not less than anything.
+    return bool(np.all(np.abs(values) <= MAX_VALUE))
 
 
 def _content_sign(file: Path) -> str:
