@@ -42,6 +42,7 @@ PLANS = (
         cpu_torch=True,
         on_top_of="cpu.lock",
     ),
+    LockPlan("cluster.lock", ("cluster.in",), on_top_of="gpu.lock"),
 )
 
 

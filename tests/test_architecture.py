@@ -21,6 +21,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "serving/cluster.py",
         "serving/memory_actor.py",
         "serving/ray_session.py",
+        "evolve/ray_serve.py",
         "evolve/workers.py",
     ),
     "faiss": ("memory/index.py",),

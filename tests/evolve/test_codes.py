@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("memory", "mesh", "serving", "evolve")
 
 BECOME_DATA = {
+    "evolve.doorkeeper.DoorEnded": "what Ray Serve is told of the door that it watches",
     "memory.exchange_lines.BadLine": "a line of an import that is told by its number",
     "memory.store.UnknownEnd": "an edge of an import that is told by its number",
     "mesh.oversight.Waiting": "a pause for a person, not an error",
