@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Literal
 
+from pydantic import Field
+
+from memory.types import Record
 from mesh.budget import cost_of
+from mesh.config import ProtocolConfig
 from mesh.equivalence import same_answer
 from mesh.types import Deliberation, Exchange, Usage
+from serving.endpoint.deliberations import Kept
 from serving.endpoint.schema import (
     AnswerMessage,
     ChatCompletion,
@@ -59,6 +65,7 @@ def mesh_field(
     """What stands in `mesh`. `where`: id of the roster and its channel. `seconds`: wall seconds it took."""
     verdict, usage = deliberation.verdict, deliberation.usage
     clusters = () if verdict.diagnosis is None else verdict.diagnosis.clusters
+    total = sum(weight for _, weight in verdict.support) or 1.0
     behind = {cluster.answer: cluster.members for cluster in clusters}
     return MeshField(
         deliberation=deliberation.id,
@@ -69,7 +76,7 @@ def mesh_field(
         answer=verdict.answer,
         method=verdict.method,
         support=tuple(
-            SupportOf(answer=answer, weight=weight, members=behind.get(answer, ()))
+            SupportOf(answer=answer, weight=weight / total, members=behind.get(answer, ()))
             for answer, weight in verdict.support
         ),
         dissent=verdict.dissent,
@@ -142,3 +149,35 @@ def _by_phase(deliberation: Deliberation) -> tuple[PhaseUsage, ...]:
         for phase, usages in taken.items()
         for total in [Usage.total(usages)]
     )
+
+
+class DeliberationView(Record):
+    """What `GET /v1/deliberations/{id}` answers."""
+
+    object: Literal["deliberation"] = "deliberation"
+    id: str
+    created: int = Field(description="when it was asked, in seconds since 1970")
+    model: str
+    content: str = Field(description="what was answered")
+    mesh: MeshField
+    protocol: ProtocolConfig = Field(description="as it was held, with the caller's sampling")
+    deliberation: Deliberation = Field(description="every word that was said, to whom, and what it took")
+
+
+def view_of(kept: Kept, prices: Mapping[str, float]) -> DeliberationView:
+    """What its own team may read of a deliberation: all of it."""
+    return DeliberationView(
+        id=kept.id,
+        created=kept.created,
+        model=kept.model,
+        content=kept.content,
+        mesh=mesh_of(kept, prices),
+        protocol=kept.protocol,
+        deliberation=kept.deliberation,
+    )
+
+
+def mesh_of(kept: Kept, prices: Mapping[str, float]) -> MeshField:
+    """What the mesh says beside a kept answer."""
+    where = kept.roster, kept.channel
+    return mesh_field(kept.deliberation, where, prices, seed=kept.seed, seconds=kept.seconds)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,29 +12,45 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from serving.endpoint.completions import admitted, chat_completions
+from memory.types import Record
+from serving.endpoint.afterwards import read_deliberation, report_outcome
+from serving.endpoint.answer import DeliberationView
+from serving.endpoint.completions import chat_completions
 from serving.endpoint.door import Door
+from serving.endpoint.entrance import admitted
 from serving.endpoint.errors import Refused, error_body
+from serving.endpoint.identity import Named, id_of
 from serving.endpoint.models import model_list
+from serving.endpoint.outcomes import OutcomeReceipt, OutcomeReport
 from serving.endpoint.schema import ChatCompletion, ChatRequest, ErrorBody, Model, ModelList
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody, "description": sentence}
-    for code, sentence in {
-        400: "The request is wrong; `param` names the field.",
-        401: "A key is missing or opens nothing.",
-        404: "There is no such model, path or deliberation.",
-        408: "The request was sent too slowly.",
-        413: "The request is too large.",
-        422: "The request cannot be honoured: a reused idempotency key, or an answer that fits no given form.",
-        429: "Too much at once, or the quota is spent; see Retry-After.",
-        503: "No member answered, or the door is closing; see Retry-After.",
-    }.items()
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SENTENCES = {
+    400: "The request is wrong; `param` names the field.",
+    401: "A key is missing or opens nothing.",
+    403: "Without keys, only this machine is served.",
+    404: "There is no such model, path or deliberation.",
+    405: "Another method is expected; see Allow.",
+    408: "The request was sent too slowly.",
+    413: "The request is too large.",
+    415: "The body is not said to be JSON.",
+    422: "The request cannot be honoured: a reused idempotency key, or an answer that fits no given form.",
+    429: "Too much at once, or the quota is spent; see Retry-After.",
+    503: "No member answered, or the door is closing; see Retry-After.",
+    504: "The time for one request is over.",
 }
+_DOES_NOT_READ = (400, 401, 403, 404)
+_READS = (*_DOES_NOT_READ, 408, 413, 415)
 
 
-def create_app(door: Door, routes: Sequence[BaseRoute] = ()) -> FastAPI:
+class Health(Record):
+    """How the door is."""
+
+    status: str
+    reason: str | None = None
+
+
+def create_app(door: Door, routes: Sequence[BaseRoute] = ()) -> Named:
     """The ASGI application over `door`; `routes` are tried first."""
     app = FastAPI(
         title="evomesh",
@@ -44,6 +58,7 @@ def create_app(door: Door, routes: Sequence[BaseRoute] = ()) -> FastAPI:
         version="1",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         routes=list(routes),
     )
     app.add_exception_handler(Refused, _refused)
@@ -51,33 +66,31 @@ def create_app(door: Door, routes: Sequence[BaseRoute] = ()) -> FastAPI:
     app.add_exception_handler(Exception, _defect)
     _add_chat(app, door)
     _add_models(app, door)
+    _add_afterwards(app, door)
     _add_health(app, door)
-    return app
+    return Named(app)
 
 
 def _add_chat(app: FastAPI, door: Door) -> None:
-    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    body = {"required": True, "content": {"application/json": {"schema": schema}}}
-
     @app.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
-        responses=_ERRORS,
-        openapi_extra={"requestBody": body},
+        responses=_errors(*_READS, 422, 429, 503, 504),
+        openapi_extra=_body(ChatRequest),
         summary="Ask the mesh, or a member.",
     )
     async def chat(request: Request) -> Response:
-        return await chat_completions(door, request, request_id(request))
+        return await chat_completions(door, request, id_of(request))
 
 
 def _add_models(app: FastAPI, door: Door) -> None:
-    @app.get("/v1/models", response_model=ModelList, responses=_ERRORS, summary="What may stand in `model`.")
+    @app.get("/v1/models", responses=_errors(*_DOES_NOT_READ), summary="What may stand in `model`.")
     async def models(request: Request) -> ModelList:
         admitted(door, request)
         async with door.seats.held() as roster:
             return model_list(door.protocols, roster, door.opened_at)
 
-    @app.get("/v1/models/{model}", response_model=Model, responses=_ERRORS, summary="One of them.")
+    @app.get("/v1/models/{model}", responses=_errors(*_DOES_NOT_READ), summary="One of them.")
     async def model(request: Request, model: str) -> Model:
         for one in (await models(request)).data:
             if one.id == model:
@@ -85,30 +98,63 @@ def _add_models(app: FastAPI, door: Door) -> None:
         raise Refused(404, "model: there is none of this name; see /v1/models", code="model_not_found", param="model")
 
 
+def _add_afterwards(app: FastAPI, door: Door) -> None:
+    @app.get("/v1/deliberations/{id}", responses=_errors(*_DOES_NOT_READ), summary="The whole trace of an answer.")
+    async def deliberation(request: Request, id: str) -> DeliberationView:
+        return await read_deliberation(door, request, id)
+
+    @app.post(
+        "/v1/outcomes",
+        response_model=OutcomeReceipt,
+        responses=_errors(*_READS, 503),
+        openapi_extra=_body(OutcomeReport),
+        summary="Tell what came of an answer.",
+    )
+    async def outcome(request: Request) -> OutcomeReceipt:
+        return await report_outcome(door, request)
+
+
 def _add_health(app: FastAPI, door: Door) -> None:
     @app.get("/healthz", summary="Whether the process answers.")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    async def healthz() -> Health:
+        return Health(status="ok")
 
     @app.get(
-        "/readyz", responses={503: {"description": "Not now; `reason` says why."}}, summary="Whether to send work."
+        "/readyz",
+        response_model=Health,
+        responses={503: {"model": Health, "description": "Not now; `reason` says why."}},
+        summary="Whether to send work.",
     )
     async def readyz() -> Response:
         reason = "the door is closing" if door.is_draining else door.fault()
-        if reason is not None:
-            return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
-        return JSONResponse({"status": "ready"})
+        health = Health(status="ready" if reason is None else "not ready", reason=reason)
+        return JSONResponse(health.model_dump(), status_code=200 if reason is None else 503)
+
+    @app.get(
+        "/metrics",
+        responses={200: {"content": {"text/plain": {}}}, **_errors(401, 403)},
+        response_class=Response,
+        summary="Counts and times, for Prometheus.",
+    )
+    async def metrics(request: Request) -> Response:
+        admitted(door, request)
+        return Response(door.metrics.render(), headers={"content-type": METRICS_TYPE})
 
 
-def request_id(request: Request) -> str:
-    """The client's own x-request-id where it is a plain one, else a new one."""
-    sent = request.headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": ErrorBody, "description": _SENTENCES[code]} for code in codes}
+
+
+def _body(kind: type[ChatRequest] | type[OutcomeReport]) -> dict[str, Any]:
+    """The schema of a body that is read by hand, for OpenAPI; its own definitions travel inside it."""
+    schema = kind.model_json_schema(ref_template=f"#/components/schemas/{kind.__name__}/$defs/{{model}}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, Refused):
         raise error
+    # What is left of a body that was not read to its end would be taken for the next request.
     headers = {**error.headers, **({"connection": "close"} if error.status in (408, 413) else {})}
     return Response(error.body, status_code=error.status, media_type="application/json", headers=headers)
 
@@ -118,7 +164,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         raise error
     said = {
         404: f"there is nothing at {request.url.path[:100]!r}; see /openapi.json",
-        405: f"expected another method than {request.method[:16]!r} here",
+        405: f"expected another method than {request.method[:16]!r} here; see Allow",
     }.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     return Response(
@@ -131,6 +177,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _defect(request: Request, error: Exception) -> Response:
     """A defect of ours: told on stderr, and to the client no more than that."""
-    print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    print(f"evomesh: request {id_of(request)}", "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
     body = error_body("the door has a defect; its operator finds it in the log", "server_error", None, "internal_error")
     return Response(body, status_code=500, media_type="application/json")

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from memory.types import Record, content_hash
-from mesh.config import ProtocolConfig
 from mesh.limits import Limits
 from mesh.types import Message, Part, Sampling, Task
 from serving.endpoint.errors import Refused, bad_field, unsupported
+from serving.endpoint.forms import schema_of
 from serving.endpoint.schema import ChatMessage, ChatRequest
+from serving.shaping import AnswerSchema
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Limits = TypeVar("_Limits", bound=Limits)
@@ -50,6 +51,8 @@ class Ask:
     """Fields of `Sampling` that the caller set."""
     conversation: str
     """The same for every turn of one conversation: its requests share a beginning."""
+    form: AnswerSchema | None
+    """What the answer has to follow; None: any words."""
 
 
 def read_request(data: Mapping[str, Any]) -> ChatRequest:
@@ -86,7 +89,8 @@ def to_ask(request: ChatRequest) -> Ask:
         answer_kind=request.mesh.answer,
         history=history,
     )
-    return Ask(request, task, _sampling(request), content_hash(history[0].text if history else question)[:16])
+    conversation = content_hash(history[0].text if history else question)[:16]
+    return Ask(request, task, _sampling(request), conversation, schema_of(request.response_format))
 
 
 def with_sampling(config: _Limits, sampling: Mapping[str, Any]) -> _Limits:
@@ -100,11 +104,6 @@ def with_sampling(config: _Limits, sampling: Mapping[str, Any]) -> _Limits:
         else:
             changed[name] = _resampled(value, sampling)
     return config.model_copy(update=changed)
-
-
-def protocol_named(protocols: Mapping[str, ProtocolConfig], model: str) -> ProtocolConfig | None:
-    """The protocol behind a model name; None: it names none."""
-    return protocols.get(model)
 
 
 def unknown_model(model: str, known: Iterable[str]) -> Refused:

@@ -1,41 +1,38 @@
-"""The door: everything a request needs, wired together once, and the deliberations under way."""
+"""The door: everything a request needs, wired together once, and the work that is under way behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from memory.types import content_hash
 from mesh.config import ProtocolConfig
-from mesh.deliberate import check_seats, deliberate
 from mesh.engine import Engine
-from mesh.job import Job
-from mesh.types import Deliberation, Exchange, Usage
-from serving.endpoint.answer import content_of
-from serving.endpoint.chat import Ask, with_sampling
 from serving.endpoint.config import EndpointConfig
-from serving.endpoint.deliberations import DeliberationStore, Kept
-from serving.endpoint.errors import Refused, bad_field, busy, unavailable
-from serving.endpoint.gate import Gate, Place
+from serving.endpoint.deliberating import DoorMemory, Mesh
+from serving.endpoint.deliberations import DeliberationStore
+from serving.endpoint.errors import Refused
+from serving.endpoint.gate import Gate
 from serving.endpoint.keys import Caller, KeyRing
 from serving.endpoint.members import MemberProxy
-from serving.endpoint.observing import DoorMetrics, NoMetrics, NoSpans, RequestSpan, Spans
+from serving.endpoint.observing import DoorMetrics, NoMetrics, NoSpans, Spans
+from serving.endpoint.outcomes import OutcomeBook
 from serving.endpoint.quota import QuotaBook
 from serving.endpoint.requestlog import RequestLog
-from serving.endpoint.stream import Called
 from serving.endpoint.work import Work
-from serving.roster import Roster, SeatSource
-from serving.ticket import Ticket, with_ticket
+from serving.roster import SeatSource
 
-Answering = Work[Called, Kept]
-_ORDERS = 2**32
+Event = TypeVar("Event")
+Result = TypeVar("Result")
+
+NUM_ENDED = 64
+"""Answers of members that are kept for a retry under the same idempotency key; those of the mesh are on the disk."""
 
 
 @dataclass
@@ -52,8 +49,11 @@ class Door:
     quota: QuotaBook
     store: DeliberationStore
     log: RequestLog
+    outcomes: OutcomeBook
     members: MemberProxy | None = None
     """None: members cannot be asked alone."""
+    memory: DoorMemory | None = None
+    """None: nothing is recalled, and nothing remembered."""
     prices: Mapping[str, float] = field(default_factory=dict)
     metrics: DoorMetrics = field(default_factory=NoMetrics)
     spans: Spans = field(default_factory=NoSpans)
@@ -64,47 +64,59 @@ class Door:
         self.opened_at = int(time.time())
         self.gate = Gate(self.config, changed=self.metrics.waiting)
         self.is_draining = False
-        self._running: dict[tuple[str, str], tuple[str, Answering]] = {}
-        self._jobs: dict[str, Job] = {}
-        self._orders = count()
+        self.mesh = Mesh(
+            self.config, self.engine, self.seats, self.protocols, self.prices, self.quota, self.store, self.metrics,
+            self.memory,
+        )  # fmt: skip
+        self._running: dict[tuple[str, str], tuple[str, Work[Any, Any]]] = {}
+        self._ended: OrderedDict[tuple[str, str], tuple[str, Work[Any, Any]]] = OrderedDict()
 
-    def id_for(self, caller: Caller, idempotency_key: str | None) -> str:
-        """A new id for a deliberation, or the one that this key of this caller always has."""
-        if idempotency_key is None:
-            return secrets.token_hex(16)
-        return content_hash(["idempotency", caller.team, caller.key_id, idempotency_key])[:32]
+    def begin(
+        self,
+        caller: Caller,
+        id: str,
+        digest: str,
+        make: Callable[[Callable[[Event], None]], Awaitable[Result]],
+        *,
+        is_alone: bool,
+        is_kept: Callable[[Result], bool] = lambda _: False,
+    ) -> Work[Event, Result]:
+        """Start work as soon as there is a place for it. Raises Refused where nothing more is taken in.
 
-    def running(self, caller: Caller, id: str, digest: str) -> Answering | None:
-        """The deliberation of this id under way. Raises Refused (422) if it was asked something else."""
-        found = self._running.get((caller.team, id))
-        if found is None or found[1].is_abandoned:
-            return None
-        check_same(found[0], digest)
-        return found[1]
+        is_alone: nobody else can join it. is_kept: whether whoever asks again for what has ended finds it here.
+        """
+        place, key = self.gate.place(caller), (caller.team, id)
 
-    async def check_protocol(self, ask: Ask) -> None:
-        """Raises Refused (400) where the seats of now cannot hold the protocol that is asked."""
-        async with self.seats.held() as roster:
-            self._check_seats(roster, self.protocols[ask.request.model])
+        async def placed(tell: Callable[[Event], None]) -> Result:
+            async with place:
+                return await make(tell)
 
-    def begin(self, caller: Caller, ask: Ask, id: str, digest: str, span: RequestSpan) -> Answering:
-        """Start deliberating. Raises Refused where nothing more is taken in."""
-        place = self.gate.place(caller)
-        protocol = self.protocols[ask.request.model]
-        key = (caller.team, id)
+        def ended() -> None:
+            place.give_up()  # also where it was cancelled before its first step
+            if self._running.get(key, ("", None))[1] is work:
+                del self._running[key]
+            done = work.ended_well
+            if done is not None and is_kept(done):
+                self._ended[key] = (digest, work)
+                while len(self._ended) > NUM_ENDED:
+                    self._ended.popitem(last=False)
 
-        async def answer(tell: Callable[[Called], None]) -> Kept:
-            try:
-                async with place:
-                    return await self._answer(caller, ask, protocol, id, digest, place, tell, span)
-            finally:
-                if self._running.get(key, (None, None))[1] is work:
-                    del self._running[key]
-
-        work: Answering = Work(answer)
-        work.when_done(place.give_up)  # also where it was cancelled before its first step
+        work: Work[Event, Result] = Work(placed, forgets=is_alone)
         self._running[key] = (digest, work)
+        work.when_done(ended)
         return work
+
+    def begun(self, caller: Caller, id: str, digest: str) -> Work[Any, Any] | None:
+        """Work of this id that a retry can join, under way or ended; None: there is none.
+
+        Raises Refused (422) where something else was asked under the same idempotency key.
+        """
+        for held in (self._running, self._ended):
+            found = held.get((caller.team, id))
+            if found is not None and not found[1].is_abandoned:
+                check_same(found[0], digest)
+                return found[1]
+        return None
 
     async def drain(self, timeout_s: float) -> int:
         """Take in nothing more and wait for what is under way; what has not ended by then is cancelled. Its number."""
@@ -123,107 +135,14 @@ class Door:
         await self.log.close()
         self.quota.close()
         self.spans.close()
-        for job in self._jobs.values():
-            await job.close()
-
-    async def _answer(
-        self,
-        caller: Caller,
-        ask: Ask,
-        protocol: ProtocolConfig,
-        id: str,
-        digest: str,
-        place: Place,
-        tell: Callable[[Called], None],
-        span: RequestSpan,
-    ) -> Kept:
-        taken: list[Usage] = []
-
-        def watch(path: str, exchange: Exchange) -> None:
-            taken.append(exchange.usage)
-            tell(Called(path, exchange))
-            span.called(path, exchange)
-
-        try:
-            async with self.seats.held() as roster:
-                self.metrics.roster(roster)
-                kept = await self._deliberate(caller, ask, protocol, roster, id, digest, watch)
-        finally:
-            self.quota.spend(caller, Usage.total(taken))
-        self.metrics.deliberated(kept.deliberation)
-        try:
-            await self.store.keep(kept)
-        except OSError as error:
-            # The client has its answer all the same: it was paid for.
-            print(f"evomesh: deliberation {id} could not be kept: {error}", file=sys.stderr, flush=True)
-        return kept
-
-    async def _deliberate(
-        self,
-        caller: Caller,
-        ask: Ask,
-        protocol: ProtocolConfig,
-        roster: Roster,
-        id: str,
-        digest: str,
-        watch: Callable[[str, Exchange], None],
-    ) -> Kept:
-        asked = limited(with_sampling(protocol, ask.sampling), self.config.request_timeout_s)
-        seed = seed_of(ask)
-        job = self._check_seats(roster, asked)
-        ticket = Ticket(
-            priority="interactive",
-            order=next(self._orders) % _ORDERS,
-            affinity=content_hash([caller.team, ask.conversation])[:16],
-        )
-        started, created = time.perf_counter(), int(time.time())
-        held = await deliberate(
-            ask.task, roster.seats, with_ticket(self.engine, ticket), asked, seed=seed, job=job, watch=watch
-        )
-        # One id everywhere: in the answer, in the store, in memory. The content's own can be computed again.
-        held = held.model_copy(update={"id": id})
-        check_answered(held)
-        return Kept(
-            id=id,
-            key_id=caller.key_id,
-            team=caller.team,
-            project=caller.project,
-            model=ask.request.model,
-            digest=digest,
-            roster=roster.id,
-            channel=roster.channel,
-            protocol=asked,
-            seed=seed,
-            created=created,
-            seconds=time.perf_counter() - started,
-            content=content_of(held),
-            deliberation=held,
-        )
-
-    def _check_seats(self, roster: Roster, protocol: ProtocolConfig) -> Job:
-        job = self._job(roster)
-        try:
-            check_seats(roster.seats, protocol, job)
-        except ValueError as error:
-            raise bad_field("model", f"the seats there are cannot hold it: {error}") from None
-        return job
-
-    def _job(self, roster: Roster) -> Job:
-        if roster.id not in self._jobs:
-            self._jobs[roster.id] = Job(prices=self.prices, reliability=roster.reliability)
-        return self._jobs[roster.id]
+        await self.mesh.close()
 
 
-def seed_of(ask: Ask) -> int:
-    """The caller's seed, or any; in the range every serving API takes."""
-    return secrets.randbelow(2**31) if ask.request.seed is None else ask.request.seed
-
-
-def limited(config: ProtocolConfig, seconds: float) -> ProtocolConfig:
-    """A protocol that decides within `seconds`, with what it has by then."""
-    own = config.budget.seconds
-    budget = config.budget.model_copy(update={"seconds": seconds if own is None else min(own, seconds)})
-    return config.model_copy(update={"budget": budget})
+def id_for(caller: Caller, idempotency_key: str | None) -> str:
+    """A new id, or the one that this key of this caller always has."""
+    if idempotency_key is None:
+        return secrets.token_hex(16)
+    return content_hash(["idempotency", caller.team, caller.key_id, idempotency_key])[:32]
 
 
 def check_same(expected: str, digest: str) -> None:
@@ -235,19 +154,6 @@ def check_same(expected: str, digest: str) -> None:
             code="idempotency_key_reused",
             param="Idempotency-Key",
         )
-
-
-def check_answered(held: Deliberation) -> None:
-    """Raises Refused where no member said anything at all, so that nothing was decided."""
-    parts = [part for _, part in held.walk()]
-    failures = [failure for part in parts for failure in part.failures]
-    if any(part.proposals for part in parts) or not failures:
-        return
-    kinds = {failure.kind for failure in failures}
-    if kinds == {"EngineBusy"}:
-        raise busy("every member is busy; try again later", 5.0, code="engines_busy")
-    said = "; ".join(f"{failure.member}: {failure.message[:200]}" for failure in failures[:4])
-    raise unavailable(f"no member answered ({said})", code="no_member_answered")
 
 
 def request_digest(data: Mapping[str, Any]) -> str:

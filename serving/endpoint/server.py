@@ -16,12 +16,105 @@ from serving.endpoint.config import EndpointConfig
 from serving.endpoint.door import Door
 
 MAX_HEADER_BYTES = 65_536
-GRACE_S = 5.0
-"""After the time to drain: for errors to reach their clients."""
+GRACE_S = 5
+"""After the time to drain: for the last errors to reach their clients."""
+
+
+class Closing:
+    """SIGTERM and SIGINT, from before the engines start: the first closes the door, a second does not wait.
+
+    To be made in the task that opens the door: until `is_open`, a signal cancels it.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self._opening = asyncio.current_task()
+
+    def __enter__(self) -> Closing:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.signalled)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def signalled(self) -> None:
+        """What a signal does."""
+        (self.hurried if self.asked.is_set() else self.asked).set()
+        if not self.is_open and self._opening is not None:
+            self._opening.cancel()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket with its port, so that a port in use is found before an engine starts. Raises OSError, naming both."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another address") from None
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(
+    app: Any, door: Door, listener: socket.socket, closing: Closing, started: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until `closing` says so, then let what is under way end, for as long as configured, and close the door."""
+    server = _Server(_settings(app, door.config))
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        await _first(serving, server.is_up.wait())
+        closing.is_open = True
+        if not serving.done():
+            started()
+            await _first(serving, closing.asked.wait())
+            await _drained(door, closing)
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        await door.close()
+
+
+async def _drained(door: Door, closing: Closing) -> None:
+    draining = asyncio.ensure_future(door.drain(door.config.drain_s))
+    await _first(draining, closing.hurried.wait())
+    if not draining.done():
+        draining.cancel()
+        await door.drain(0.0)
+
+
+async def _first(task: asyncio.Future[Any], event: Any) -> None:
+    """Wait for either; `event` is given up then, `task` goes on."""
+    waiting = asyncio.ensure_future(event)
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def _settings(app: Any, config: EndpointConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=guarded(config),
+        ws="none",
+        lifespan="off",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_S,
+    )
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us: uvicorn's own handler would raise them again in the middle of a drain."""
+    """Tells when it listens, and leaves signals to us: its own handler would raise them again during a drain."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -36,77 +129,12 @@ class _Server(uvicorn.Server):
         yield
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; its port is known before anything is served. Raises OSError, naming the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            error.errno, f"{host}:{port} cannot be listened on ({error.strerror}); choose another port"
-        ) from None
-    listener.setblocking(False)
-    return listener
-
-
-async def serve(app: Any, door: Door, listener: socket.socket, started: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and close the door. A second signal does not wait."""
-    config = door.config
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=guarded(config),
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=max(5, round(config.keep_alive_s)),
-            timeout_graceful_shutdown=round(GRACE_S),
-        )
-    )
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    hurry = asyncio.Event()
-
-    def asked_to_stop() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, asked_to_stop)
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    try:
-        await server.is_up.wait()
-        started()
-        waiting = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        draining = asyncio.ensure_future(door.drain(config.drain_s))
-        hurrying = asyncio.ensure_future(hurry.wait())
-        await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
-            draining.cancel()
-            await door.drain(0.0)
-        hurrying.cancel()
-    finally:
-        server.should_exit = True
-        await asyncio.gather(serving, return_exceptions=True)
-        for number in signals:
-            loop.remove_signal_handler(number)
-        await door.close()
-
-
 def guarded(config: EndpointConfig) -> type[asyncio.Protocol]:
     """uvicorn's protocol with what it lacks: limits on headers, on a client that sends slowly or does not read."""
 
     class Guarded(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
-        _deadline: asyncio.TimerHandle | None = None
-        _stuck: asyncio.TimerHandle | None = None
+        _headers_due: asyncio.TimerHandle | None = None
+        _reading_due: asyncio.TimerHandle | None = None
         _num_header_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -114,45 +142,38 @@ def guarded(config: EndpointConfig) -> type[asyncio.Protocol]:
             self._await_headers()
 
         def data_received(self, data: bytes) -> None:
-            if self._deadline is None and self._is_between_requests():
+            if self._headers_due is None and (self.cycle is None or self.cycle.response_complete):
                 self._await_headers()
-            if self._deadline is not None:
-                self._num_header_bytes += len(data)
-            cycle = self.cycle
+            before = self.cycle
             super().data_received(data)
-            if self.cycle is not None and self.cycle is not cycle:
-                self._headers_came()
-            elif self._deadline is not None and self._num_header_bytes > MAX_HEADER_BYTES:
-                self.transport.abort()
+            if self.cycle is not before:
+                self._headers_due = self._without(self._headers_due)
+            elif self._headers_due is not None:
+                self._num_header_bytes += len(data)
+                if self._num_header_bytes > MAX_HEADER_BYTES:
+                    self.transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._headers_came()
-            self.resume_writing_timer()
+            self._headers_due = self._without(self._headers_due)
+            self._reading_due = self._without(self._reading_due)
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stuck = self.loop.call_later(config.read_timeout_s, self.transport.abort)
+            self._reading_due = self.loop.call_later(config.read_timeout_s, self.transport.abort)
 
         def resume_writing(self) -> None:
-            self.resume_writing_timer()
+            self._reading_due = self._without(self._reading_due)
             super().resume_writing()
-
-        def resume_writing_timer(self) -> None:
-            if self._stuck is not None:
-                self._stuck.cancel()
-                self._stuck = None
-
-        def _is_between_requests(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
 
         def _await_headers(self) -> None:
             self._num_header_bytes = 0
-            self._deadline = self.loop.call_later(config.read_timeout_s, self.transport.abort)
+            self._headers_due = self.loop.call_later(config.read_timeout_s, self.transport.abort)
 
-        def _headers_came(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+        @staticmethod
+        def _without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+            if timer is not None:
+                timer.cancel()
+            return None
 
     return Guarded

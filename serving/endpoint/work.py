@@ -13,26 +13,30 @@ Result = TypeVar("Result")
 class Work(Generic[Event, Result]):
     """One task, what it has told so far, and how many wait for it.
 
-    Whoever waits for it joins first, and leaves when it waits no longer.
+    Whoever waits for it joins first, and leaves when it waits no longer. Events are kept so that whoever joins late is
+    told everything from the start; `forgets` keeps none that was followed, and is for work that one client waits for.
     """
 
-    def __init__(self, make: Callable[[Callable[[Event], None]], Awaitable[Result]]) -> None:
+    def __init__(self, make: Callable[[Callable[[Event], None]], Awaitable[Result]], *, forgets: bool = False) -> None:
         """`make` is given the function to tell events with."""
-        self.events: list[Event] = []
+        self._forgets = forgets
+        self._events: list[Event] = []
         self._num_joined = 0
         self._news = asyncio.Event()
         self._task: asyncio.Task[Result] = asyncio.ensure_future(_run(make, self._tell))
         self._task.add_done_callback(self._ended)
 
     @property
-    def is_done(self) -> bool:
-        """Whether there is a result, or a reason why there is none."""
-        return self._task.done()
-
-    @property
     def is_abandoned(self) -> bool:
         """Whether it was cancelled, or is about to be."""
         return self._task.cancelled() or self._task.cancelling() > 0
+
+    @property
+    def ended_well(self) -> Result | None:
+        """What came of it; None: it is under way, or nothing did."""
+        if not self._task.done() or self._task.cancelled() or self._task.exception() is not None:
+            return None
+        return self._task.result()
 
     def cancel(self) -> None:
         """End it now; whoever waits gets CancelledError."""
@@ -60,9 +64,13 @@ class Work(Generic[Event, Result]):
         """Every event from the first, and None whenever nothing was told for `silence_s`; ends when the work has."""
         told = 0
         while True:
-            while told < len(self.events):
-                yield self.events[told]
-                told += 1
+            while told < len(self._events):
+                event = self._events[told]
+                if self._forgets:
+                    del self._events[told]
+                else:
+                    told += 1
+                yield event
             if self._task.done():
                 return
             self._news.clear()
@@ -78,7 +86,7 @@ class Work(Generic[Event, Result]):
             task.exception()  # looked at, so that asyncio does not complain where every client had left
 
     def _tell(self, event: Event) -> None:
-        self.events.append(event)
+        self._events.append(event)
         self._news.set()
 
 
