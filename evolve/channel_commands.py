@@ -17,6 +17,7 @@ from serving.adapter_share import SharedAdapters
 from serving.adapters import AdapterStore
 from serving.channels import Channel, Current, list_channels
 from serving.config import ServingConfig
+from serving.follow import FollowState, followers
 from serving.roster import Roster
 
 
@@ -116,8 +117,10 @@ def channels_command(name: str | None, config: Path | None, *, as_json: bool) ->
         _history(Channel(root, name), as_json=as_json)
         return
     found = [Channel(root, one) for one in list_channels(root)]
+    living = followers(root)
     if as_json:
-        print_json({"directory": str(root), "channels": [_view(channel) for channel in found]})
+        views = [_view(channel) for channel in found]
+        print_json({"directory": str(root), "channels": views, "followers": [one.model_dump() for one in living]})
         return
     if not found:
         _say(f"{root} holds no channel; make one with `evomesh promote RUN@GENERATION --channel prod`.")
@@ -128,6 +131,8 @@ def channels_command(name: str | None, config: Path | None, *, as_json: bool) ->
         state = f"frozen {view.why_frozen}".strip() if view.is_frozen else "open"
         table.add_row(view.channel, view.roster or "none", view.source, ", ".join(view.seats), view.safe, state)
     OUT.print(table)
+    for one in living:
+        _say(f"Process {one.pid} on {one.host} follows {one.state.channel}: {_standing(one.state)}")
 
 
 def view_of(name: str, current: Current) -> ChannelView:
@@ -179,6 +184,11 @@ def _full_id(channel: Channel, start: str | None) -> str | None:
 
 def _view(channel: Channel) -> dict[str, object]:
     return view_of(channel.name, channel.current()).model_dump(mode="json")
+
+
+def _standing(state: FollowState) -> str:
+    behind = "" if state.roster == state.wanted else f" instead of {state.wanted}"
+    return f"roster {state.roster or 'none yet'}{behind}." + (f" {state.error}" if state.error else "")
 
 
 def _seats(roster: Roster) -> str:

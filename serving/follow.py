@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterSto
 from serving.canary import CanaryError, check_seat
 from serving.channels import Channel, ChannelError, Current, check_channel_name
 from serving.config import ServingConfig
-from serving.leases import AdapterKey, Lease
+from serving.leases import AdapterKey, Lease, states
 from serving.replica import ReplicaLoad
 from serving.roster import Roster
 
@@ -81,6 +82,19 @@ class FollowState(Record):
     def is_ready(self) -> bool:
         """Whether there are seats to answer with."""
         return self.roster is not None
+
+
+class Followed(Record):
+    """A process that follows a channel, as others see it."""
+
+    host: str
+    pid: int
+    state: FollowState
+
+
+def followers(channels: Path) -> tuple[Followed, ...]:
+    """Every living process that follows a channel in this directory, wherever the directory is mounted."""
+    return states(channels / LEASES, Followed)
 
 
 @dataclass(eq=False)
@@ -152,6 +166,7 @@ class RosterFollower:
             in_use = await self._first(current)
         except BaseException:
             self._lease.close()
+            self._lease = None
             raise
         self._task = asyncio.create_task(self._follow())
         return in_use
@@ -164,6 +179,7 @@ class RosterFollower:
             self._task = None
         if self._lease is not None:
             self._lease.close()
+            self._lease = None
 
     async def __aenter__(self) -> RosterFollower:
         await self.start()
@@ -338,8 +354,11 @@ class RosterFollower:
 
     def _note(self, **changes: object) -> None:
         before, self._state = self._state, self._state.model_copy(update=changes)
-        if self._state != before:
-            self._told(self._state)
+        if self._state == before:
+            return
+        if self._lease is not None:
+            self._lease.tell(Followed(host=socket.gethostname(), pid=os.getpid(), state=self._state))
+        self._told(self._state)
 
 
 def follow_channel(config: ServingConfig, channel: str, fleet: ServedFleet, *, alone: bool = False) -> RosterFollower:

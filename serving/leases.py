@@ -8,16 +8,20 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
-from memory.ledger import exclusive_lock
+from memory.ledger import exclusive_lock, publish_json, read_record
 from memory.types import Record
 
 AdapterKey = tuple[str, str]
 """(engine, adapter hash)."""
 
 GUARD = ".lock"
+STATE_SUFFIX = ".state"
+
+_State = TypeVar("_State", bound=Record)
 
 
 class _Needs(Record):
@@ -53,6 +57,10 @@ class Lease:
                 found |= _needs_of(path)
         return frozenset(found)
 
+    def tell(self, state: Record) -> None:
+        """What whoever looks at this process from outside gets to know; whole or not at all."""
+        publish_json(self._path.with_suffix(STATE_SUFFIX), state)
+
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Nobody else takes or gives back meanwhile. Raises AlreadyLocked at once if somebody does."""
@@ -62,9 +70,33 @@ class Lease:
     def close(self) -> None:
         """Nothing is needed any more. A second call does nothing."""
         if self._descriptor >= 0:
-            self._path.unlink(missing_ok=True)
+            _remove(self._path)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def states(directory: Path, kind: type[_State]) -> tuple[_State, ...]:
+    """What living processes tell of themselves, in the order of their files' names; () without a directory."""
+    found = []
+    for path in sorted(directory.glob(f"*{STATE_SUFFIX}")):
+        lease = path.with_suffix(".json")
+        try:
+            descriptor = os.open(lease, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            if not _is_orphan(descriptor):
+                found.append(read_record(path, kind))
+        except FileNotFoundError:
+            continue  # it has just ended
+        finally:
+            os.close(descriptor)
+    return tuple(found)
+
+
+def _remove(path: Path) -> None:
+    path.with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _needs_of(path: Path) -> set[AdapterKey]:
@@ -74,7 +106,7 @@ def _needs_of(path: Path) -> set[AdapterKey]:
         return set()
     try:
         if _is_orphan(descriptor):
-            path.unlink(missing_ok=True)
+            _remove(path)
             return set()
         return set(_Needs.model_validate_json(os.pread(descriptor, os.fstat(descriptor).st_size, 0)).adapters)
     except ValidationError:

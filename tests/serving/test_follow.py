@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from serving.adapters import Adapter, AdapterStore
 from serving.channels import Channel, ChannelError
 from serving.config import ScriptedSpec
 from serving.fleet import Fleet
-from serving.follow import FollowState, RosterFollower
+from serving.follow import FollowState, RosterFollower, followers
 from serving.replica import ReplicaLoad
 from serving.roster import Roster
 from serving.scripted_engine import ScriptedEngine
@@ -339,6 +340,21 @@ def test_one_follower_never_unloads_what_another_one_answers_with(world: World) 
             assert world.loaded() == [{old.hash, new.hash}] * 2
             await nightly.stop()
             await until(lambda: world.loaded() == [{new.hash}] * 2)
+
+    run(work())
+
+
+def test_others_see_who_follows_and_why_one_is_behind(world: World) -> None:
+    async def work() -> None:
+        before = world.promote()
+        assert followers(world.root) == ()
+        async with world.follower() as follower:
+            after = world.promote(world.adapter(1.0), share=False)
+            await until(lambda: bool(follower.state.error))
+            (seen,) = followers(world.root)
+            assert (seen.pid, seen.state.roster, seen.state.wanted) == (os.getpid(), before.id, after.id)
+            assert "found none" in seen.state.error
+        assert followers(world.root) == ()
 
     run(work())
 
