@@ -20,7 +20,7 @@ from mesh.engine import EngineError
 from mesh.equivalence import Equality, same_answer
 from mesh.fence import fence_mark, fenced
 from mesh.propose import question
-from mesh.types import Deliberation, JsonSchema, Member, Message, Part, Regex, Sampling, Task
+from mesh.types import Deliberation, JsonSchema, Member, Message, Part, Sampling, Task
 from serving.structure import StructureError, check_structure
 
 MAX_READERS = 2
@@ -62,6 +62,10 @@ class AnswerSchema:
 
     def problem(self, value: object) -> str:
         """Why `value` does not follow the schema; empty: it does."""
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):  # 1e999 and half a character can be read, and are no JSON in UTF-8
+            return "it cannot be written as JSON"
         try:
             found = best_match(self._validator.iter_errors(value))
         except RecursionError:
@@ -227,32 +231,24 @@ def _only_property(schema: Any) -> str | None:
 
 
 def _check_inside(schema: Any) -> None:
-    """Raises SchemaError for what the check of a schema as such leaves open: references and patterns."""
+    """Raises SchemaError for a reference that names no part of the schema."""
     resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
-    for key, value in _strings(schema):
+    for reference in _references(schema):
         try:
-            if key == "pattern":
-                check_structure(Regex(pattern=value or "()"))
-            elif key in ("$ref", "$dynamicRef"):
-                resolver.lookup(value)
-        except StructureError as error:
-            raise SchemaError(str(error)) from error
+            resolver.lookup(reference)
         except Unresolvable:
-            raise SchemaError(f"expected {key} to name a part of the schema, got {value!r}; see $defs") from None
+            raise SchemaError(f"expected $ref to name a part of the schema, got {reference!r}; see $defs") from None
 
 
-def _strings(schema: Any) -> Iterator[tuple[str, str]]:
-    """(key, text) of every text in the schema that stands under a key; a pattern may be a key itself."""
+def _references(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
         for key, value in schema.items():
-            if isinstance(value, str):
-                yield key, value
-            if key == "patternProperties" and isinstance(value, dict):
-                yield from (("pattern", pattern) for pattern in value)
-            yield from _strings(value)
+            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+                yield value
+            yield from _references(value)
     elif isinstance(schema, list):
         for value in schema:
-            yield from _strings(value)
+            yield from _references(value)
 
 
 QUESTION = "A question:\n"
