@@ -37,6 +37,8 @@ config_app = typer.Typer(help="Check, show and describe configurations.", no_arg
 review_app = typer.Typer(help="Questions that a mesh puts to a person.", no_args_is_help=True)
 audit_app = typer.Typer(help="The log of what people were asked and decided.", no_args_is_help=True)
 keys_app = typer.Typer(help="Keys that open the door, each bound to a team.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Engines that stay up for serve, batch and evolve alike.", no_args_is_help=True)
+app.add_typer(fleet_app, name="fleet")
 outcomes_app = typer.Typer(help="What came of a batch's answers.", no_args_is_help=True)
 traces_app = typer.Typer(help="What was said in a batch, word for word.", no_args_is_help=True)
 app.add_typer(outcomes_app, name="outcomes")
@@ -50,6 +52,7 @@ app.add_typer(config_app, name="config")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Config = Annotated[Path, typer.Argument(help="YAML configuration of a run.")]
 WithConfig = Annotated[Path, typer.Option("--config", "-c", help="Configuration that names engines and protocol.")]
+FleetOf = Annotated[Path, typer.Argument(help="Configuration whose serving.fleet.directory names the fleet.")]
 RunDir = Annotated[Path, typer.Argument(help="Directory of a run.")]
 Remembered = Annotated[Path, typer.Argument(metavar="RUN_OR_DIR", help="A run, or the directory of a memory.")]
 ExperienceId = Annotated[str, typer.Argument(metavar="ID", help="Id of an experience, or how it begins.")]
@@ -276,6 +279,39 @@ def channels(
     from evolve.channel_commands import channels_command
 
     _exit(lambda: channels_command(name, config, as_json=as_json))
+
+
+@fleet_app.command("up")
+def fleet_up(
+    config: Config,
+    drain: Annotated[float, typer.Option(min=0.0, help="Seconds that requests may take to end after SIGTERM.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Start the engines and keep them up until SIGTERM or Ctrl-C; what an earlier, killed one left is cleaned up."""
+    from evolve.fleet_commands import up_command
+
+    _exit(lambda: up_command(config, drain, as_json=as_json))
+
+
+@fleet_app.command("down")
+def fleet_down(
+    config: FleetOf = DEFAULT_CONFIG,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds to wait until it has drained and ended.")] = 120.0,
+    now: Annotated[bool, typer.Option("--now", help="Kill it, requests under way included.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Drain and end the fleet that is up, or clean up after one that was killed."""
+    from evolve.fleet_commands import down_command
+
+    _exit(lambda: down_command(config, timeout, now=now, as_json=as_json))
+
+
+@fleet_app.command("show")
+def fleet_show(config: FleetOf = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """Tell whether a fleet is up, and how each of its replicas stands."""
+    from evolve.fleet_commands import show_command
+
+    _exit(lambda: show_command(config, as_json=as_json))
 
 
 @memory_app.command("brief")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,17 @@ from serving.models import ModelStore
 from serving.placement import LABEL_SHARE, Placement, Room, gpus_of, plan
 from serving.ray_session import LocalRay, start_local_ray
 
-__all__ = ["LocalRay", "RayFleet", "Started", "find_fleet", "rooms", "start_fleet", "start_local_ray", "stop_fleet"]
+__all__ = [
+    "LocalRay",
+    "RayFleet",
+    "Started",
+    "find_fleet",
+    "rooms",
+    "shared_actors",
+    "start_fleet",
+    "start_local_ray",
+    "stop_fleet",
+]
 
 _LOOK_AGAIN_S = 0.1
 _NO_LABELS = ("CPU", "GPU", "memory", "object_store_memory")
@@ -84,7 +94,7 @@ async def start_fleet(
                 seat = _seat(spec, replica, model_dirs[spec.name], config, adapters)
                 where = _strategy(groups.get((spec.name, replica)), placement.node_of(spec.name, replica))
                 engines[spec.name].append(_start_actor(seat, replica, where, config, is_shared=is_shared))
-        await asyncio.gather(*(_await_start(name, replicas, started) for name, replicas in engines.items()))
+        await _all(_await_start(name, replicas, started) for name, replicas in engines.items())
     except BaseException:
         await _end([replica for replicas in engines.values() for replica in replicas], groups.values(), cluster)
         raise
@@ -121,6 +131,15 @@ def rooms() -> tuple[Room, ...]:
     return tuple(_room(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"])
 
 
+def shared_actors() -> tuple[str, ...]:
+    """Names of the replicas of shared fleets on the cluster that this process is connected to."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    prefix = actor_name("", 0).partition("/")[0] + "/"
+    return tuple(
+        sorted(one["name"] for one in named if one["namespace"] == NAMESPACE and one["name"].startswith(prefix))
+    )
+
+
 def _model_dirs(config: ServingConfig) -> dict[str, Path | None]:
     store = ModelStore(config.model_store)
     return {
@@ -152,6 +171,8 @@ def _seat(
         loaded_file=loaded_file,
         probe_interval_s=config.canary_interval_s,
         probe_timeout_s=config.call_timeout_s,
+        max_pending=config.fleet.max_pending,
+        min_free_memory_mib=config.fleet.min_free_memory_mib,
     )
 
 
@@ -263,8 +284,19 @@ def _client(name: str, actor: Any, config: ServingConfig) -> RayEngine:
 
 
 async def _await_start(name: str, replicas: Sequence[RayEngine], started: Started) -> None:
-    await asyncio.gather(*(replica.start() for replica in replicas))
+    await _all(replica.start() for replica in replicas)
     started(name)
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Waits for all of them; after an error, and when cancelled, until none of them is under way any more."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _end(engines: Sequence[Engine], groups: Iterable[PlacementGroup], cluster: LocalRay) -> None:

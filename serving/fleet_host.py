@@ -46,8 +46,17 @@ async def attach_fleet(config: ServingConfig) -> Fleet | None:
             f"{record_path(config.fleet)}: the fleet that is up has other engines than this configuration:{listed}\n"
             "use its configuration, end it with `evomesh fleet down`, or set another serving.fleet.directory"
         )
-    cluster = join_ray(record.address, with_token=record.with_token)
+    return reach_fleet(record, config)
+
+
+def reach_fleet(record: FleetRecord, config: ServingConfig | None = None) -> Fleet:
+    """The replicas of a ready fleet, with the engines and time limits of `config`; None: all of them, with defaults.
+
+    Raises FleetError if it cannot be reached or a replica is missing. Call it from the main thread.
+    """
+    config = config or ServingConfig(engines=record.engines)
     wanted = {spec.name for spec in config.engines}
+    cluster = join_ray(record.address, with_token=record.with_token)
     try:
         return find_fleet(config, cluster, {spec.name: spec.replicas for spec in record.engines if spec.name in wanted})
     except FleetError:

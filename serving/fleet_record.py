@@ -16,6 +16,8 @@ from mesh.engine import EngineError
 from serving.config import EngineSpec, FleetConfig
 from serving.processes import mark_of
 
+State = Literal["starting", "ready", "stopping"]
+
 RECORD_NAME = "fleet.json"
 NAMESPACE = "evomesh"
 
@@ -31,7 +33,7 @@ class FleetRecord(Record):
     """A fleet that `evomesh fleet up` owns."""
 
     id: str = Field(description="drawn at the start; every process of the fleet has it in its environment")
-    state: Literal["starting", "ready", "stopping"] = Field(description="only a ready fleet takes requests")
+    state: State = Field(description="only a ready fleet takes requests")
     address: str = Field(default="", description="Ray cluster, host:port; empty until there is one")
     with_token: bool = Field(default=False, description="the cluster lets in only who has its token")
     host: str = Field(description="machine of the owning process")

@@ -29,16 +29,13 @@ def mark_of(pid: int) -> str | None:
 
 
 def marked_processes(fleet_id: str) -> list[psutil.Process]:
-    """Living processes of this user that a fleet of this id left or still has."""
+    """Living processes of this user that a fleet of this id left or still has, and what is below them."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if process.environ().get(FLEET_VARIABLE) == fleet_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            # Gone meanwhile, or another user's, which is never ours to end.
-            continue
-    return found
+        with suppress(psutil.Error):  # gone meanwhile
+            if _is_marked(process.pid, fleet_id) and process.status() != psutil.STATUS_ZOMBIE:
+                found += [process, *process.children(recursive=True)]
+    return list(dict.fromkeys(found))
 
 
 def end_processes(processes: list[psutil.Process], *, patience_s: float = 5.0) -> int:
@@ -67,3 +64,13 @@ def end_marked(fleet_id: str, *, patience_s: float = 5.0) -> int:
 def _signal(send: Callable[[], None]) -> None:
     with suppress(psutil.NoSuchProcess):
         send()
+
+
+def _is_marked(pid: int, fleet_id: str) -> bool:
+    try:
+        # Not by psutil: a process that gave itself a title may have overwritten where its environment begins.
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        # Gone meanwhile, or another user's, which is never ours to end.
+        return False
+    return f"{FLEET_VARIABLE}={fleet_id}".encode() in environment.split(b"\0")

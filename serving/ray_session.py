@@ -25,6 +25,7 @@ _RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "HF_HUB_OFFLINE": "1",
 }
+_MAX_STARTS = 3
 _AUTH_MODE = "RAY_AUTH_MODE"
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -42,6 +43,13 @@ class LocalRay:
         """The cluster was started here and ends with this connection."""
         return bool(self._roots)
 
+    @property
+    def is_running(self) -> bool:
+        """Every process that started the private cluster lives; of a joined one, that this process is connected."""
+        if not ray.is_initialized():
+            return False
+        return all(root.is_running() and root.status() != psutil.STATUS_ZOMBIE for root in self._roots)
+
     def close(self) -> None:
         """Disconnects; of an own cluster nothing is left running, not even what a crash had orphaned in it."""
         if not self._is_own:
@@ -58,7 +66,7 @@ def start_local_ray(config: RayConfig) -> LocalRay:
     Call it from the main thread: the cluster's processes die with the thread that started them.
 
     Raises:
-        FleetError: there is no cluster at the address, or it does not let us in.
+        FleetError: there is no cluster at the address, it does not let us in, or a private one does not start.
     """
     if ray.is_initialized():
         return LocalRay(is_own=False)
@@ -69,19 +77,22 @@ def start_local_ray(config: RayConfig) -> LocalRay:
         os.environ.setdefault(name, value)
     _stay_on_loopback()
     _keep_token_private()
-    before = set(psutil.Process().children())
-    ray.init(
-        # Not None: Ray would join whatever cluster it finds on this machine.
-        address="local",
-        num_cpus=config.num_cpus,
-        object_store_memory=config.object_store_mib * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address=_LOOPBACK,
-        _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
-    )
-    return LocalRay(is_own=True, roots=tuple(set(psutil.Process().children()) - before))
+    for num_tries_left in reversed(range(_MAX_STARTS)):
+        before = set(psutil.Process().children())
+        try:
+            _start_private(config)
+            return LocalRay(is_own=True, roots=tuple(set(psutil.Process().children()) - before))
+        except Exception as error:  # Ray raises this very class when its processes take too long to start
+            if type(error) is not Exception:
+                raise
+            started = set(psutil.Process().children()) - before
+            _end_all([*started, *(process for root in started for process in root.children(recursive=True))])
+            if not num_tries_left:
+                raise FleetError(
+                    f"expected a private Ray cluster, it did not start {_MAX_STARTS} times: {error} The machine may "
+                    "be too busy; the logs are under /tmp/ray/session_latest/logs"
+                ) from error
+    raise AssertionError("the last try returns or raises")
 
 
 def join_ray(address: str, *, with_token: bool = False) -> LocalRay:
@@ -122,6 +133,20 @@ def gcs_address() -> str:
 def asks_for_token() -> bool:
     """Whether the cluster of this process lets in only who has its token."""
     return os.environ.get(_AUTH_MODE, "").lower() == "token"
+
+
+def _start_private(config: RayConfig) -> None:
+    ray.init(
+        # Not None: Ray would join whatever cluster it finds on this machine.
+        address="local",
+        num_cpus=config.num_cpus,
+        object_store_memory=config.object_store_mib * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address=_LOOPBACK,
+        _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
+    )
 
 
 def _stay_on_loopback() -> None:
