@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ def validated(kind: type[_Model], data: Mapping[str, Any]) -> _Model:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _refusal(error, kind) from None
+        raise _refusal(error, kind, data) from None
 
 
 def to_ask(request: ChatRequest) -> Ask:
@@ -175,10 +175,10 @@ def _without_inert(message: object) -> object:
     return kept
 
 
-def _refusal(error: ValidationError, kind: type[BaseModel]) -> Refused:
+def _refusal(error: ValidationError, kind: type[BaseModel], data: Mapping[str, Any]) -> Refused:
     """The first thing wrong; of a union, the alternative that got furthest."""
     found = max(error.errors(include_url=False), key=lambda item: len(item["loc"]))
-    param = _path([part for part in found["loc"] if not _is_tag(part)])
+    param = _path(found["loc"], data, is_absent=found["type"] == "missing")
     first = str(found["loc"][0]) if found["loc"] else ""
     if first in UNSUPPORTED and (found["type"] == "extra_forbidden" or first == "logprobs"):
         return unsupported(first, UNSUPPORTED[first])
@@ -189,14 +189,14 @@ def _refusal(error: ValidationError, kind: type[BaseModel]) -> Refused:
     return bad_field(param, f"{found['msg'][0].lower()}{found['msg'][1:]}{_shown(found['input'])}")
 
 
-def _is_tag(part: int | str) -> bool:
-    """Whether pydantic put this into a path to tell alternatives apart."""
-    return isinstance(part, str) and (part in {"text", "json_object", "str"} or "[" in part)
-
-
-def _path(parts: list[int | str]) -> str:
+def _path(parts: Sequence[int | str], data: Any, *, is_absent: bool) -> str:
+    """A place in `data`, as 'messages[2].role'; names that pydantic puts in to tell alternatives apart are no place."""
     path = ""
-    for part in parts:
+    for place, part in enumerate(parts):
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]
+        elif not (is_absent and place == len(parts) - 1):
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "body"
 
