@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import math
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
@@ -24,15 +22,17 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from mesh.engine import EngineError
 from mesh.text import well_formed
-from mesh.types import Choice, Completion, Member, Message, Profile, Regex, Sampling, Score, Structure
-from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
+from mesh.types import Choice, Completion, Member, Message, Part, Profile, Regex, Sampling, Score, Structure
+from serving.adapters import Adapter, AdapterStore
 from serving.admission import FORBIDDEN_LAYERS, BaseModelShape
 from serving.config import VllmSpec
+from serving.garbage import NUM_TOKENS, Fingerprint, broken, shifted
 from serving.hosting import PLUGIN_NAME, EngineDied
 from serving.member_http import HttpAddress
 from serving.render import Renderer, RenderError
 from serving.structure import StructureError, check_structure
 from serving.thinking import cut_at
+from serving.vllm_adapters import VllmAdapters
 
 if TYPE_CHECKING:
     from serving.vllm_http import VllmHttp
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 # The CPU default of 128 tokens a block means that short prompts never share a prefix.
 CPU_BLOCK_SIZE = 32
 CPU_BATCHED_TOKENS = 2048
+
+
+PROBE = (Message(role="user", parts=(Part(text="Count: one, two, three, four,"),)),)
 
 
 class VllmEngine:
@@ -57,11 +60,9 @@ class VllmEngine:
     def __init__(self, spec: VllmSpec, model_dir: Path, adapters: AdapterStore) -> None:
         self.spec = spec
         self._model_dir = model_dir
-        self._store = adapters
         self._base = BaseModelShape.from_directory(model_dir)
-        self._loras: dict[str, LoRARequest] = {}
-        self._lora_lock = asyncio.Lock()
-        self._lora_ids = itertools.count(1)
+        self._adapters = VllmAdapters(spec, self._base, adapters, self._running, self._fingerprint_of)
+        self._fingerprint: Fingerprint = {}
         self._request_ids = itertools.count(1)
         self._llm: AsyncLLM | None = None
         self._probed: Renderer | None = None
@@ -72,7 +73,7 @@ class VllmEngine:
         """Starts the engine's processes; about a minute on a CPU.
 
         Raises:
-            EngineError: LoRA on the CPU without the plugin that makes it right.
+            EngineError: LoRA on the CPU without the plugin that makes it right; a model that says nothing sensible.
         """
         if self._llm is None:
             if self.spec.adapters and current_platform.is_cpu():
@@ -81,6 +82,9 @@ class VllmEngine:
             # vLLM's own copy: a second tokenizer of 262,144 words would take another 500 MiB.
             tokenizer: Any = self._llm.get_tokenizer()
             self._probed = Renderer(tokenizer, extra_stop_ids=generation_stop_ids(self._model_dir))
+            self._fingerprint = await self._fingerprint_of(None, {})
+            if reason := broken(self._fingerprint):
+                raise EngineError(f"engine {self.spec.name!r}: {reason}; check weights, dtype and quantization")
 
     async def shutdown(self) -> None:
         """Ends the engine's processes."""
@@ -90,7 +94,7 @@ class VllmEngine:
         if self._llm is not None:
             self._llm.shutdown(timeout=5.0)
             self._llm = None
-            self._loras.clear()
+            self._adapters.clear()
 
     async def http_address(self, host: str = "127.0.0.1") -> HttpAddress | None:
         """As `HttpHost.http_address`; the first call takes seconds. Raises EngineDied if the engine is gone."""
@@ -99,7 +103,7 @@ class VllmEngine:
             # Most engines are never asked by HTTP, and vLLM's server is a second of imports.
             from serving.vllm_http import VllmHttp
 
-            self._http = VllmHttp(llm, self.spec, str(self._model_dir), self._use_adapter)
+            self._http = VllmHttp(llm, self.spec, str(self._model_dir), self._adapters.held)
         return await self._http.address(host)
 
     async def complete(
@@ -122,13 +126,13 @@ class VllmEngine:
             stop=[*stops, *(facts.stop_strings if sampling.structure is None else ())],
             stop_token_ids=list(facts.stop_token_ids),
             seed=sampling.seed % 2**63,
-            skip_special_tokens=not (facts.thinking and facts.thinking.is_special),
+            skip_special_tokens=sampling.structure is not None or not (facts.thinking and facts.thinking.is_special),
             structured_outputs=self._structured(sampling.structure),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        completions = tuple(
-            self._completion(one, member, sampling) for one in await self._sample(prompt, params, member, rank)
-        )
+        async with self._lora_of(member, rank) as lora:
+            outputs = await self._sample(prompt, params, lora, rank)
+        completions = tuple(self._completion(one, member, sampling) for one in outputs)
         return completions * (sampling.num_samples if is_greedy else 1), len(prompt)
 
     async def choose(
@@ -149,7 +153,8 @@ class VllmEngine:
         params = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=wanted, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        output = await self._generate(prompt, params, member, rank)
+        async with self._lora_of(member, rank) as lora:
+            output = await self._generate(prompt, params, lora, rank)
         logprobs = output.outputs[0].logprobs
         if not logprobs:
             raise EngineError(f"engine {self.spec.name!r}: expected label log-probabilities, got none; try again")
@@ -180,7 +185,8 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        found = (await self._generate([*prompt, *ids], params, member, rank)).prompt_logprobs
+        async with self._lora_of(member, rank) as lora:
+            found = (await self._generate([*prompt, *ids], params, lora, rank)).prompt_logprobs
         if found is None or len(found) != len(prompt) + len(ids):
             raise EngineError(f"engine {self.spec.name!r}: expected a log-probability for every token; try again")
         read = zip(ids, found[len(prompt) :], strict=True)
@@ -213,35 +219,16 @@ class VllmEngine:
         )
 
     async def load_adapter(self, adapter: Adapter) -> float:
-        """As `AdapterHost.load_adapter`. The files are verified first: a bad one must not reach a running engine."""
-        started = time.perf_counter()
-        async with self._lora_lock:
-            if adapter.hash in self._loras:
-                return time.perf_counter() - started
-            self._check_fits(adapter)
-            try:
-                path = self._store.path(adapter.hash)
-            except (AdapterMissing, AdapterCorrupt) as error:
-                raise EngineError(f"engine {self.spec.name!r}: {error}") from error
-            # The id is never used again; name and path stand for the same content for ever.
-            request = LoRARequest(adapter.hash, next(self._lora_ids), str(path))
-            # vLLM reports a failed load as a bare Exception, so it is taken as a value.
-            (result,) = await asyncio.gather(self._running().add_lora(request), return_exceptions=True)
-            if result is not True:
-                raise EngineError(f"engine {self.spec.name!r}: expected to load {adapter.hash[:12]}, got {result!r}")
-            self._loras[adapter.hash] = request
-        return time.perf_counter() - started
+        """As `AdapterHost.load_adapter`; more than `max_cpu_loras` take turns in memory."""
+        return await self._adapters.load(adapter)
 
     async def retire_adapter(self, adapter_hash: str) -> None:
-        """As `AdapterHost.retire_adapter`. Requests under way finish; the files stay, because vLLM may read again."""
-        async with self._lora_lock:
-            request = self._lora(adapter_hash)
-            del self._loras[adapter_hash]
-            await asyncio.gather(self._running().remove_lora(request.lora_int_id), return_exceptions=True)
+        """As `AdapterHost.retire_adapter`. Requests under way finish first."""
+        await self._adapters.retire(adapter_hash)
 
     async def sleep(self) -> None:
         """As `HostedEngine.sleep`: weights go to the machine's memory, keys and values are forgotten."""
-        if not self.spec.sleeps:
+        if not _can_sleep(self.spec):
             raise EngineError(f"engine {self.spec.name!r} cannot sleep; set sleeps: true in its spec (GPUs only)")
         if not self._asleep:
             llm = self._running()
@@ -249,38 +236,54 @@ class VllmEngine:
             await llm.sleep(level=1, mode="wait")
 
     async def wake(self) -> None:
-        """As `HostedEngine.wake`."""
-        if self._asleep:
-            assert self._llm is not None
+        """As `HostedEngine.wake`; model and adapters are probed before anybody else asks them."""
+        if self._asleep and self._llm is not None:
             await self._llm.wake_up()
             self._asleep = False
             await self.probe()
+            await self._adapters.probe()
 
     async def probe(self) -> None:
-        """Generates one token: vLLM's own health check does not see an engine that hangs. Raises as `complete`."""
-        params = SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY)
-        await self._generate(self._renderer.encode_content("1"), params, None, 0)
+        """As `HostedEngine.probe`: one token, whose log-probabilities must be what they were at the start.
+
+        vLLM's own health check sees neither an engine that hangs nor one that computes nonsense.
+        """
+        if reason := shifted(self._fingerprint, await self._fingerprint_of(None, self._fingerprint)):
+            raise EngineDied(f"engine {self.spec.name!r} answers garbage: {reason}")
+
+    async def _fingerprint_of(self, lora: LoRARequest | None, before: Fingerprint) -> Fingerprint:
+        """Log-probabilities of the first token after `PROBE`: of those tokens, or (empty) of the likeliest ones."""
+        wanted = sorted(before)
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=None if wanted else NUM_TOKENS,
+            logprob_token_ids=wanted or None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._generate(self._render(PROBE, thinks=True), params, lora, 0)
+        logprobs = output.outputs[0].logprobs
+        return {token: found.logprob for token, found in logprobs[0].items()} if logprobs else {}
 
     async def _sample(
-        self, prompt: list[int], params: SamplingParams, member: Member, rank: int
+        self, prompt: list[int], params: SamplingParams, lora: LoRARequest | None, rank: int
     ) -> list[CompletionOutput]:
         """All samples of a request, the first of them alone: it leaves the prompt in the prefix cache.
 
         Asked for together they would each compute the whole prompt, since none finds it there.
         """
         if params.n == 1:
-            return list((await self._generate(prompt, params, member, rank)).outputs)
+            return list((await self._generate(prompt, params, lora, rank)).outputs)
         first, others = params.clone(), params.clone()
         first.n, others.n = 1, params.n - 1
         others.seed = None if params.seed is None else params.seed + 1
-        outputs = list((await self._generate(prompt, first, member, rank)).outputs)
-        rest = (await self._generate(prompt, others, member, rank)).outputs
+        outputs = list((await self._generate(prompt, first, lora, rank)).outputs)
+        rest = (await self._generate(prompt, others, lora, rank)).outputs
         return [*outputs, *sorted(rest, key=lambda one: one.index)]
 
     async def _generate(
-        self, prompt: list[int], params: SamplingParams, member: Member | None, rank: int
+        self, prompt: list[int], params: SamplingParams, lora: LoRARequest | None, rank: int
     ) -> RequestOutput:
-        lora = self._lora(member.adapter) if member is not None and member.adapter is not None else None
         stream = self._running().generate(
             TokensPrompt(prompt_token_ids=prompt),
             params,
@@ -315,7 +318,7 @@ class VllmEngine:
         return StructuredOutputsParams(json=structure.json_schema)
 
     def _completion(self, one: CompletionOutput, member: Member, sampling: Sampling) -> Completion:
-        said = self._renderer.answer_in(one.text)
+        said = one.text if sampling.structure is not None else self._renderer.answer_in(one.text)
         text, is_stopped = cut_at(said or "", sampling.stop)
         is_whole = is_stopped or one.finish_reason != "length"
         return Completion(
@@ -377,28 +380,13 @@ class VllmEngine:
         return self._llm
 
     @asynccontextmanager
-    async def _use_adapter(self, adapter_hash: str) -> AsyncIterator[LoRARequest]:
-        yield self._lora(adapter_hash)
-
-    def _lora(self, adapter_hash: str) -> LoRARequest:
-        request = self._loras.get(adapter_hash)
-        if request is None:
-            raise EngineError(f"engine {self.spec.name!r} has no adapter {adapter_hash[:12]}; load it first")
-        return request
-
-    def _check_fits(self, adapter: Adapter) -> None:
-        name = f"engine {self.spec.name!r}"
-        if not self.spec.adapters:
-            raise EngineError(f"{name} takes no adapters; set adapters: true in its spec")
-        if adapter.base != self._base.fingerprint:
-            raise EngineError(
-                f"{name}: expected an adapter for {self._base.name} ({self._base.fingerprint[:12]}), got one for "
-                f"{adapter.base[:12]}; load it into the engine of its own base"
-            )
-        if adapter.rank > self.spec.max_lora_rank:
-            raise EngineError(f"{name}: expected rank at most {self.spec.max_lora_rank}, got {adapter.rank}")
-        if len(self._loras) >= self.spec.max_cpu_loras:
-            raise EngineError(f"{name}: expected at most {self.spec.max_cpu_loras} adapters; retire one first")
+    async def _lora_of(self, member: Member, rank: int) -> AsyncIterator[LoRARequest | None]:
+        """The member's adapter, in memory while the context lasts; None for the base model."""
+        if member.adapter is None:
+            yield None
+        else:
+            async with self._adapters.held(member.adapter, rank) as lora:
+                yield lora
 
 
 def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncEngineArgs:
@@ -434,7 +422,7 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
         max_num_batched_tokens=max(CPU_BATCHED_TOKENS, spec.max_model_len) if spec.num_gpus == 0 else None,
         enforce_eager=spec.enforce_eager,
         quantization=spec.quantization,
-        enable_sleep_mode=spec.sleeps,
+        enable_sleep_mode=_can_sleep(spec),
         scheduling_policy="priority",
         tensor_parallel_size=spec.tensor_parallel,
         disable_log_stats=True,
@@ -443,12 +431,17 @@ def engine_args(spec: VllmSpec, model_dir: Path, base: BaseModelShape) -> AsyncE
     )
 
 
+def _can_sleep(spec: VllmSpec) -> bool:
+    return spec.sleeps and spec.num_gpus > 0
+
+
 def weight_dtype(spec: VllmSpec) -> Literal["auto", "bfloat16", "float16", "float32"]:
     """The spec's number format; "auto" is float32 on a CPU without bfloat16 instructions.
 
     Such a CPU multiplies bfloat16 some 60 times slower than float32, and most checkpoints are stored in it.
     """
-    if spec.dtype != "auto" or not current_platform.is_cpu():
+    # What a quantised model computes in, its files say.
+    if spec.dtype != "auto" or spec.quantization is not None or not current_platform.is_cpu():
         return spec.dtype
     abilities = torch.cpu.get_capabilities()
     fast = bool(abilities.get("amx_bf16")) or bool(abilities.get("avx512_bf16"))

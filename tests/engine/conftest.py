@@ -60,6 +60,22 @@ def adapters(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def many(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, ...]:
+    """More admitted adapters of the first family than its engine keeps in memory."""
+    base, root = BaseModelShape.from_directory(MODELS.path(FAMILIES["smol"])), tmp_path_factory.mktemp("many")
+    made = (random_adapter(root / f"a{seed}", base, seed=seed) for seed in range(11, 17))
+    return tuple(adapter_store.admit(directory, base, max_rank=16) for directory in made)
+
+
+@pytest.fixture(scope="session")
+def overflowing(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """An admitted adapter of finite weights whose products overflow."""
+    base, root = BaseModelShape.from_directory(MODELS.path(FAMILIES["smol"])), tmp_path_factory.mktemp("odd")
+    directory = random_adapter(root / "huge", base, seed=3, strength=1e4)
+    return adapter_store.admit(directory, base, max_rank=16)
+
+
+@pytest.fixture(scope="session")
 def fleet(adapter_store: AdapterStore) -> Iterator[RayFleet]:
     """Both families in Ray actors; afterwards not one of their processes is left."""
     # Two slots for two adapters: the last slot, whose weights the stock ops give to base rows, is then in use.

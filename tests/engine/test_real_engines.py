@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import psutil
 import pytest
 
 from mesh.engine import EngineError
-from mesh.types import Member, Message, Part, Sampling
+from mesh.types import Choice, JsonSchema, Member, Message, Part, Regex, Sampling, Structure
 from serving.actor import RayEngine
 from serving.adapters import Adapter
 from serving.cluster import RayFleet
-from tests.contract.engine_contract import ADAPTER_CONTRACT, CONTRACT, AdapterCheck, Check
+from tests.contract.engine_contract import (
+    ADAPTER_CONTRACT,
+    CONTRACT,
+    RANKED_CONTRACT,
+    AdapterCheck,
+    Check,
+    RankedCheck,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -44,6 +52,14 @@ BALLOT = ask("Is seven a prime number?\nA: yes\nB: no\nReply with the letter alo
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 def test_engine_keeps_the_contract(fleet: RayFleet, name: str, check: Check) -> None:
     asyncio.run(check(fleet.engines[name], member(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("check", RANKED_CONTRACT, ids=lambda check: check.__name__)
+def test_engine_keeps_the_contract_of_ranks(fleet: RayFleet, name: str, check: RankedCheck) -> None:
+    engine = fleet.engines[name]
+    assert isinstance(engine, RayEngine)
+    asyncio.run(check(engine, member(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,6 +164,69 @@ def test_adapter_is_loaded_into_a_running_engine_in_seconds(fleet: RayFleet, ada
         return seconds
 
     assert asyncio.run(scenario()) < 10.0
+
+
+def test_more_adapters_than_fit_take_turns_in_memory(fleet: RayFleet, many: tuple[Adapter, ...]) -> None:
+    """Six adapters where four fit, all asked at once and again: each answers as it did alone, none is refused."""
+
+    async def scenario() -> None:
+        for adapter in many:
+            await fleet.load_adapter("smol", adapter)
+        specialists = [member("smol", adapter) for adapter in many]
+        alone = [await fleet.choose(one, BALLOT, LABELS) for one in specialists]
+        assert distance(alone[0], alone[1]) > 5 * LABEL_TOLERANCE
+        asked = await asyncio.gather(*(fleet.choose(one, BALLOT, LABELS) for one in [member("smol"), *specialists] * 8))
+        for place, weights in enumerate(asked):
+            turn = place % (len(many) + 1)
+            assert turn == 0 or distance(weights, alone[turn - 1]) < LABEL_TOLERANCE
+        for adapter in many:
+            await fleet.retire_adapter("smol", adapter.hash)
+        with pytest.raises(EngineError, match="has no adapter"):
+            await fleet.choose(specialists[0], BALLOT, LABELS)
+
+    asyncio.run(scenario())
+
+
+def test_adapter_whose_numbers_overflow_is_refused_and_the_engine_lives(fleet: RayFleet, overflowing: Adapter) -> None:
+    """Every weight is finite, so admission lets it pass; what it computes is not."""
+
+    async def scenario() -> None:
+        before = await fleet.choose(member("smol"), BALLOT, LABELS)
+        with pytest.raises(EngineError, match="is not used: expected finite log-probabilities"):
+            await fleet.load_adapter("smol", overflowing)
+        assert distance(await fleet.choose(member("smol"), BALLOT, LABELS), before) < LABEL_TOLERANCE
+
+    asyncio.run(scenario())
+
+
+def test_forms_without_end_are_refused_or_served_and_the_engine_lives(fleet: RayFleet) -> None:
+    """What callers might send to tie an engine up: the engine answers or refuses, and serves others afterwards."""
+    deep: dict[str, object] = {"type": "integer"}
+    for _ in range(200):
+        deep = {"type": "object", "properties": {"a": deep}, "required": ["a"]}
+    forms: list[Structure] = [
+        Regex(pattern="(a{1,900}){1,900}"),
+        Regex(pattern="(?=a)b"),
+        Regex(pattern=r"(\w+) \1"),
+        JsonSchema(json_schema=json.dumps(deep)),
+        JsonSchema(json_schema='{"$ref": "#"}'),
+        JsonSchema(json_schema='{"type": "string", "pattern": "(x+x+)+y"}'),
+        Choice(choices=tuple(f"option {number}" for number in range(2000))),
+        Choice(choices=("", "  ", "\n", '"quoted" \\d <|im_end|>')),
+    ]
+
+    async def scenario() -> None:
+        for form in forms:
+            sampling = Sampling(max_tokens=8, structure=form)
+            async with asyncio.timeout(120):
+                (ended,) = await asyncio.gather(
+                    fleet.complete(member("smol"), BALLOT, sampling), return_exceptions=True
+                )
+            assert isinstance(ended, EngineError | tuple), ended
+        completions, _ = await fleet.complete(member("smol"), BALLOT, Sampling(max_tokens=4))
+        assert completions
+
+    asyncio.run(scenario())
 
 
 def test_killed_engine_comes_back_with_its_adapters(fleet: RayFleet, adapters: Adapters) -> None:
