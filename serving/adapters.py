@@ -144,7 +144,7 @@ class AdapterStore:
     def path(self, adapter_hash: str) -> Path:
         """Directory of an admitted adapter, its content verified. Raises AdapterMissing or AdapterCorrupt."""
         adapter, directory = self.get(adapter_hash), (self.root / adapter_hash).resolve()
-        found = _identity(adapter.base, directory)
+        found = _identity(adapter.base, _digests(directory))
         if found != adapter_hash:
             raise AdapterCorrupt(
                 f"{directory}: expected content hash {adapter_hash}, found {found}; remove it and admit it again"
@@ -180,7 +180,7 @@ class AdapterStore:
 
     def _publish(self, staged: Path, base: BaseModelShape, facts: AdapterFacts) -> Adapter:
         publish_json(staged / CONFIG_FILE, facts.config.canonical(base.name))
-        adapter = _record(_identity(base.fingerprint, staged), base.fingerprint, facts, staged)
+        adapter = _record(base.fingerprint, facts, _digests(staged))
         publish_json(staged / RECORD_FILE, adapter)
         self._move_in(staged, adapter.hash)
         return self.get(adapter.hash)
@@ -235,9 +235,12 @@ def sweep(root: Path) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _identity(base: str, directory: Path) -> str:
-    files = {name: sha256_of(directory / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
-    return content_hash({"base": base, "files": files})
+def _digests(directory: Path) -> dict[str, str]:
+    return {name: sha256_of(directory / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
+
+
+def _identity(base: str, digests: dict[str, str]) -> str:
+    return content_hash({"base": base, "files": digests})
 
 
 def _check_received(adapter_hash: str, directory: Path) -> None:
@@ -250,28 +253,29 @@ def _check_received(adapter_hash: str, directory: Path) -> None:
             raise AdapterCorrupt(f"{what}: {entry.name}: expected at most {SHARED_FILES[entry.name]} bytes")
     try:
         record = read_record(directory / RECORD_FILE, Adapter)
-        found = _identity(record.base, directory)
+        digests = _digests(directory)
     except (ValueError, FileNotFoundError) as error:
         raise AdapterCorrupt(f"{what}: {error}") from error
+    found = _identity(record.base, digests)
     if (record.hash, found) != (adapter_hash, adapter_hash):
         raise AdapterCorrupt(f"{what}: its content has the hash {found}; publish it again from the store it came from")
     facts, reasons = examine(directory, None, max_rank=max(LORA_RANKS))
     if facts is None or reasons:
         raise AdapterCorrupt(f"{what}: {AdapterRefused(directory, reasons)}")
-    sealed = _record(adapter_hash, record.base, facts, directory)
+    sealed = _record(record.base, facts, digests)
     if record.model_copy(update={"path": None, "shared": None}) != sealed:
         raise AdapterCorrupt(f"{what}: {RECORD_FILE}: expected {sealed.model_dump_json()[:200]}; publish it again")
 
 
-def _record(adapter_hash: str, base: str, facts: AdapterFacts, directory: Path) -> Adapter:
+def _record(base: str, facts: AdapterFacts, digests: dict[str, str]) -> Adapter:
     return Adapter(
-        hash=adapter_hash,
+        hash=_identity(base, digests),
         base=base,
         rank=facts.config.r,
         alpha=facts.config.lora_alpha,
         target_modules=tuple(sorted(facts.config.target_modules)),
         num_parameters=facts.num_parameters,
-        weights_sha256=sha256_of(directory / WEIGHTS_FILE),
+        weights_sha256=digests[WEIGHTS_FILE],
     )
 
 
