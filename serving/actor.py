@@ -21,7 +21,7 @@ from serving.adapter_share import ShareError, bring
 from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterStore
 from serving.config import EngineSpec
 from serving.hosting import EngineBusy, EngineDied, EngineLost, HostedEngine, build_engine, engine_environment
-from serving.mailbox import Mailbox, Parcel
+from serving.mailbox import SILENCE_S, Mailbox, Parcel
 from serving.mailroom import Mailroom
 from serving.member_http import HttpAddress, HttpHost
 from serving.pool import Pool
@@ -98,9 +98,9 @@ class EngineActor:
         """How it stands, without starting anything."""
         return self._report("")
 
-    async def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
+    async def post(self, client: str, box: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
         """As `Mailroom.post`."""
-        return self._mailroom.post(client, letters, cancelled)
+        return self._mailroom.post(client, box, num_had, letters, cancelled)
 
     async def collect(self, client: str, box: str, num_had: int, wait_s: float) -> Parcel:
         """As `Mailroom.collect`, and a report in JSON."""
@@ -286,11 +286,15 @@ class RayEngine:
     event loop at a time; what was asked in an earlier one is given up.
     """
 
-    def __init__(self, name: str, actor: Any, *, timeout_s: float, start_timeout_s: float) -> None:
+    def __init__(
+        self, name: str, actor: Any, *, timeout_s: float, start_timeout_s: float, silence_s: float = SILENCE_S
+    ) -> None:
+        """`timeout_s`: of one request, restarts included; `silence_s`: after which the actor is out of reach."""
         self.name = name
         self.actor = actor
         self.timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
+        self._silence_s = silence_s
         self._carrier = RayCarrier(name, actor)
         self._mail: tuple[asyncio.AbstractEventLoop, Mailbox] | None = None
         self._alone = Pool(name, [self])
@@ -416,7 +420,10 @@ class RayEngine:
     def _mailbox(self) -> Mailbox:
         loop = asyncio.get_running_loop()
         if self._mail is None or self._mail[0] is not loop:
-            self._mail = loop, Mailbox(self.name, self._carrier, start_timeout_s=self._start_timeout_s)
+            self._mail = (
+                loop,
+                Mailbox(self.name, self._carrier, start_timeout_s=self._start_timeout_s, silence_s=self._silence_s),
+            )
         return self._mail[1]
 
 
@@ -427,9 +434,9 @@ class RayCarrier:
         self._name = name
         self._actor = actor
 
-    async def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
+    async def post(self, client: str, box: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
         """As `Carrier.post`."""
-        return str(await self.call("post", client, letters, cancelled))
+        return str(await self.call("post", client, box, num_had, letters, cancelled))
 
     async def collect(self, client: str, box: str, num_had: int, wait_s: float) -> Parcel:
         """As `Carrier.collect`."""

@@ -39,7 +39,7 @@ class Carrier(Protocol):
     EngineError when it refuses.
     """
 
-    async def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
+    async def post(self, client: str, box: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
         """As `Mailroom.post`."""
         ...
 
@@ -192,7 +192,8 @@ class Mailbox:
         era = self._era
         try:
             async with asyncio.timeout(self._silence_s):
-                box = await self._carrier.post(self._client, [letter for _, letter in sack], cancelled)
+                letters = [letter for _, letter in sack]
+                box = await self._carrier.post(self._client, self._box, self._num_had, letters, cancelled)
         except (EngineError, TimeoutError) as error:
             if era == self._era:
                 self._lose(error)

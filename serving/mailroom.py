@@ -67,9 +67,13 @@ class Mailroom:
         box = self._boxes.get(client)
         return len(box.running) if box is not None else 0
 
-    def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
-        """Takes requests in and gives others up; returns the client's box. Raises ValueError for unreadable letters."""
+    def post(self, client: str, box_id: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
+        """Takes requests in and gives others up; returns the client's box. Raises ValueError for unreadable letters.
+
+        `num_had` of `box_id`: as in `collect`. A request whose reply the client has is meant to be served anew.
+        """
         box = self._box(client)
+        _forget(box, box_id, num_had)
         for request_id in cancelled:
             self._give_up(box, request_id)
         for letter in letters:
@@ -84,9 +88,7 @@ class Mailroom:
         Waits until there is one, `wait_s` seconds at most; then there are none, and the number is `num_had`.
         """
         box = self._box(client)
-        if box.id == box_id:
-            for request_id in [known for known, (number, _) in box.replies.items() if number <= num_had]:
-                del box.replies[request_id]
+        _forget(box, box_id, num_had)
         if not box.replies:
             box.has_replies.clear()
             await self._wait(box, wait_s)
@@ -167,6 +169,13 @@ class Mailroom:
         self._sweeper = None
         if self._boxes:
             self._sweep_later()
+
+
+def _forget(box: _Box, box_id: str, num_had: int) -> None:
+    """Drops the replies that the client has, if it speaks of this box."""
+    if box.id == box_id:
+        for request_id in [known for known, (number, _) in box.replies.items() if number <= num_had]:
+            del box.replies[request_id]
 
 
 def _reply_of(request: Request, task: asyncio.Future[Answer]) -> bytes:

@@ -29,6 +29,7 @@ class Pool:
         self.replicas = tuple(replicas)
         self.timeout_s = max(replica.timeout_s for replica in self.replicas)
         self._busy_until = [0.0] * len(self.replicas)
+        self._busy_because = ""
         self._keys = [f"{name}/{index}" for index in range(len(self.replicas))]
         self._line = Line()
         self._alarm: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
@@ -66,7 +67,7 @@ class Pool:
                         return answer
                     except EngineBusy as busy:
                         reason = busy
-                        self._mark_busy(index, busy.retry_after_s)
+                        self._mark_busy(index, busy)
                     except EngineLost as lost:
                         reason = lost
                         num_deaths += lost.died
@@ -104,12 +105,14 @@ class Pool:
             now = asyncio.get_running_loop().time()
             seconds = min((until - now for until in self._busy_until if until > now), default=0.0)
             raise EngineBusy(
-                f"engine {self.name!r}: every replica is busy; try again in {seconds:.1f} s", retry_after_s=seconds
+                f"engine {self.name!r}: every replica is busy; try again in {seconds:.1f} s. {self._busy_because}",
+                retry_after_s=seconds,
             ) from reason
 
-    def _mark_busy(self, index: int, seconds: float) -> None:
+    def _mark_busy(self, index: int, busy: EngineBusy) -> None:
+        self._busy_because = str(busy)
         # Drivers that were refused together do not come back together.
-        self._busy_until[index] = asyncio.get_running_loop().time() + seconds * random.uniform(0.75, 1.25)
+        self._busy_until[index] = asyncio.get_running_loop().time() + busy.retry_after_s * random.uniform(0.75, 1.25)
 
     def _set_alarm(self) -> None:
         """Wakes some of those who wait when the first busy replica may have room."""

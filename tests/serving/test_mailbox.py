@@ -74,12 +74,12 @@ class Loopback:
         for call in self._calls:
             call.cancel("died")
 
-    async def post(self, client: str, letters: list[bytes], cancelled: list[str]) -> str:
+    async def post(self, client: str, box: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
         if letters:
             self.sacks.append(len(letters))
 
         async def post() -> str:
-            return self.room.post(client, letters, cancelled)
+            return self.room.post(client, box, num_had, letters, cancelled)
 
         return await self._carry("post", post())
 
@@ -230,6 +230,19 @@ def test_a_busy_replica_says_so_without_taking_anything_in() -> None:
     asyncio.run(run())
 
 
+def test_what_was_refused_for_want_of_room_is_served_when_it_is_asked_again() -> None:
+    async def run() -> None:
+        carrier, client = post_office(refusal=EngineBusy("full", retry_after_s=3.0))
+        asked = request("again")
+        for _ in range(2):
+            with pytest.raises(EngineBusy):
+                await client.ask(asked)
+        carrier.refusal = None
+        assert await client.ask(asked) == 5
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("method", ["post", "collect"])
 def test_what_is_lost_on_the_way_back_is_not_computed_again(method: str) -> None:
     async def run() -> None:
@@ -352,7 +365,7 @@ def test_what_a_vanished_client_asked_for_is_given_up_and_forgotten() -> None:
     async def run() -> None:
         engine = Engine(60.0)
         room = Mailroom(engine.serve, lambda rank, pending: None, silent_s=0.05)
-        box = room.post("client", [encode_request(request("orphan"))], [])
+        box = room.post("client", "", 0, [encode_request(request("orphan"))], [])
         assert room.num_pending == 1
         await asyncio.sleep(0.2)
         assert (room.num_pending, engine.cancelled) == (0, ["orphan"])
@@ -367,7 +380,7 @@ def test_what_a_vanished_client_asked_for_is_given_up_and_forgotten() -> None:
 def test_replies_are_kept_until_they_are_acknowledged() -> None:
     async def run() -> None:
         room = Mailroom(Engine().serve, lambda rank, pending: None)
-        box = room.post("client", [encode_request(request("a")), encode_request(request("bb"))], [])
+        box = room.post("client", "", 0, [encode_request(request("a")), encode_request(request("bb"))], [])
         await settle()
         first = await room.collect("client", box, 0, 1.0)
         assert first[1] == 2
