@@ -17,7 +17,7 @@ from serving.adapter_share import SharedAdapters
 from serving.adapters import AdapterStore
 from serving.channels import Channel, Current, list_channels
 from serving.config import ServingConfig
-from serving.follow import FollowState, followers
+from serving.follow_state import FollowState, followers
 from serving.roster import Roster
 
 

@@ -13,10 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from pydantic import Field
-
 from memory.ledger import AlreadyLocked
-from memory.types import Record
 from mesh.engine import Engine, EngineError
 from mesh.types import Member
 from serving.adapter_share import ShareError, shared_adapters
@@ -24,13 +21,13 @@ from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterSto
 from serving.canary import CanaryError, check_seat
 from serving.channels import Channel, ChannelError, Current, check_channel_name
 from serving.config import ServingConfig
-from serving.leases import AdapterKey, Lease, states
+from serving.follow_state import LEASES, Followed, FollowState
+from serving.leases import AdapterKey, Lease
 from serving.replica import ReplicaLoad
 from serving.roster import Roster
 
 _Result = TypeVar("_Result")
 
-LEASES = ".leases"
 MAX_FALLBACKS = 3
 """Earlier rosters that are tried at the start when the newest cannot be used."""
 
@@ -63,38 +60,6 @@ class ServedFleet(Protocol):
     async def retire_adapter(self, engine_name: str, adapter_hash: str) -> None:
         """Takes it out of every replica. Raises EngineError."""
         ...
-
-
-class FollowState(Record):
-    """How far a follower is, for readiness and status."""
-
-    channel: str
-    roster: str | None = Field(default=None, description="id of the roster in force here; null: none yet, not ready")
-    source: str = Field(default="", description="where that roster comes from")
-    wanted: str | None = Field(default=None, description="id of the roster that the channel names")
-    error: str = Field(default="", description="why the wanted one is not in force; empty: it is, or is on its way")
-    since: float | None = Field(default=None, description="when the roster came into force here, seconds since 1970")
-    switch_s: float | None = Field(default=None, description="seconds the last switch took, fetch to in force")
-    num_switches: int = Field(default=0, description="rosters that came into force here after the first one")
-    is_frozen: bool = Field(default=False, description="the channel refuses promotions")
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there are seats to answer with."""
-        return self.roster is not None
-
-
-class Followed(Record):
-    """A process that follows a channel, as others see it."""
-
-    host: str
-    pid: int
-    state: FollowState
-
-
-def followers(channels: Path) -> tuple[Followed, ...]:
-    """Every living process that follows a channel in this directory, wherever the directory is mounted."""
-    return states(channels / LEASES, Followed)
 
 
 @dataclass(eq=False)

@@ -20,7 +20,8 @@ from serving.adapters import Adapter, AdapterStore
 from serving.channels import Channel, ChannelError
 from serving.config import ScriptedSpec
 from serving.fleet import Fleet
-from serving.follow import FollowState, RosterFollower, followers
+from serving.follow import RosterFollower
+from serving.follow_state import FollowState, followers
 from serving.replica import ReplicaLoad
 from serving.roster import Roster
 from serving.scripted_engine import ScriptedEngine
