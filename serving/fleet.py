@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar, cast
 from mesh.engine import Engine, EngineError
 from mesh.types import Completion, Member, Message, Profile, Sampling, Score, Usage
 from serving.adapters import Adapter, AdapterHost
+from serving.hosting import EngineDied
 from serving.pool import Pool
 from serving.replica import AsksLoad, LocalReplica, Replica, ReplicaLoad, Sleeper
 from serving.requests import Answer, Request, Requests
@@ -118,21 +119,24 @@ class Fleet:
     async def load_adapter(self, engine_name: str, adapter: Adapter) -> float:
         """Makes `adapter` usable by members of one engine, on all of its replicas; returns the seconds of the slowest.
 
-        Raises EngineError if one of them fails; what the others have loaded stays, and a second call is not in vain.
+        A replica that restarts is waited for; one that has died for good does not keep the others from it. Raises
+        EngineError if one of them fails; what the others have loaded stays, and a second call is not in vain.
         """
-        return max(await _all(host.load_adapter(adapter) for host in self._hosts(engine_name)))
+        return max(_of_all(await _tried(host.load_adapter(adapter) for host in self._hosts(engine_name))))
 
     async def retire_adapter(self, engine_name: str, adapter_hash: str) -> None:
-        """Takes an adapter out of all replicas of one engine. Raises EngineError if a replica does not hold it."""
-        await _all(host.retire_adapter(adapter_hash) for host in self._hosts(engine_name))
+        """Takes an adapter out of all replicas of one engine. Raises EngineError if none of them held it."""
+        tried = await _tried(host.retire_adapter(adapter_hash) for host in self._hosts(engine_name))
+        if all(isinstance(result, BaseException) for result in tried):
+            _of_all(tried)
 
     async def sleep(self, engine_name: str) -> None:
         """Has all replicas of one engine give their GPU memory back; requests wait. Raises EngineError."""
-        await _all(sleeper.sleep() for sleeper in self._sleepers(engine_name))
+        _of_all(await _tried(sleeper.sleep() for sleeper in self._sleepers(engine_name)))
 
     async def wake(self, engine_name: str) -> None:
         """Undoes `sleep`."""
-        await _all(sleeper.wake() for sleeper in self._sleepers(engine_name))
+        _of_all(await _tried(sleeper.wake() for sleeper in self._sleepers(engine_name)))
 
     def _hosts(self, name: str) -> list[AdapterHost]:
         self._pool(name)
@@ -206,13 +210,18 @@ class TicketedFleet:
         return await self._fleet.profile(member, ticket=self._ticket)
 
 
-async def _all(acts: Iterable[Awaitable[_Result]]) -> list[_Result]:
-    """What all of them give, once all have ended; the first one's error if any failed."""
-    results = await asyncio.gather(*acts, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return cast(list[_Result], results)
+async def _tried(acts: Iterable[Awaitable[_Result]]) -> list[_Result | BaseException]:
+    """What each of them gives or raises, once all have ended."""
+    return await asyncio.gather(*acts, return_exceptions=True)
+
+
+def _of_all(results: Sequence[_Result | BaseException]) -> list[_Result]:
+    """What those gave that live; the first one's error if one of them failed, or all have died."""
+    failed = [result for result in results if isinstance(result, BaseException)]
+    for error in sorted(failed, key=lambda error: isinstance(error, EngineDied)):
+        if not isinstance(error, EngineDied) or len(failed) == len(results):
+            raise error
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _rank(ticket: Ticket | None) -> int:
