@@ -65,7 +65,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 def depth_exceeds(value: object, limit: int) -> bool:
     """Whether `value`, plain JSON, is nested more than `limit` levels deep; a scalar has none."""
     level: list[object] = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [inner for outer in level for inner in _children(outer) if isinstance(inner, dict | list)]
         if not level:
             return False

@@ -193,8 +193,10 @@ def _path(parts: Sequence[int | str], data: Any, *, is_absent: bool) -> str:
     """A place in `data`, as 'messages[2].role'; names that pydantic puts in to tell alternatives apart are no place."""
     path = ""
     for place, part in enumerate(parts):
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+        if isinstance(data, list) and isinstance(part, int):
             data = data[part]
+        elif isinstance(data, dict) and part in data:
+            data = data.get(part)
         elif not (is_absent and place == len(parts) - 1):
             continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part

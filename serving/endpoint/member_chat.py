@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,9 +110,7 @@ async def _proxied(
             )  # fmt: skip
             tell(head)
             try:
-                if answer.stream is not None:
-                    async for chunk in answer.stream:
-                        tell(chunk)
+                await _told(answer.stream, tell)
             finally:
                 usage = answer.usage
             return Whole(head, answer.body or b"", answer.usage)
@@ -126,6 +124,18 @@ async def _proxied(
         raise unavailable(f"{model} does not answer: {error}", code="member_unavailable") from None
     finally:
         door.quota.spend(caller, usage)
+
+
+async def _told(stream: AsyncIterator[bytes] | None, tell: Callable[[bytes], None]) -> None:
+    """Tell every piece of a stream, and close it also where its client has left."""
+    if stream is None:
+        return
+    try:
+        async for chunk in stream:
+            tell(chunk)
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
 
 
 async def _head(events: Any, work: Proxying) -> Head:

@@ -407,5 +407,5 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
 
 async def until(holds: Any) -> None:
     async with asyncio.timeout(5.0):
-        while not holds():
+        while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
