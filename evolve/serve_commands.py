@@ -31,6 +31,7 @@ from serving.endpoint.keys import KeyRing
 from serving.endpoint.metrics import Metrics
 from serving.endpoint.models import reserved
 from serving.endpoint.outcomes import OutcomeBook
+from serving.endpoint.page import page_routes
 from serving.endpoint.proxy import FleetMembers
 from serving.endpoint.quota import QuotaBook
 from serving.endpoint.remembering import TeamMemory
@@ -75,7 +76,7 @@ def serve_command(path: Path, options: ServeOptions, *, as_json: bool) -> None:
                 try:
                     async with _door(config, How(path, options.run, None, None), options, quiet=as_json) as door:
                         told = partial(_announce, door, url, as_json=as_json)
-                        await serve(create_app(door), door, listener, closing, told)
+                        await serve(create_app(door, page_routes()), door, listener, closing, told)
                 except asyncio.CancelledError:
                     if not closing.asked.is_set():
                         raise
