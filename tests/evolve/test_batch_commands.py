@@ -252,8 +252,8 @@ def test_the_summary_says_what_is_left_to_do_and_where_protocols_changed() -> No
     )
     summary = BatchSummary(
         num_tasks=10, num_answered=8, num_malformed=1, num_resumed=0, usage=Usage(), seconds=1.0,
-        ignored_keys=("note",), num_left=2, num_waiting=1, num_review=3, num_misshapen=1, num_cut=1, cost=0.5, protocols=shares,
-        rosters=(("r1", 5), ("r2", 3)),
+        ignored_keys=("note",), num_left=2, num_waiting=1, num_review=3, num_misshapen=1, num_cut=1, cost=0.5,
+        protocols=shares, rosters=(("r1", 5), ("r2", 3)),
     )  # fmt: skip
     text = "\n".join(summary_lines(summary, Path("out")))
     for sentence in (
