@@ -87,6 +87,14 @@ FromMemory = Annotated[
     Path | None,
     typer.Option("--memory", help="Recall from this memory, a run's directory or its own; a batch freezes a copy."),
 ]
+LookIn = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--in",
+        help="Where to look: a door's state, a batch's output, a run, a file of traces. Repeatable; default: "
+        "the configuration's own.",
+    ),
+]
 FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
 ]
@@ -217,6 +225,26 @@ def doctor(as_json: Json = False) -> None:
     from evolve.commands import doctor_command
 
     _exit(lambda: doctor_command(as_json=as_json))
+
+
+@app.command()
+def replay(
+    deliberation: Annotated[
+        str,
+        typer.Argument(metavar="DELIBERATION", help="Id of a deliberation, how it begins, its task's id, or a file."),
+    ],
+    config: WithConfig = DEFAULT_CONFIG,
+    places: LookIn = None,
+    protocol: Protocol = None,
+    reliability: Measured = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask the engines again, and show what differs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold a kept deliberation again from its trace, without a model call: does the same verdict come out?"""
+    from evolve.replay_commands import ReplayOptions, replay_command
+
+    options = ReplayOptions(config, tuple(places or ()), protocol, reliability, live)
+    _exit(lambda: replay_command(deliberation, options, as_json=as_json))
 
 
 @app.command()

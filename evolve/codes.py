@@ -59,6 +59,14 @@ CODES: tuple[Code, ...] = (
         "The file of tasks as a whole cannot be read; single bad lines never cause this.",
         "Give a .jsonl or .parquet file with a `question` on every line or in a column.",
         "serving.batch_tasks.TaskFileError",
+        "serving.row_files.RowFileError",
+    ),
+    _code(
+        "EM-LABELS",
+        ExitCode.BAD_CONFIG,
+        "A file of labels as a whole cannot be read; single bad rows never cause this.",
+        "Give CSV, JSONL or Parquet with the key column of --key, and `answer` or `correct`.",
+        "evolve.labels.LabelError",
     ),
     _code(
         "EM-REVIEW", ExitCode.BAD_CONFIG,
@@ -151,6 +159,13 @@ CODES: tuple[Code, ...] = (
         "serving.canary.CanaryError",
     ),
     _code(
+        "EM-FLEET",
+        ExitCode.FAILED,
+        "A fleet cannot be started, found or reached, or has other engines than this configuration.",
+        "`evomesh fleet show` tells what is up; `evomesh doctor --config FILE` tells what would fit.",
+        "serving.fleet_record.FleetError",
+    ),
+    _code(
         "EM-ENGINE-DIED", ExitCode.FAILED,
         "An engine's process is gone, or answers what no engine may answer.",
         "It is started again by itself; if it dies again, look at its log and at the memory of its node.",
@@ -205,7 +220,7 @@ CODES: tuple[Code, ...] = (
     ),
     _code(
         "EM-EXPORT",
-        ExitCode.FAILED,
+        ExitCode.BAD_CONFIG,
         "Traces cannot be written as a dataset of that kind.",
         "Do what the message says; the traces themselves are unharmed.",
         "serving.export_formats.ExportError",

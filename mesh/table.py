@@ -307,11 +307,9 @@ class Table:
         """Everything as one record; exchanges by round, phase and seat, whoever was faster."""
         seat = {member.name: index for index, member in enumerate(self.members)}
         recall = self.sitting.recall
-        # Without a hold-out the id is what it was before there were any: a question that waits for a person holds it.
-        inputs = [self.task, self.config, *self.members, *recall.shown, *([recall] if recall.withheld else ())]
         first = self.decide(self.first_proposals())
         return Deliberation(
-            id=content_hash([self.seed, *(record.model_dump(mode="json") for record in inputs)])[:32],
+            id=id_of(self.task, self.members, self.config, self.seed, recall),
             task=self.task,
             protocol=self.config.kind,
             seed=self.seed,
@@ -335,3 +333,10 @@ class Table:
                 sorted(self.caller.exchanges, key=lambda e: (e.round, _PHASES.index(e.phase), seat[e.member]))
             ),
         )
+
+
+def id_of(task: Task, members: Sequence[Member], config: Limits, seed: int, recall: Recall) -> str:
+    """Id of a deliberation: a hash of all it follows from but for what is measured of its members and what they say."""
+    # Without a hold-out the id is what it was before there were any: a question that waits for a person holds it.
+    inputs = [task, config, *members, *recall.shown, *([recall] if recall.withheld else ())]
+    return content_hash([seed, *(record.model_dump(mode="json") for record in inputs)])[:32]

@@ -55,7 +55,7 @@ def exception_classes() -> Iterator[tuple[str, tuple[str, ...]]]:
         return any(is_error(base) for base in found.get(name, ("", ()))[1])
 
     for name, (full, _) in found.items():
-        if is_error(name):
+        if is_error(name) and not name.startswith("_"):  # what is private is caught where it is raised
             ancestors: list[str] = []
             waiting = [name]
             while waiting:
