@@ -139,8 +139,11 @@ class Fleet:
         _of_all(await _tried(sleeper.wake() for sleeper in self._sleepers(engine_name)))
 
     def _hosts(self, name: str) -> list[AdapterHost]:
-        self._pool(name)
-        engines = self._replicas[name]
+        """Replicas that adapters go to; one that does not come back must not keep new ones from the others."""
+        states = [load.state for load in self._pool(name).load()]
+        everyone = self._replicas[name]
+        living = [engine for engine, state in zip(everyone, states, strict=True) if state != "dead"]
+        engines = living or everyone
         hosts: list[AdapterHost] = [engine for engine in engines if isinstance(engine, AdapterHost)]
         if len(hosts) < len(engines):
             raise EngineError(f"engine {name!r} ({type(engines[0]).__name__}) takes no adapters; use a vllm engine")

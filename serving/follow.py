@@ -239,8 +239,14 @@ class RosterFollower:
         await _all(
             check_seat(replica, member, timeout_s=self._canary_timeout_s)
             for member in _one_each(roster.everyone)
-            for replica in self._fleet.replicas[member.engine]
+            for replica in self._living(member.engine)
         )
+
+    def _living(self, engine: str) -> list[Engine]:
+        """Its replicas but those that do not come back; all of them if none does."""
+        replicas = self._fleet.replicas[engine]
+        living = [one for one, known in zip(replicas, self._fleet.load()[engine], strict=True) if known.state != "dead"]
+        return living or list(replicas)
 
     async def _load(self, keys: Sequence[AdapterKey]) -> None:
         adapters = await _all(asyncio.to_thread(self._store.get, adapter) for _, adapter in keys)

@@ -22,6 +22,7 @@ from serving.config import ScriptedSpec
 from serving.fleet import Fleet
 from serving.follow import RosterFollower
 from serving.follow_state import FollowState, followers
+from serving.hosting import EngineDied
 from serving.replica import ReplicaLoad
 from serving.roster import Roster
 from serving.scripted_engine import ScriptedEngine
@@ -39,10 +40,13 @@ class Garbling(ScriptedEngine):
         self.stuck: set[str] = set()
         self.swapped: set[str] = set()
         self.broken = False
+        self.is_dead = False
 
     async def complete(
         self, member: Member, messages: Sequence[Message], sampling: Sampling, *, rank: int = 0
     ) -> tuple[tuple[Completion, ...], int]:
+        if self.is_dead:
+            raise EngineDied("engine 'ada' died")
         if self.broken:
             raise EngineError("engine 'ada' is gone")
         said, prompt_tokens = await super().complete(member, messages, sampling)
@@ -102,7 +106,7 @@ def world(tmp_path: Path) -> World:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(30.0):
         while not is_so():  # noqa: ASYNC110 - what is waited for says nothing
             await asyncio.sleep(0.005)
 
@@ -273,6 +277,23 @@ def test_an_engine_that_is_gone_during_a_switch_delays_it(world: World) -> None:
             await until(lambda: "is gone" in follower.state.error)
             world.engines[0].broken = False
             await until(lambda: follower.state.roster == roster.id)
+
+    run(work())
+
+
+def test_a_replica_that_does_not_come_back_does_not_hold_up_a_switch(world: World) -> None:
+    async def work() -> None:
+        world.promote()
+        async with world.follower() as follower:
+            world.engines[1].is_dead = True
+            for number in range(8):  # a prompt has a favourite among the replicas
+                asked = proposal_messages(Task(id="t", question=f"What is {number} + 22?"))
+                await world.fleet.complete(ADA, asked, Sampling())
+            assert [known.state for known in world.fleet.load()["ada"]] == ["up", "dead"]
+            adapter = world.adapter(1.0)
+            roster = world.promote(adapter)
+            await until(lambda: follower.state.roster == roster.id)
+            assert world.loaded() == [{adapter.hash}, set()]
 
     run(work())
 
