@@ -68,8 +68,8 @@ def many(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def overflowing(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
-    """An admitted adapter of finite weights whose products overflow."""
+def absurd(adapter_store: AdapterStore, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    """An admitted adapter of the largest weights that are admitted."""
     base, root = BaseModelShape.from_directory(MODELS.path(FAMILIES["smol"])), tmp_path_factory.mktemp("odd")
     directory = random_adapter(root / "huge", base, seed=3, strength=1e4)
     return adapter_store.admit(directory, base, max_rank=16)

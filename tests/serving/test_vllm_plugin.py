@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib.util
+import textwrap
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import vllm_plugin
-from serving.vllm_plugin import PluginMismatch, bgmv_expand, bgmv_expand_slice, bgmv_shrink, patch
+from serving.vllm_plugin import PluginMismatch, bgmv_expand, bgmv_expand_slice, bgmv_shrink, patch, patch_wrapper
 
 SLOTS, RANK, NUM_IN, NUM_OUT = 3, 4, 10, 12
 indices_of_rows = st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=9)
@@ -96,6 +101,63 @@ def test_unknown_ops_are_refused_loudly_and_nothing_is_patched() -> None:
         patch(ops, ())
 
 
+class Wrapper:
+    """vLLM's wrapper as far as the plugin touches it."""
+
+    def __init__(self) -> None:
+        self.token_lora_indices = torch.tensor([0, -1, 1])
+        self.num_updates = 0
+
+    def add_lora_linear(self, *arguments: object, **named: object) -> None:
+        raise AssertionError("stock code was called")
+
+    def update_metadata(self) -> None:
+        self.num_updates += 1
+
+
+def test_wrapper_groups_rows_once_a_step_and_adds_by_these_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Patched(Wrapper):
+        pass
+
+    monkeypatch.setattr(vllm_plugin, "check_stock", lambda owner, name, found: None)
+    patch_wrapper(Patched)
+    patch_wrapper(Patched)  # vLLM may call a plugin twice in one process
+    wrapper = Patched()
+    wrapper.update_metadata()
+    a, b, x = weights(RANK, NUM_IN), weights(NUM_OUT, RANK), inputs(3, NUM_IN)
+    y = torch.zeros(3, NUM_OUT)
+    wrapper.add_lora_linear(y, x, (a,), (b,), 2.0, (NUM_OUT,))
+    assert wrapper.num_updates == 1
+    for row, slot in enumerate([0, -1, 1]):
+        expected = 2.0 * b[slot, 0] @ (a[slot, 0] @ x[row]) if slot >= 0 else torch.zeros(NUM_OUT)
+        torch.testing.assert_close(y[row], expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(AssertionError, match="stock code was called"):
+        wrapper.add_lora_linear(y[:2], x[:2], (a,), (b,), 2.0, (NUM_OUT,))
+
+
+def test_unknown_wrapper_is_refused_loudly_and_left_alone() -> None:
+    stock = Wrapper.update_metadata
+    with pytest.raises(PluginMismatch, match="add_lora_linear: expected source sha256"):
+        patch_wrapper(Wrapper)
+    assert Wrapper.update_metadata is stock
+
+
+@pytest.mark.parametrize(
+    ("file", "owner", "name"),
+    [
+        ("punica_cpu.py", "PunicaWrapperCPU", "add_lora_linear"),
+        ("punica_base.py", "PunicaWrapperBase", "update_metadata"),
+    ],
+)
+def test_installed_wrapper_is_the_one_this_plugin_was_written_for(file: str, owner: str, name: str) -> None:
+    text = (vllm_directory() / "lora/punica_wrapper" / file).read_text()
+    (kind,) = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == owner]
+    (found,) = [node for node in kind.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    lines = text.splitlines(keepends=True)[found.lineno - 1 : found.end_lineno]
+    source = textwrap.dedent("".join(lines))
+    assert hashlib.sha256(source.encode()).hexdigest() == vllm_plugin.STOCK_SHA256[name]
+
+
 def test_stock_ops_contaminate_base_rows() -> None:
     """The bug this plugin is for; when this fails, the installed vLLM has cured it, and the plugin can go."""
     output = torch.zeros(2, NUM_OUT)
@@ -105,14 +167,7 @@ def test_stock_ops_contaminate_base_rows() -> None:
 
 def stock_ops() -> ModuleType:
     """A fresh copy of vLLM's module, found without importing vLLM, which takes many seconds."""
-    import importlib.machinery
-    import importlib.util
-    from pathlib import Path
-
-    package = importlib.util.find_spec("vllm")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    path = Path(package.submodule_search_locations[0]) / "lora/ops/torch_ops/lora_ops.py"
+    path = vllm_directory() / "lora/ops/torch_ops/lora_ops.py"
     spec = importlib.util.spec_from_file_location("stock_lora_ops", path)
     assert spec is not None
     assert spec.loader is not None
@@ -120,3 +175,10 @@ def stock_ops() -> ModuleType:
     spec.loader.exec_module(module)
     assert set(vllm_plugin.REPLACEMENTS) <= set(vars(module))
     return module
+
+
+def vllm_directory() -> Path:
+    package = importlib.util.find_spec("vllm")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    return Path(package.submodule_search_locations[0])
