@@ -21,6 +21,7 @@ from memory.ledger import publish_bytes
 from memory.types import Record
 from mesh.types import Member
 from serving.adapters import AdapterRefused
+from serving.cluster import GpuPlace
 
 
 class Candidate(Record):
@@ -96,7 +97,10 @@ async def _train(lab: Lab, number: int, jobs: list[TrainingJob]) -> tuple[Traini
     async def work() -> _Trained:
         if not jobs:
             return _Trained(reports=())
-        await lab.fleet()  # training shares the cluster that the engines stand on
+        async with lab.training_room() as places:  # training shares the cluster that the engines stand on
+            return await train(places)
+
+    async def train(places: tuple[GpuPlace, ...]) -> _Trained:
         with lab.timed(stage):
             lab.observer.stage(stage, 100 * len(jobs))
             shares: dict[str, int] = {}
@@ -110,7 +114,7 @@ async def _train(lab: Lab, number: int, jobs: list[TrainingJob]) -> tuple[Traini
                 return _Trained(reports=tuple(train_scripted(job) for job in jobs))
             from evolve.workers import run_jobs  # Ray takes seconds to import; a simulation does without
 
-            return _Trained(reports=tuple(await run_jobs(jobs, lab.config.workers, hear)))
+            return _Trained(reports=tuple(await run_jobs(jobs, lab.config.workers, hear, places=places)))
 
     digests = [job.digest for job in jobs]
     return (await lab.journal.record(f"train-generation-{number}", digests, _Trained, work)).reports

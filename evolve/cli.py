@@ -220,11 +220,16 @@ def estimate(config: Config, as_json: Json = False) -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Also show where its engines would stand, or why not.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Tell what this machine can run and what is missing."""
     from evolve.commands import doctor_command
 
-    _exit(lambda: doctor_command(as_json=as_json))
+    _exit(lambda: doctor_command(config, as_json=as_json))
 
 
 @app.command()

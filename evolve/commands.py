@@ -246,11 +246,13 @@ def estimate_command(path: Path, *, as_json: bool) -> None:
         print_plan(OUT, config, plan)
 
 
-def doctor_command(*, as_json: bool) -> None:
+def doctor_command(path: Path | None = None, *, as_json: bool) -> None:
     """`evomesh doctor`."""
-    from evolve.doctor import diagnose
+    from evolve.doctor import DoctorReport, diagnose
+    from evolve.doctor_placement import check_placement
 
-    report = diagnose()
+    placed = () if path is None else check_placement(load_mesh(path).serving)
+    report = DoctorReport(findings=(*diagnose().findings, *placed))
     if as_json:
         print_json(report)
         return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from evolve.config import RunConfig
@@ -24,11 +25,14 @@ from mesh.job import Job
 from mesh.types import Deliberation, Member, Task
 from serving.adapters import AdapterStore
 from serving.admission import BaseModelShape
-from serving.cluster import stop_fleet
+from serving.cluster import GpuPlace, gpu_places, stop_fleet
 from serving.config import EngineSpec, ScriptedSpec, VllmSpec, prices
 from serving.fleet import Fleet
 from serving.fleet_host import open_fleet
 from serving.models import ModelStore
+from serving.ticket import Ticket, with_ticket
+from serving.training_room import training_room
+from serving.windows import wait_open
 
 LOAD = "load "
 """Begins the name under which the time of a hot-load is kept; the adapter's hash follows."""
@@ -89,7 +93,11 @@ class Lab:
         return self.config.memory.scope(self.config.name)
 
     async def fleet(self) -> Fleet:
-        """The engines; started at the first call, which takes minutes with real ones."""
+        """The engines, once evolution may run at this time; started at the first call, which takes minutes.
+
+        Every stage that needs them asks for them anew, so a run stops between two stages when its window closes.
+        """
+        await wait_open(self.config.serving.fleet.windows, "evolve", told=self._say_when)
         if self._fleet is None:
             started = time.perf_counter()
             self.observer.stage("start engines", len(self.config.serving.engines))
@@ -109,6 +117,18 @@ class Lab:
             self._loaded.add((member.engine, member.adapter))
         return seconds
 
+    @asynccontextmanager
+    async def training_room(self) -> AsyncIterator[tuple[GpuPlace, ...]]:
+        """GPUs of engines that sleep while the block runs; none where training has its own, as the configuration says.
+
+        Raises EngineError as `serving.training_room` does.
+        """
+        fleet = await self.fleet()
+        members = [Member(name=key[1], engine=key[0], family="", adapter=key[1]) for key in sorted(self._loaded)]
+        room = training_room(self.config.serving, fleet, members, self.adapters, told=self.observer.say)
+        async with room as engines:
+            yield await gpu_places(fleet, engines)
+
     async def hold(self, stage: str, path: Path, asks: Sequence[Ask]) -> list[Deliberation]:
         """The deliberations of a stage, journalled one by one and sealed at `path`."""
         inputs = [content_hash(ask) for ask in asks]
@@ -119,7 +139,7 @@ class Lab:
         await self.load_adapters(member for ask in asks for member in ask.members)
         started = time.perf_counter()
         self.observer.stage(stage, len(asks))
-        works = [(ask.key, _holding(ask, fleet, self.job)) for ask in asks]
+        works = [(ask.key, _holding(ask, fleet, self.job, order)) for order, ask in enumerate(asks)]
         held = await self.journal.deliberations(
             name, inputs, path, works, concurrency=self.config.concurrency, on_done=lambda _: self.observer.advance()
         )
@@ -183,6 +203,9 @@ class Lab:
         yield
         self.note_time(StageTime(stage=stage, seconds=time.perf_counter() - started))
 
+    def _say_when(self, opening: datetime) -> None:
+        self.observer.say(f"evolution may run from {opening:%a %d %b %H:%M} on (serving.fleet.windows); waiting")
+
     def note_time(self, item: StageTime) -> None:
         """Keep how long something took, apart from the journal, which holds no times."""
         self._times.append("stage", item.model_dump(mode="json"))
@@ -193,10 +216,18 @@ class Lab:
         return tuple(StageTime.model_validate(entry.payload) for entry in self._times.entries())
 
 
-def _holding(ask: Ask, fleet: Fleet, job: Job) -> Callable[[], Awaitable[Deliberation]]:
+def _holding(ask: Ask, fleet: Fleet, job: Job, order: int) -> Callable[[], Awaitable[Deliberation]]:
+    ticket = Ticket(priority="evolve", order=order, affinity=content_hash(ask.task.id)[:16])
+
     async def work() -> Deliberation:
         return await deliberate(
-            ask.task, ask.members, fleet, ask.protocol, seed=ask.seed, recalled=ask.recalled, job=job
+            ask.task,
+            ask.members,
+            with_ticket(fleet, ticket),
+            ask.protocol,
+            seed=ask.seed,
+            recalled=ask.recalled,
+            job=job,
         )
 
     return work

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from pydantic import ValidationError
@@ -16,8 +17,10 @@ from ray.exceptions import (
     NodeDiedError,
     OutOfMemoryError,
     RayTaskError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evolve.scripted_train import train_scripted
 from evolve.training_config import LoraTraining, WorkersConfig
@@ -29,9 +32,10 @@ from evolve.training_job import (
     publish_report,
     quarantined,
 )
+from serving.cluster import GpuPlace
 
 PROGRESS_NAME = "progress.json"
-DEATHS = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError)
+DEATHS = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError, TaskUnschedulableError)
 
 OnProgress = Callable[[TrainingProgress], None]
 Work = Callable[[TrainingJob], TrainingReport]
@@ -46,6 +50,7 @@ async def run_jobs(
     config: WorkersConfig,
     on_progress: OnProgress | None = None,
     *,
+    places: Sequence[GpuPlace] = (),
     work: Work | None = None,
 ) -> list[TrainingReport]:
     """Run all jobs and return their reports in the order of `jobs`.
@@ -53,13 +58,18 @@ async def run_jobs(
     A job that an earlier run finished is not repeated. One base trains one adapter at a time; different bases train
     side by side, `config.max_concurrent` at most. A job that fails, exceeds its time, or whose process died more often
     than `config.num_retries` allows is quarantined with the reason; the others go on.
-    LoRA jobs need a running Ray; scripted ones run in this process. `work` is what a worker does, for tests.
+    `places`: GPUs that are free because their engines sleep, one job at a time on each; none: jobs ask Ray for
+    `config.num_gpus`. LoRA jobs need a running Ray; scripted ones run in this process. `work` is what a worker does,
+    for tests.
 
     Raises:
         WorkersError: there are LoRA jobs to run, and Ray is not initialised.
         OSError: a report cannot be written.
     """
-    slots = asyncio.Semaphore(config.max_concurrent)
+    slots: asyncio.Queue[GpuPlace | None] = asyncio.Queue()
+    free: list[GpuPlace | None] = [*places[: config.max_concurrent]]
+    for slot in free or [None] * config.max_concurrent:
+        slots.put_nowait(slot)
     bases: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(job: TrainingJob) -> TrainingReport:
@@ -68,8 +78,12 @@ async def run_jobs(
             return finished
         if job.recipe.training.kind == "scripted":
             return train_scripted(job)
-        async with bases[job.base_dir], slots:
-            return await _run_on_ray(job, config, on_progress, work or train_in_worker)
+        async with bases[job.base_dir]:
+            place = await slots.get()
+            try:
+                return await _run_on_ray(job, config, place, on_progress, work or train_in_worker)
+            finally:
+                slots.put_nowait(place)
 
     tasks = [asyncio.create_task(run(job)) for job in jobs]
     try:
@@ -110,16 +124,18 @@ def read_progress(path: Path) -> TrainingProgress | None:
 
 
 async def _run_on_ray(
-    job: TrainingJob, config: WorkersConfig, on_progress: OnProgress | None, work: Work
+    job: TrainingJob, config: WorkersConfig, place: GpuPlace | None, on_progress: OnProgress | None, work: Work
 ) -> TrainingReport:
     if not ray.is_initialized():
         raise WorkersError("expected a running Ray for training, found none; start or join one before run_jobs")
     task = ray.remote(
         num_cpus=_num_threads(job),
-        num_gpus=config.num_gpus,
+        # The GPUs of a place are an engine's in Ray's books, asleep or not.
+        num_gpus=0 if place else config.num_gpus,
         max_retries=0,
         max_calls=1,
-        runtime_env=_environment(job, config),
+        scheduling_strategy=_strategy(place),
+        runtime_env=_environment(job, config, place),
     )(work)
     deaths: list[str] = []
     while True:
@@ -183,7 +199,11 @@ def _num_threads(job: TrainingJob) -> int:
     return training.num_threads if isinstance(training, LoraTraining) else 1
 
 
-def _environment(job: TrainingJob, config: WorkersConfig) -> dict[str, dict[str, str]]:
+def _strategy(place: GpuPlace | None) -> Any:
+    return "DEFAULT" if place is None else NodeAffinitySchedulingStrategy(place.node, soft=False)
+
+
+def _environment(job: TrainingJob, config: WorkersConfig, place: GpuPlace | None) -> dict[str, dict[str, str]]:
     threads = str(_num_threads(job))
     variables = {
         "OMP_NUM_THREADS": threads,
@@ -191,7 +211,10 @@ def _environment(job: TrainingJob, config: WorkersConfig) -> dict[str, dict[str,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
-    if config.num_gpus == 0:
+    if place is not None:
+        # Ray hides all GPUs from a task that asks for none.
+        variables |= {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus), "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+    elif config.num_gpus == 0:
         variables["CUDA_VISIBLE_DEVICES"] = ""
     return {"env_vars": variables}
 

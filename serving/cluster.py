@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import Field
 from ray._private.state import available_resources_per_node
+from ray.exceptions import RayError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -18,7 +20,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from mesh.engine import Engine
+from memory.types import Record
+from mesh.engine import Engine, EngineError
 from serving.actor import EngineActor, RayEngine, Seat
 from serving.adapters import AdapterStore
 from serving.config import EngineSpec, ServingConfig, VllmSpec
@@ -30,16 +33,26 @@ from serving.placement import LABEL_SHARE, Placement, Room, gpus_of, plan
 from serving.ray_session import LocalRay, start_local_ray
 
 __all__ = [
+    "GpuPlace",
     "LocalRay",
     "RayFleet",
     "Started",
     "find_fleet",
+    "gpu_places",
     "rooms",
     "shared_actors",
     "start_fleet",
     "start_local_ray",
     "stop_fleet",
 ]
+
+
+class GpuPlace(Record):
+    """A node and GPUs of it that one engine has."""
+
+    node: str = Field(description="id, as Ray names the node")
+    gpus: tuple[str, ...] = Field(description="as CUDA_VISIBLE_DEVICES names them; empty: an engine on the CPU")
+
 
 _LOOK_AGAIN_S = 0.1
 _NO_LABELS = ("CPU", "GPU", "memory", "object_store_memory")
@@ -131,12 +144,35 @@ def rooms() -> tuple[Room, ...]:
     return tuple(_room(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"])
 
 
+async def gpu_places(fleet: Fleet, engines: Sequence[str]) -> tuple[GpuPlace, ...]:
+    """Where the replicas of these engines stand, one after the other; none of engines in this process.
+
+    Raises EngineError if a replica cannot be asked.
+    """
+    replicas = [replica for name in engines for replica in fleet.replicas[name] if isinstance(replica, RayEngine)]
+    return tuple(await asyncio.gather(*(_place_of(replica) for replica in replicas)))
+
+
 def shared_actors() -> tuple[str, ...]:
     """Names of the replicas of shared fleets on the cluster that this process is connected to."""
     named = ray.util.list_named_actors(all_namespaces=True)
     prefix = actor_name("", 0).partition("/")[0] + "/"
     return tuple(
         sorted(one["name"] for one in named if one["namespace"] == NAMESPACE and one["name"].startswith(prefix))
+    )
+
+
+async def _place_of(replica: RayEngine) -> GpuPlace:
+    try:
+        return GpuPlace.model_validate(await asyncio.wrap_future(replica.actor.__ray_call__.remote(_where).future()))
+    except RayError as error:
+        raise EngineError(f"engine {replica.name!r} does not say where it stands: {error}") from error
+
+
+def _where(_actor: object) -> GpuPlace:
+    """Runs in the actor."""
+    return GpuPlace(
+        node=ray.get_runtime_context().get_node_id(), gpus=tuple(str(number) for number in ray.get_gpu_ids())
     )
 
 

@@ -202,6 +202,8 @@ def _reason(need: _Need, nodes: Sequence[_Node], rooms: Sequence[Room]) -> str:
     if not with_gpus:
         most = max(sum(node.devices) for node in labelled)
         has = max(node.room.num_gpus for node in labelled)
+        if not has:
+            return f"needs {need.gpus:g} GPU(s), no node has any; run it on the CPU with num_gpus: 0, or add GPU nodes"
         why = "no node has so many" if has + _EPSILON < need.gpus else "others take the rest"
         return (
             f"needs {need.gpus:g} GPU(s) on one node, the most that is free on one is {most:g} of {has:g}, {why}; "

@@ -75,7 +75,7 @@ def start_local_ray(config: RayConfig) -> LocalRay:
         return join_ray(address)
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _stay_on_loopback()
+    stay_on_loopback()
     _keep_token_private()
     for num_tries_left in reversed(range(_MAX_STARTS)):
         before = set(psutil.Process().children())
@@ -110,7 +110,7 @@ def join_ray(address: str, *, with_token: bool = False) -> LocalRay:
             )
         return LocalRay(is_own=False)
     if address.startswith(_LOOPBACK):
-        _stay_on_loopback()
+        stay_on_loopback()
     logging.getLogger("ray").setLevel(logging.ERROR)
     if with_token:
         # Given an address, Ray shows no token unless it is told to.
@@ -149,7 +149,7 @@ def _start_private(config: RayConfig) -> None:
     )
 
 
-def _stay_on_loopback() -> None:
+def stay_on_loopback() -> None:
     """Makes Ray keep the loopback address it is given.
 
     It replaces 127.0.0.1 by the machine's address otherwise, and then listens on every interface. Ray has this for
