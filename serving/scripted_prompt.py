@@ -59,6 +59,8 @@ def _options(text: str, asked: str, asks_for: str, shown: tuple[str, ...]) -> tu
         return tuple((label, parse_answer(said, "number") or "") for label, _, said in _CANDIDATE.findall(text))
     if "It is wrong." in asked:
         sound = "It is right." if shown[:1] == (right,) else "It is wrong."
+    elif "Do the two answers say the same" in asked:
+        sound = "yes" if len(shown) == 2 and len(set(shown)) == 1 else "no"
     elif "Which of the steps was wrong?" in asked:
         steps = [said for _, said in listed if not said.startswith("(none")]
         sound = steps[-1] if shown[-1:] == (right,) and steps else "(none of the others is wrong)"
