@@ -70,9 +70,9 @@ def batch_command(how: How, tasks: Path, out: Path, options: BatchOptions, *, as
         budget=config.batch_budget,
         deadline=None if options.deadline is None else deadline_at(options.deadline, datetime.now().astimezone()),
     )
-    memory = None if how.memory is None else how.memory.resolve()
-    _remember_origin(out, Origin(tasks=tasks.resolve(), config=how.config.resolve(), memory=memory))
     result = asyncio.run(_work(how, config, tasks, out, plan, pace, options, quiet=as_json))
+    memory = None if how.memory is None else how.memory.resolve()
+    publish_json(out / ORIGIN, Origin(tasks=tasks.resolve(), config=how.config.resolve(), memory=memory))
     if as_json:
         print_json(result)
     elif isinstance(result, BatchEstimate):
@@ -173,11 +173,6 @@ def read_origin(directory: Path) -> Origin | None:
     """What the batch in `directory` was started with; None: nothing is known of it."""
     path = directory / ORIGIN
     return read_record(path, Origin) if path.exists() else None
-
-
-def _remember_origin(out: Path, origin: Origin) -> None:
-    """The last start's: what must not differ between two starts is the journal's business."""
-    publish_json(out / ORIGIN, origin)
 
 
 def _schema_text(path: Path | None) -> str | None:

@@ -233,6 +233,35 @@ def doctor(
 
 
 @app.command()
+def status(
+    config: WithConfig = DEFAULT_CONFIG,
+    directories: Annotated[
+        list[Path] | None, typer.Option("--in", help="A directory of further runs and batches. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how everything stands: fleet, door, channels, runs, disks. Exit code 1: something is amiss."""
+    from evolve.status_commands import status_command
+
+    _exit(lambda: status_command(config, directories or [], as_json=as_json))
+
+
+@app.command()
+def why(
+    wanted: Annotated[
+        str, typer.Argument(metavar="ID", help="A request, deliberation or task; or an error code such as EM-LOCKED.")
+    ],
+    config: WithConfig = DEFAULT_CONFIG,
+    places: LookIn = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the life of one request or task: when, who decided, what failed, what took long; or explain an error."""
+    from evolve.status_commands import why_command
+
+    _exit(lambda: why_command(wanted, config, places or [], as_json=as_json))
+
+
+@app.command()
 def replay(
     deliberation: Annotated[
         str,

@@ -70,9 +70,7 @@ class Doorkeeper:
     def _check_process(self) -> None:
         code = self._process.poll()
         if code is not None:
-            raise DoorEnded(
-                f"the door ended with exit code {code}; its last line says why, and with which code"
-            )
+            raise DoorEnded(f"the door ended with exit code {code}; its last line says why, and with which code")
 
     def _answers(self) -> bool:
         try:

@@ -7,7 +7,7 @@ set (requirements/cluster.in); nothing else imports this module.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import serve
@@ -52,5 +52,5 @@ class Doorkeeping:
 def application(arguments: dict[str, str]) -> serve.Application:
     """Builds the application from `args` of the manifest: `config`, and `timeout_s` for the start, 1800 by default."""
     head = {"node:__internal_head__": 0.001}
-    placed = Doorkeeping.options(ray_actor_options={"num_cpus": 0, "resources": head})
+    placed = cast(Any, Doorkeeping).options(ray_actor_options={"num_cpus": 0, "resources": head})
     return placed.bind(arguments["config"], float(arguments.get("timeout_s", 1800.0)))

@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--concurrency", type=int, default=512, help="requests open at the same time, in all")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds an engine takes for one completion")
-    parser.add_argument("--padding", type=int, default=12, help="sentences in a question beside the sum")
+    parser.add_argument("--padding", type=int, default=3, help="sentences in a question beside the sum")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -378,10 +378,13 @@ class RayEngine:
 
     async def load_adapter(self, adapter: Adapter) -> float:
         """As `AdapterHost.load_adapter`; one that restarts is waited for."""
-        return float(await self._surely(lambda: self._carrier.call("load_adapter", adapter)))
+        seconds = float(await self._surely(lambda: self._carrier.call("load_adapter", adapter)))
+        self._carrier.adapters[adapter.hash] = adapter
+        return seconds
 
     async def retire_adapter(self, adapter_hash: str) -> None:
         """As `AdapterHost.retire_adapter`; one that restarts is waited for."""
+        self._carrier.adapters.pop(adapter_hash, None)
         await self._surely(lambda: self._carrier.call("retire_adapter", adapter_hash))
 
     async def sleep(self) -> None:
@@ -433,6 +436,8 @@ class RayCarrier:
     def __init__(self, name: str, actor: Any) -> None:
         self._name = name
         self._actor = actor
+        self.adapters: dict[str, Adapter] = {}
+        """What was loaded from here. A process that is started again on another node finds no list of it there."""
 
     async def post(self, client: str, box: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
         """As `Carrier.post`."""
@@ -444,7 +449,17 @@ class RayCarrier:
 
     async def start(self) -> Report:
         """As `Carrier.start`."""
-        return cast(Report, await self.call("start"))
+        report = cast(Report, await self.call("start"))
+        for adapter in [] if report.asleep else list(self.adapters.values()):
+            try:
+                # Does nothing where it is loaded already.
+                await self.call("load_adapter", adapter)
+            except (EngineLost, EngineDied):
+                raise
+            except EngineError as error:
+                # Its member fails; the others need not.
+                report = report.model_copy(update={"trouble": f"{report.trouble} {error}".strip()})
+        return report
 
     async def report(self) -> Report:
         """As `Carrier.report`."""

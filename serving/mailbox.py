@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mesh.engine import EngineError
 from serving.hosting import EngineDied, EngineLost
+from serving.mailroom import process_of
 from serving.replica import State
 from serving.wire import Reply, Report, decode_reply
 
@@ -27,6 +28,10 @@ MAX_LETTERS = 512
 """Requests in one sack: a message of some hundred kilobytes."""
 MAX_POSTS = 2
 """Sacks on their way at once; while there are so many, the next one fills."""
+
+STOOD_STILL_S = 0.5
+"""Delay of a timer after which this process was the one that did nothing."""
+_Result = TypeVar("_Result")
 
 Parcel = tuple[str, int, list[bytes], bytes]
 """Box, number of the last reply in it, replies, report."""
@@ -69,7 +74,15 @@ class Mailbox:
     What lies with a process that dies or goes out of reach ends in EngineLost at once; nothing is sent again here.
     """
 
-    def __init__(self, name: str, carrier: Carrier, *, start_timeout_s: float, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        carrier: Carrier,
+        *,
+        start_timeout_s: float,
+        silence_s: float = SILENCE_S,
+        wait_s: float = WAIT_S,
+    ) -> None:
         self.name = name
         self.state: State = "up"
         self.trouble = ""
@@ -79,6 +92,7 @@ class Mailbox:
         self._carrier = carrier
         self._start_timeout_s = start_timeout_s
         self._silence_s = silence_s
+        self._wait_s = wait_s
         self._client = os.urandom(8).hex()
         self._asked: dict[str, _Asked] = {}
         self._outbox: list[tuple[str, bytes]] = []
@@ -190,16 +204,21 @@ class Mailbox:
 
     async def _post(self, sack: list[tuple[str, bytes]], cancelled: list[str]) -> None:
         era = self._era
+        letters = [letter for _, letter in sack]
         try:
-            async with asyncio.timeout(self._silence_s):
-                letters = [letter for _, letter in sack]
-                box = await self._carrier.post(self._client, self._box, self._num_had, letters, cancelled)
+            box = await _within(
+                self._silence_s,
+                lambda: self._carrier.post(self._client, self._box, self._num_had, letters, cancelled),
+            )
         except (EngineError, TimeoutError) as error:
             if era == self._era:
                 self._lose(error)
             return
         finally:
             self._num_posts -= 1
+        if era != self._era or self._is_new_process(box):
+            return
+        self._box = self._box or box
         for request_id, _ in sack:
             asked = self._asked.get(request_id)
             if asked is not None:
@@ -210,9 +229,12 @@ class Mailbox:
         era = self._era
         while self._asked and era == self._era:
             try:
-                async with asyncio.timeout(WAIT_S + self._silence_s):
-                    parcel = await self._carrier.collect(self._client, self._box, self._num_had, WAIT_S)
-                self._hand_out(parcel)
+                parcel = await _within(
+                    self._wait_s + self._silence_s,
+                    lambda: self._carrier.collect(self._client, self._box, self._num_had, self._wait_s),
+                )
+                if era == self._era and not self._is_new_process(parcel[0]):
+                    self._hand_out(parcel)
             except (EngineError, TimeoutError) as error:
                 if era == self._era:
                     self._lose(error)
@@ -228,8 +250,16 @@ class Mailbox:
                 asked.future.set_result(reply)
         for request_id, asked in list(self._asked.items()):
             if asked.box and asked.box != self._box:
-                died = asked.box.partition(".")[0] != self._box.partition(".")[0]
-                self._fail(request_id, EngineLost(f"engine {self.name!r} was started again meanwhile", died=died))
+                # Nothing was collected for so long that the process gave everything up.
+                self._fail(request_id, EngineLost(f"engine {self.name!r} had given it up", died=False))
+
+    def _is_new_process(self, box: str) -> bool:
+        """Whether a box is of another process than the last one; if so, it is away until it is known to be ready."""
+        if not self._box or process_of(box) == process_of(self._box):
+            return False
+        self._box, self._num_had = box, 0
+        self._lose(EngineLost("it was started again meanwhile", died=True))
+        return True
 
     def _lose(self, error: EngineError | TimeoutError) -> None:
         """Ends everything that was asked: the process is gone or out of reach, or refuses to be spoken to."""
@@ -257,3 +287,16 @@ class Mailbox:
         asked = self._asked.pop(request_id)
         if not asked.future.done():
             asked.future.set_exception(error)
+
+
+async def _within(limit_s: float, call: Callable[[], Awaitable[_Result]]) -> _Result:
+    """What `call` gives within `limit_s` seconds, else TimeoutError. It may be made twice, which changes nothing."""
+    while True:
+        due = time.monotonic() + limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await call()
+        except TimeoutError:
+            # If it is this process that stood still, nobody has been silent: the answer may lie here unread.
+            if time.monotonic() < due + STOOD_STILL_S:
+                raise

@@ -70,9 +70,12 @@ class Mailroom:
     def post(self, client: str, box_id: str, num_had: int, letters: list[bytes], cancelled: list[str]) -> str:
         """Takes requests in and gives others up; returns the client's box. Raises ValueError for unreadable letters.
 
-        `num_had` of `box_id`: as in `collect`. A request whose reply the client has is meant to be served anew.
+        `num_had` of `box_id`: as in `collect`. A request whose reply the client has is meant to be served anew. From a
+        client that still speaks to an earlier process nothing is taken in: it learns from the box that it does.
         """
         box = self._box(client)
+        if box_id and process_of(box_id) != self.process:
+            return box.id
         _forget(box, box_id, num_had)
         for request_id in cancelled:
             self._give_up(box, request_id)
@@ -169,6 +172,11 @@ class Mailroom:
         self._sweeper = None
         if self._boxes:
             self._sweep_later()
+
+
+def process_of(box_id: str) -> str:
+    """The process that gave a box its id."""
+    return box_id.partition(".")[0]
 
 
 def _forget(box: _Box, box_id: str, num_had: int) -> None:

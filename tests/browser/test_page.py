@@ -32,9 +32,9 @@ run_dir: {directory}/run
 serving:
   in_process: true
   engines:
-    - {{kind: scripted, name: ada, family: alpha, skill: 1.0, latency_s: 0.15}}
-    - {{kind: scripted, name: ben, family: beta, skill: 0.9, latency_s: 0.2}}
-    - {{kind: scripted, name: cid, family: gamma, skill: 0.3, latency_s: 0.25}}
+    - {{kind: scripted, name: ada, family: alpha, skill: 1.0, latency_s: 0.3}}
+    - {{kind: scripted, name: ben, family: beta, skill: 0.9, latency_s: 0.4}}
+    - {{kind: scripted, name: cid, family: gamma, skill: 0.3, latency_s: 0.5}}
 endpoint: {{state: {directory}/state, require_key: {require_key}}}
 """
 

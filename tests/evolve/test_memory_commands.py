@@ -199,7 +199,7 @@ def test_a_directory_without_a_memory_is_named_with_what_was_expected(tmp_path: 
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 500)
     assert evomesh("stats", str(tmp_path)).exit_code == 1
     done = evomesh("stats", str(tmp_path / "none"), "--json")
-    assert (done.exit_code, done.stdout) == (4, "")
+    assert (done.exit_code, json.loads(done.stdout)["error"]["code"]) == (4, "EM-FILE-MISSING")
 
 
 def test_the_run_says_where_its_memory_lies_and_by_which_rules_it_believes(directory: Path, tmp_path: Path) -> None:

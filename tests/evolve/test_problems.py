@@ -160,6 +160,7 @@ def test_a_task_holds_nothing_of_the_answer() -> None:
         "answer_kind",
         "instruction",
         "demonstrations",
+        "history",
         "context",
         "tags",
     }

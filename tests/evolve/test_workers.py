@@ -16,6 +16,8 @@ from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport, f
 from evolve.workers import WorkersError, run_jobs, write_progress
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore
+from serving.cluster import GpuPlace, start_local_ray
+from serving.config import RayConfig
 
 ROW = TrainingRow(
     task_id="t", task_type="sum", messages=(Message(role="user", parts=(Part(text="1 + 1?"),)),), completion="2"
@@ -83,9 +85,9 @@ def test_lora_jobs_without_ray_are_refused(tmp_path):
 @pytest.fixture(scope="module")
 def local_ray():
     # Started in seconds, but workers come one by one: too slow for the unit tests.
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    running = start_local_ray(RayConfig(num_cpus=2, object_store_mib=80))
     yield
-    ray.shutdown()
+    running.close()
 
 
 def trained(work: TrainingJob) -> TrainingReport:
@@ -175,6 +177,30 @@ class TestOnRay:
         assert pid_a != pid_b
         assert float(a[1]) <= float(b[0]) or float(b[1]) <= float(a[0])
         assert a[2] == b[2] == "1"
+
+    def test_a_job_gets_the_gpus_of_a_sleeping_engine_and_keeps_them_to_itself(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            begin = time.time()
+            time.sleep(0.3)
+            reason = f"{os.environ['CUDA_VISIBLE_DEVICES']} {begin} {time.time()}"
+            return TrainingReport(
+                job=given.digest, recipe=given.recipe.name, base_name=given.base_name, status="ok", reason=reason
+            )
+
+        node = ray.get_runtime_context().get_node_id()
+        jobs = [lora(tmp_path, "a", "left"), lora(tmp_path, "b", "right"), lora(tmp_path, "c", "middle")]
+        config = WorkersConfig(timeout_s=60, max_concurrent=4, num_gpus=1, poll_s=0.05)
+        (one,) = run(jobs[:1], config, places=[GpuPlace(node=node, gpus=("3", "5"))], work=work)
+        assert one.reason.split()[0] == "3,5"
+        reports = run(jobs[1:], config, places=[GpuPlace(node=node, gpus=())], work=work)
+        assert {len(report.reason.split()) for report in reports} == {2}, "no GPU is seen where the engine has none"
+        (begin_b, end_b), (begin_c, end_c) = (map(float, report.reason.split()) for report in reports)
+        assert end_b <= begin_c or end_c <= begin_b, "one place holds one job at a time"
+
+    def test_a_job_whose_node_is_gone_is_quarantined(self, tmp_path):
+        (report,) = run([lora(tmp_path, "one")], places=[GpuPlace(node="ab" * 28, gpus=("0",))], work=trained)
+        assert report.status == "quarantined"
+        assert "died 2 time(s): TaskUnschedulableError" in report.reason
 
     def test_a_report_that_a_killed_driver_never_read_is_found_again(self, tmp_path):
         done = lora(tmp_path, "done").model_copy(update={"out_dir": str(tmp_path / "done")})

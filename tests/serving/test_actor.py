@@ -116,6 +116,25 @@ def test_a_killed_process_costs_no_request_and_comes_back_with_its_adapters(star
     assert len(said_over_the_wire) == len(QUESTIONS)
 
 
+def test_one_that_comes_back_without_its_list_of_adapters_is_given_them_again(start: Start, tmp_path: Path) -> None:
+    async def run() -> None:
+        fleet = Fleet({"alpha": start()})
+        adapter = admitted(tmp_path)
+        await fleet.load_adapter("alpha", adapter)
+        specialist = ADA.model_copy(update={"adapter": adapter.hash})
+        await fleet.complete(specialist, ask("What is 1 + 1?"), FREE)
+        (before,) = (await fleet.ask_load())["alpha"]
+        # As if it were started again on another node, with a disk of its own.
+        (tmp_path / "loaded-0.json").unlink()
+        assert before.pid is not None
+        os.kill(before.pid, signal.SIGKILL)
+        completions, _ = await fleet.complete(specialist, ask("What is 1 + 1?"), FREE)
+        assert completions[0].adapter == adapter.hash
+        assert (await fleet.ask_load())["alpha"][0].pid != before.pid
+
+    asyncio.run(run())
+
+
 def test_a_process_that_is_stopped_is_out_of_reach_and_another_one_answers(start: Start) -> None:
     async def run() -> None:
         first, second = start(latency_s=0.2, silence_s=1.0), start(latency_s=0.2)
