@@ -140,10 +140,11 @@ class Mailroom:
             self.pending[request.rank] -= 1
             if not self.pending[request.rank]:
                 del self.pending[request.rank]
-        if box.running.pop(request.id, None) is None:
-            # The client gave it up. Looking at the exception keeps asyncio from reporting it.
+        if box.running.get(request.id) is not task:
+            # The client gave it up, and may have asked again. Looking at the exception keeps asyncio from reporting it.
             _ = task.cancelled() or task.exception()
             return
+        del box.running[request.id]
         self.num_served += 1
         self._reply(box, request.id, _reply_of(request, task))
 

@@ -21,7 +21,7 @@ from serving.mailroom import Mailroom
 from serving.pool import Pool
 from serving.replica import ReplicaLoad, State
 from serving.requests import Answer, Request, Requests
-from serving.wire import Report, answer_of, encode_request
+from serving.wire import Report, answer_of, decode_reply, encode_request
 
 ADA = Member(name="ada", engine="alpha", family="one")
 SILENCE_S, WAIT_S = 0.05, 0.2
@@ -403,6 +403,24 @@ def test_replies_are_kept_until_they_are_acknowledged() -> None:
         assert await room.collect("client", box, 0, 1.0) == first
         assert await room.collect("client", "another box", 2, 1.0) == first
         assert await room.collect("client", box, 2, 0.01) == (box, 2, [])
+
+    asyncio.run(run())
+
+
+def test_what_was_given_up_and_asked_again_at_once_is_served() -> None:
+    async def run() -> None:
+        engine = Engine(0.01)
+        room = Mailroom(engine.serve, lambda rank, pending: None)
+        asked = request("again")
+        letter = encode_request(asked)
+        box = room.post("client", "", 0, [letter], [])
+        await settle()
+        # The first one has not ended yet when the second one begins.
+        room.post("client", box, 0, [letter], [asked.id])
+        _, _, (reply,) = await room.collect("client", box, 0, 1.0)
+        score = answer_of(asked, decode_reply(reply))
+        assert isinstance(score, Score)
+        assert engine.cancelled == ["again"]
 
     asyncio.run(run())
 
