@@ -282,6 +282,24 @@ def replay(
 
 
 @app.command()
+def bundle(
+    config: WithConfig = DEFAULT_CONFIG,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Archive to write.", show_default="evomesh-bundle-TIME.tar.gz"),
+    ] = None,
+    directories: Annotated[
+        list[Path] | None, typer.Option("--in", help="A directory of further runs, batches or a door. Repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a support archive: how everything stands and what happened, without anybody's text, keys or names."""
+    from evolve.bundle_command import bundle_command
+
+    _exit(lambda: bundle_command(config, out, directories or [], as_json=as_json))
+
+
+@app.command()
 def promote(
     target: Annotated[str, typer.Argument(metavar="RUN@GENERATION", help="E.g. runs/quickstart@1; RUN: its last one.")],
     channel: ToChannel,
