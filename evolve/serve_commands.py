@@ -66,7 +66,8 @@ def serve_command(path: Path, options: ServeOptions, *, as_json: bool) -> None:
     if options.run is not None and endpoint.channel is not None:
         raise ConfigError(f"--run and channel {endpoint.channel!r}: expected one of them; a channel names its run")
     with ExitStack() as held:
-        endpoint.state.mkdir(parents=True, exist_ok=True)
+        # What lies there is what teams asked: nobody else on this machine need read it.
+        endpoint.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         held.enter_context(exclusive_lock(endpoint.state / LOCK))
         listener = held.enter_context(bound(endpoint.host, endpoint.port))
         url = _url(listener.getsockname())
@@ -201,9 +202,13 @@ def _announce(door: Door, url: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"url": url, "models": list(door.protocols), "needs_key": door.config.needs_key})
         return
-    OUT.print(f"The mesh answers at {url}/v1 as {', '.join(door.protocols)}.", markup=False, highlight=False)
+    _say(f"The mesh answers at {url}/v1 as {', '.join(door.protocols)}.")
     if door.config.needs_key and not door.keys.list():
-        OUT.print("Nobody can enter yet: make a key with `evomesh keys create`.", markup=False, highlight=False)
+        _say("Nobody can enter yet: make a key with `evomesh keys create`.")
+
+
+def _say(text: str) -> None:
+    OUT.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _url(address: tuple[Any, ...]) -> str:

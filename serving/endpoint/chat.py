@@ -21,7 +21,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _Limits = TypeVar("_Limits", bound=Limits)
 
 TOOLS = "the mesh calls no tools; ask a member by its name, whose own server takes them"
-ASK_A_MEMBER = "the mesh has none; ask a member by its name, whose own server gives them"
+ASK_A_MEMBER = "the mesh has none; ask a member by its name, whose own server takes it"
 ONLY_TEXT = "members of a mesh read text"
 UNSUPPORTED = {
     "tools": TOOLS,
@@ -32,6 +32,9 @@ UNSUPPORTED = {
     "logprobs": ASK_A_MEMBER,
     "top_logprobs": ASK_A_MEMBER,
     "logit_bias": ASK_A_MEMBER,
+    "top_k": ASK_A_MEMBER,
+    "min_p": ASK_A_MEMBER,
+    "repetition_penalty": ASK_A_MEMBER,
     "audio": ONLY_TEXT,
     "modalities": ONLY_TEXT,
 }
@@ -186,7 +189,8 @@ def _refusal(error: ValidationError, kind: type[BaseModel], data: Mapping[str, A
         return unsupported(param, f"leave it out. {_nearest(param, kind)}".strip())
     if found["type"] == "missing":
         return bad_field(param, "is required", code="missing_required_parameter")
-    return bad_field(param, f"{found['msg'][0].lower()}{found['msg'][1:]}{_shown(found['input'])}")
+    said = found["msg"].removeprefix("Value error, ")
+    return bad_field(param, f"{said[0].lower()}{said[1:]}{_shown(found['input'])}")
 
 
 def _path(parts: Sequence[int | str], data: Any, *, is_absent: bool) -> str:
@@ -204,7 +208,7 @@ def _path(parts: Sequence[int | str], data: Any, *, is_absent: bool) -> str:
 
 
 def _nearest(param: str, kind: type[BaseModel]) -> str:
-    near = difflib.get_close_matches(param[:64], kind.model_fields, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(param[:64], kind.model_fields, n=1, cutoff=0.8)
     return f"Did you mean {near[0]!r}?" if near and "." not in param else ""
 
 

@@ -47,8 +47,8 @@ async def sent_object(door: Door, request: Request) -> tuple[dict[str, Any], byt
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused(
-            415, "expected content-type application/json, got another; set the header", code="unsupported_media_type",
-            param="Content-Type",
+            415, "expected Content-Type: application/json, got another; set the header (with curl: --json, or "
+            "-H 'Content-Type: application/json')", code="unsupported_media_type", param="Content-Type",
         )  # fmt: skip
     body = await read_body(
         request.receive,

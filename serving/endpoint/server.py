@@ -49,7 +49,10 @@ class Closing:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket with its port, so that a port in use is found before an engine starts. Raises OSError, naming both."""
+    """A socket with its port, so that a port in use is found before an engine starts.
+
+    Raises OSError, naming both; the system's own error is its cause.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,7 +60,7 @@ def bound(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another address") from None
+        raise OSError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another address") from error
     listener.setblocking(False)
     return listener
 

@@ -78,6 +78,7 @@ def test_a_door_opens_answers_keeps_and_closes_when_it_is_told_to(tmp_path: Path
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     state = tmp_path / "state"
+    assert state.stat().st_mode & 0o077 == 0
     assert len(Ledger(state / "requests.jsonl", readonly=True).entries()) == 2
     assert len(list((state / "deliberations" / "local").iterdir())) == 1
 

@@ -80,6 +80,8 @@ WRONG: list[tuple[Any, str]] = [
     ({"tool_choice": "auto"}, "tool_choice"),
     ({"logit_bias": {}}, "logit_bias"),
     ({"temprature": 1}, "temprature"),
+    ({"top_k": 5}, "top_k"),
+    ({"store": False}, "store"),
     ({"user": 5}, "user"),
     ({"mesh": {"answer": "poem"}}, "mesh.answer"),
     ({"mesh": {"progres": True}}, "mesh.progres"),
@@ -141,6 +143,24 @@ def test_a_name_that_looks_like_a_path_is_no_model(tmp_path: Path, model: str) -
     assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [("temprature", "Did you mean 'temperature'?"), ("top_k", "ask a member"), ("store", "leave it out.")],
+)
+def test_a_field_that_is_not_known_is_refused_with_what_to_do_instead(tmp_path: Path, field: str, said: str) -> None:
+    (reply,) = sent(tmp_path, json.dumps(ask(**{field: 1})).encode())
+    assert said in reply.error["message"]
+    assert ("Did you mean" in reply.error["message"]) == ("Did you mean" in said)
+
+
+def test_a_report_that_says_nothing_is_told_so_in_plain_words(tmp_path: Path) -> None:
+    async def work() -> Reply:
+        return await request(create_app(make_door(tmp_path)), "/v1/outcomes", b'{"deliberation": "%s"}' % (b"0" * 32))
+
+    reply = asyncio.run(work())
+    assert reply.error["message"] == "body: expected `correct`, or `answer`, got neither"
+
+
 def test_the_nearest_model_is_named(tmp_path: Path) -> None:
     (reply,) = sent(tmp_path, json.dumps(ask(model="mesh:vot")).encode())
     assert "did you mean 'mesh:vote'" in reply.error["message"]
@@ -167,6 +187,7 @@ def test_what_a_foreign_page_could_send_is_refused(tmp_path: Path, kind: bytes) 
 
     reply = asyncio.run(work())
     assert (reply.status, reply.error["param"]) == (415, "Content-Type")
+    assert "--json" in reply.error["message"]  # curl -d says that it sends a form
 
 
 @pytest.mark.parametrize("host", [b"evil.example", b"localhost.evil.example:8700", b"", b"127.0.0.1.nip.io", b"[::2]"])

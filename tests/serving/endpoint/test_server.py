@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -212,5 +213,8 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port} cannot be listened on"):
+        with pytest.raises(OSError, match=f"127.0.0.1:{port} cannot be listened on") as refused:
             bound("127.0.0.1", port)
+    # What an operator is told to do goes by the system's own number.
+    assert isinstance(refused.value.__cause__, OSError)
+    assert refused.value.__cause__.errno == errno.EADDRINUSE
