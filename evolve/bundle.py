@@ -30,7 +30,7 @@ from evolve.codes import code_of
 from evolve.config import MeshConfig, load_mesh
 from evolve.doctor import DoctorReport, diagnose, installed_versions, list_gpus, memory_limit_bytes, usable_cores
 from evolve.doctor_placement import check_placement
-from evolve.run import CONFIG
+from evolve.run_files import CONFIG
 from evolve.status import RunStatus, run_statuses, status_of
 from memory.ledger import Ledger, LedgerError, publish_bytes
 from memory.types import Record
@@ -51,6 +51,7 @@ NUM_ENTRIES = 200
 NUM_ERRORS = 200
 NUM_LOG_LINES = 400
 
+_KINDS = {"run": "runs", "batch": "batches"}
 _CHECKED_BYTES = 64 * 2**20
 """Chains of larger files are not verified: it would take longer than anybody waits at 2 am."""
 _FORESEEN = (OSError, ValueError, RuntimeError, LookupError, TypeError)
@@ -270,7 +271,7 @@ def _pack_runs(archive: _Archive, roots: Sequence[Path]) -> None:
             found += run_statuses([root])
     latest = sorted({one.directory: one for one in found}.values(), key=lambda one: -(one.changed_at or 0.0))
     for number, run in enumerate(latest[:MAX_RUNS], start=1):
-        _pack_run(archive, f"{run.kind}s/{number:02d}-{_safe(Path(run.directory).name)}", run)
+        _pack_run(archive, f"{_KINDS[run.kind]}/{number:02d}-{_safe(Path(run.directory).name)}", run)
     for run in latest[MAX_RUNS:]:
         archive.leave_out(run.directory, f"the {MAX_RUNS} that changed last are in here")
 

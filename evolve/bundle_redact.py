@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evolve.bundle_words import own_words
+from evolve.bundle_words import told
 
 TEXT_KEYS = frozenset({
     "persona", "instruction", "stop", "choices", "pattern", "json_schema", "answer_schema", "task_tags", "skills",
@@ -57,7 +57,7 @@ def removed(text: str) -> str:
 
 def message(text: str) -> str:
     """A message without what it quotes."""
-    return own_words().of(text) or (removed(text) if text else "")
+    return told(text) or (removed(text) if text else "")
 
 
 def digest(text: str) -> str:
@@ -70,6 +70,8 @@ def plain(value: Any, names: Pseudonyms, key: str = "") -> Any:
 
     The names of fields decide, so it is for records with fields of their own, never for data of somebody else's.
     """
+    if isinstance(value, Mapping) and key in TEXT_KEYS:
+        return f"[removed, {len(value)} settings]"
     if isinstance(value, Mapping):
         return {str(name): plain(item, names, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):

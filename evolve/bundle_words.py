@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -24,6 +25,36 @@ _ELSEWHERE = (
     "SafetensorError", "HFValidationError", "NoSuchProcess",
 )  # fmt: skip
 """Errors of libraries that are not imported to learn their names."""
+
+
+_AMOUNT = r"[\d.,]+ ?(?:[KMGT]i?B|tokens(?:/s)?|seconds|s|%|reqs|x)"
+_KNOWN = (
+    rf"CUDA out of memory\. Tried to allocate {_AMOUNT}",
+    rf"GPU \d+ has a total capacity of {_AMOUNT} of which {_AMOUNT} is free",
+    r"CUDA error: (?:out of memory|an illegal memory access was encountered|device-side assert triggered|"
+    r"unspecified launch failure|uncorrectable ECC error encountered|no kernel image is available)",
+    r"No available memory for the cache blocks",
+    rf"(?:GPU|CPU) KV cache size: {_AMOUNT}",
+    r"# (?:GPU|CPU) blocks: \d+, # CPU blocks: \d+",
+    rf"Model loading took {_AMOUNT}(?: memory)?(?: and {_AMOUNT})?",
+    rf"Loading weights took {_AMOUNT}",
+    rf"Avg prompt throughput: {_AMOUNT}, Avg generation throughput: {_AMOUNT}",
+    rf"Running: {_AMOUNT}, Waiting: {_AMOUNT}",
+    r"GPU KV cache usage: [\d.]+%(?:, Prefix cache hit rate: [\d.]+%)?",
+    r"EngineCore (?:failed to start|encountered a fatal error)",
+    r"Engine core proc(?:ess)? EngineCore[_DP\d]{0,9} died unexpectedly",
+    r"Engine core initialization failed",
+    r"NCCL error",
+    r"unhandled (?:cuda|system) error",
+    r"SIG(?:KILL|TERM|SEGV|ABRT|BUS|INT)\b",
+    r"Killed by|killed due to|Segmentation fault|Bus error",
+    r"Out of memory|No space left on device|Too many open files",
+    r"node running low on memory|memory usage above the threshold",
+    r"Worker unexpectedly exits with a connection error code \d+",
+    r"The actor is dead|The node has been marked dead|Failed to connect to GCS|Connection refused",
+    r"actor_name:EngineActor|actor_name:MemoryActor",
+)
+"""What engines, Ray and the system say when something is wrong, with amounts and nothing else of the moment."""
 
 
 class OwnWords:
@@ -58,12 +89,24 @@ class OwnWords:
 
 
 _KEY = min(len(phrase) for phrase in _GLUE)
+_ANY_KNOWN = re.compile("|".join(_KNOWN))
 
 
 @cache
 def own_words() -> OwnWords:
     """The phrases of this program's messages, read from its compiled source."""
     return OwnWords([*_GLUE, *(text for text in _texts() if len(text) >= _SHORTEST and " " in text.strip())])
+
+
+def told(text: str) -> str:
+    """What of a text may be told: phrases of engines, with their amounts, and this program's own; "" for nothing."""
+    pieces: list[str] = []
+    at = 0
+    for match in _ANY_KNOWN.finditer(text):
+        pieces += [own_words().of(text[at : match.start()]), match.group()]
+        at = match.end()
+    pieces.append(own_words().of(text[at:]))
+    return f" {GAP} ".join(piece for piece in pieces if piece)
 
 
 @cache

@@ -17,15 +17,16 @@ from pydantic import Field, ValidationError
 from evolve.config import MeshConfig
 from evolve.fleet_commands import FleetView, view_fleet
 from evolve.lineage import Lineage, LineageError
-from evolve.run import CONFIG, REPORT_DATA
+from evolve.run_files import CONFIG, REPORT_DATA
 from memory.ledger import LOCK_NAME, LedgerError
 from memory.types import Record
-from serving.batch_journal import JOURNAL, PARTS
+from serving.batch_journal import ERRORS, JOURNAL, PARTS
 from serving.batch_types import BatchSummary
 from serving.channels import Channel, ChannelError, list_channels
-from serving.config import TimeWindow
+from serving.config import FleetConfig, TimeWindow
 from serving.endpoint.config import EndpointConfig
 from serving.endpoint.requestlog import REQUESTS, RequestLine
+from serving.fleet_record import FleetError
 from serving.journey import request_in
 from serving.processes import mark_of
 
@@ -109,7 +110,7 @@ class StatusReport(Record):
 
 async def status_of(config: MeshConfig, directories: Sequence[Path] = ()) -> StatusReport:
     """Look at all that `config` names; `directories` hold further runs and batches. Takes seconds with a fleet up."""
-    fleet = await view_fleet(config.serving.fleet)
+    fleet = await _fleet_view(config.serving.fleet)
     door = door_status(config.endpoint)
     channels = tuple(channel_statuses(config.serving.channels))
     runs = tuple(run_statuses(dict.fromkeys([config.run_dir, config.run_dir.parent, *directories])))
@@ -119,6 +120,14 @@ async def status_of(config: MeshConfig, directories: Sequence[Path] = ()) -> Sta
         at=time.time(), fleet=fleet, door=door, channels=channels, runs=runs, windows=config.serving.fleet.windows,
         disks=disks, troubles=troubles,
     )  # fmt: skip
+
+
+async def _fleet_view(config: FleetConfig) -> FleetView:
+    """A fleet whose record cannot be read must not hide how the rest stands."""
+    try:
+        return await view_fleet(config)
+    except (FleetError, OSError) as error:
+        return FleetView(is_up=False, trouble=str(error))
 
 
 def door_status(config: EndpointConfig, *, timeout_s: float = 2.0) -> DoorStatus:
@@ -175,14 +184,25 @@ def channel_statuses(root: Path) -> Iterator[ChannelStatus]:
 
 
 def run_statuses(directories: Sequence[Path] | dict[Path, None]) -> Iterator[RunStatus]:
-    """Every run and batch in these directories and one level below."""
+    """Every run and batch in these directories and one level below; one that cannot be read says so."""
     roots = [path for path in directories if path.is_dir()]
     below = [child for root in roots for child in sorted(root.iterdir()) if child.is_dir()]
     for path in dict.fromkeys([*roots, *below]):
-        if (path / CONFIG).is_file() and (path / JOURNAL).is_file():
-            yield _run_status(path)
-        elif (path / JOURNAL).is_file() and ((path / PARTS).is_dir() or (path / "errors.jsonl").is_file()):
-            yield _batch_status(path)
+        kind = _kind_of(path)
+        if kind is None:
+            continue
+        try:
+            yield _run_status(path) if kind == "run" else _batch_status(path)
+        except OSError as error:
+            yield RunStatus(directory=str(path), kind=kind, state="damaged", detail=str(error))
+
+
+def _kind_of(path: Path) -> Literal["run", "batch"] | None:
+    if not (path / JOURNAL).is_file():
+        return None
+    if (path / CONFIG).is_file():
+        return "run"
+    return "batch" if (path / PARTS).is_dir() or (path / ERRORS).is_file() else None
 
 
 def holder_of(lock: Path) -> int | None:
@@ -229,7 +249,7 @@ def _batch_status(path: Path) -> RunStatus:
             kinds[str(entry["kind"])] += 1
             if entry["kind"] == "complete":
                 summary = BatchSummary.model_validate(entry["payload"]["summary"])
-        except (ValueError, ValidationError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             kinds["unreadable"] += 1
     if kinds["unreadable"] > 1:
         detail = f"{kinds['unreadable']} lines of the journal cannot be read"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from memory.ledger import Ledger, LedgerError
 from memory.types import Record
@@ -123,7 +123,7 @@ def request_in(raw: bytes) -> RequestLine | None:
     try:
         entry = json.loads(raw)
         return RequestLine.model_validate(entry["payload"]) if entry["kind"] == "request" else None
-    except (ValueError, ValidationError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -196,7 +196,7 @@ def _of_outcomes(directory: Path, found: Sequence[KeptTrace]) -> Iterator[Happen
     for raw in path.read_bytes().splitlines():
         try:
             outcome = LateOutcome.model_validate(json.loads(raw)["payload"])
-        except (ValueError, ValidationError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
         if outcome.deliberation in ids:
             right = "right" if outcome.outcome.correct else "wrong"
