@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mesh.types import Message
 
@@ -15,9 +15,8 @@ SLACK = 8
 """Requests a favourite may always carry: below that, a shared prefix is worth more than an even share."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One replica as a router sees it."""
+class Candidate(NamedTuple):
+    """One replica as a router sees it. A tuple: one is made for every replica and request."""
 
     key: str
     """Name of the replica, the same in every process, so that all drivers have the same favourites."""
@@ -42,8 +41,8 @@ def choose_replica(candidates: Sequence[Candidate], affinity: str) -> int | None
         return min(open_ones, key=lambda index: candidates[index].load)
     share = (sum(candidates[index].load for index in open_ones) + 1) / len(open_ones)
     most = max(SLACK, math.ceil(SPREAD * share))
-    by_preference = sorted(open_ones, key=lambda index: _preference(candidates[index].key, affinity), reverse=True)
-    return next(index for index in by_preference if candidates[index].load < most)
+    roomy = [index for index in open_ones if candidates[index].load < most]
+    return max(roomy, key=lambda index: _preference(candidates[index].key, affinity))
 
 
 def prefix_affinity(messages: Sequence[Message]) -> str:

@@ -16,6 +16,8 @@ _FENCED = re.compile(r"^\[([0-9a-f]{6})\]\n(.*?)\n\[/\1\]$", re.DOTALL | re.MULT
 _OPTION = re.compile(r"^([A-Z])[.:)] ?(.+)$", re.MULTILINE)
 _PEERS = re.compile(r"^(?:Answer [A-Z], given by \d+:|Candidate \d+:)$", re.MULTILINE)
 _CANDIDATE = re.compile(r"^Answer ([A-Z]):\n\[([0-9a-f]{6})\]\n(.*?)\n\[/\2\]$", re.DOTALL | re.MULTILINE)
+_JUDGED = ("It is wrong.", "Do the two answers say the same", "Which of the steps was wrong?")
+"""What a closed choice says that is about answers, and not among them."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,18 @@ def read_prompt(messages: Sequence[Message]) -> Prompt:
 def _options(text: str, asked: str, asks_for: str, shown: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """(label, answer) of what may be chosen; where answers are judged, the sound judgement carries the right answer."""
     listed = tuple((label, answer.strip()) for label, answer in _OPTION.findall(text))
-    right = solve(asks_for)[1]
     if "Which of the answers is right?" in asked:
         return tuple((label, parse_answer(said, "number") or "") for label, _, said in _CANDIDATE.findall(text))
+    if not any(mark in asked for mark in _JUDGED):
+        return listed
+    right = solve(asks_for)[1]
     if "It is wrong." in asked:
         sound = "It is right." if shown[:1] == (right,) else "It is wrong."
     elif "Do the two answers say the same" in asked:
         sound = "yes" if len(shown) == 2 and len(set(shown)) == 1 else "no"
-    elif "Which of the steps was wrong?" in asked:
+    else:
         steps = [said for _, said in listed if not said.startswith("(none")]
         sound = steps[-1] if shown[-1:] == (right,) and steps else "(none of the others is wrong)"
-    else:
-        return listed
     return tuple((label, right if said == sound else f"not {right}") for label, said in listed)
 
 
