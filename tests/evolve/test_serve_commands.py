@@ -60,7 +60,7 @@ def serving(path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def refused(path: Path, *options: str) -> tuple[int, str]:
-    done = subprocess.run(command(path, *options), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command(path, *options), capture_output=True, text=True, timeout=180)
     return done.returncode, done.stderr
 
 

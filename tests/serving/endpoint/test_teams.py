@@ -16,6 +16,7 @@ from memory.config import MemoryConfig
 from memory.embed import embedder_named
 from memory.ledger import Ledger
 from memory.store import Memory
+from memory.trust import TrustRules
 from memory.types import Level
 from mesh.engine import EngineError
 from mesh.types import Member, Usage
@@ -237,6 +238,30 @@ def test_what_one_team_reported_reaches_its_own_prompts_and_no_others(tmp_path: 
     prompts = asyncio.run(work())
     assert all("Recalled from memory" in prompt for prompt in prompts["billing"])
     assert not any("Recalled from memory" in prompt for prompt in prompts["search"])
+
+
+@pytest.mark.parametrize(
+    ("trusted", "is_recalled"),
+    [(TrustRules().trusted_verifiers, False), (("team:test: unit tests",), True), (("team:test: lint",), False)],
+    ids=["by default", "named", "another"],
+)
+def test_a_teams_report_is_believed_where_the_operator_names_it_and_not_for_the_teams_name(
+    tmp_path: Path, trusted: tuple[str, ...], is_recalled: bool
+) -> None:
+    async def work() -> str:
+        engine = Says()
+        rules = MemoryConfig(embedder="hashed", holdout_share=0.0, trust=TrustRules(trusted_verifiers=trusted))
+        memory = TeamMemory(Memory.open(tmp_path / "memory", embedder_named("hashed"), config=rules), "serve", 3)
+        async with opened(tmp_path, engine=engine, settings=KEYED, memory=memory) as door, door.client() as client:
+            key = bearer(door.door.keys.create("test")[1])
+            said = await client.post(CHAT, json=ask(), headers=key)
+            report = {"deliberation": said.json()["id"], "correct": True, "verifier": "unit tests"}
+            await client.post("/v1/outcomes", json=report, headers=key)
+            await client.post(CHAT, json=ask(), headers=key)
+        memory.close()
+        return engine.prompts[-1][1]
+
+    assert ("42" in asyncio.run(work())) == is_recalled
 
 
 def test_metrics_tell_of_the_door_and_hold_no_text(tmp_path: Path) -> None:
