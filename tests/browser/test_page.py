@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,9 @@ run_dir: {directory}/run
 serving:
   in_process: true
   engines:
-    - {{kind: scripted, name: ada, family: alpha, skill: 1.0, latency_s: 0.3}}
-    - {{kind: scripted, name: ben, family: beta, skill: 0.9, latency_s: 0.4}}
-    - {{kind: scripted, name: cid, family: gamma, skill: 0.3, latency_s: 0.5}}
+    - {{kind: scripted, name: ada, family: alpha, skill: 1.0, latency_s: 0.1}}
+    - {{kind: scripted, name: ben, family: beta, skill: 0.9, latency_s: 0.2}}
+    - {{kind: scripted, name: cid, family: gamma, skill: 0.3, latency_s: {slowest_s}}}
 endpoint: {{state: {directory}/state, require_key: {require_key}}}
 """
 
@@ -42,10 +43,11 @@ needs_browser = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at
 
 
 @contextmanager
-def served(directory: Path, *, require_key: bool) -> Iterator[str]:
-    """`evomesh serve` over scripted engines; where it listens."""
+def served(directory: Path, *, require_key: bool = False, slowest_s: float = 0.3) -> Iterator[str]:
+    """`evomesh serve` over scripted engines; where it listens. `slowest_s`: seconds that cid takes for a call."""
     config = directory / "config.yaml"
-    config.write_text(CONFIG.format(directory=directory, require_key=str(require_key).lower()))
+    filled = CONFIG.format(directory=directory, require_key=str(require_key).lower(), slowest_s=slowest_s)
+    config.write_text(filled)
     command = [sys.executable, "-m", "evolve.cli", "serve", str(config), "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()) as process:
         assert process.stdout is not None
@@ -61,7 +63,7 @@ def served(directory: Path, *, require_key: bool) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("door"), require_key=False) as where:
+    with served(tmp_path_factory.mktemp("door")) as where:
         yield where
 
 
@@ -121,6 +123,13 @@ def says(page: Any, status: str | re.Pattern[str]) -> None:
     sync_api.expect(page.locator("#status")).to_have_text(status, timeout=TIMEOUT_MS)
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    due = time.monotonic() + TIMEOUT_MS / 1000
+    while not is_so():
+        assert time.monotonic() < due
+        time.sleep(0.05)
+
+
 def picture(page: Any, name: str) -> None:
     if SCREENSHOTS is not None:
         page.screenshot(path=f"{SCREENSHOTS}/{name}.png", full_page=True)
@@ -131,8 +140,6 @@ def test_a_question_is_asked_watched_and_its_changes_of_mind_are_read(url: str, 
     page = open_page(url, viewport={"width": 1280, "height": 900})
     seed(page, 2)
     ask(page, "What is 17 + 25?")
-    page.wait_for_selector("article.call")
-    assert page.is_visible("#stop")
     decided(page)
     picture(page, "desktop")
     assert page.inner_text("#answer-body .final") == "42"
@@ -149,6 +156,7 @@ def test_a_question_is_asked_watched_and_its_changes_of_mind_are_read(url: str, 
     assert "consensus across families" in page.inner_text("dl")
     assert "Who was missing" not in page.inner_text("#answer")
     assert page.evaluate("document.activeElement.id") == "answer-title"
+    assert "calls wrong: Answer: 40" in page.locator("#phases article p.quiet").all_inner_texts()
 
     page.click("text=It was right")
     page.wait_for_selector("text=Noted, thank you.")
@@ -207,14 +215,33 @@ def test_one_member_can_be_asked_alone(url: str, open_page: Callable[..., Any]) 
 
 
 @needs_browser
-def test_stop_ends_the_deliberation(url: str, open_page: Callable[..., Any]) -> None:
-    page = open_page(url)
+def test_stop_ends_the_deliberation_also_behind_the_door(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    with served(tmp_path, slowest_s=TIMEOUT_MS) as url:  # it cannot end before the button is reached
+        page = open_page(url, viewport={"width": 1280, "height": 900})
+        ask(page, "What is 17 + 25?")
+        sync_api.expect(page.locator("article.call")).to_have_count(2, timeout=TIMEOUT_MS)
+        picture(page, "watching")
+        at_work = page.locator("#story").bounding_box()
+        page.click("#stop")
+        says(page, "Stopped.")
+        assert page.is_enabled("#send")
+        assert not page.is_visible("#stop")
+        assert page.inner_text("#answer-body") == "Nothing was decided."
+        assert page.locator("#story").bounding_box() == at_work
+        until(lambda: "evomesh_requests_running 0.0" in httpx.get(f"{url}/metrics").text)
+
+
+@needs_browser
+def test_the_story_stays_where_it_is_when_the_answer_comes(url: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(url, viewport={"width": 1280, "height": 900}, color_scheme="dark")
+    seed(page, 1)
     ask(page, "What is 17 + 25?")
     page.wait_for_selector("article.call")
-    page.click("#stop")
-    says(page, "Stopped.")
-    assert page.is_enabled("#send")
-    assert not page.is_visible("#stop")
+    before = page.locator("#story").bounding_box()
+    decided(page)
+    picture(page, "desktop-dark")
+    after = page.locator("#story").bounding_box()
+    assert (before["x"], before["y"], before["width"]) == (after["x"], after["y"], after["width"])
 
 
 @needs_browser

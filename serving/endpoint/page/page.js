@@ -1,8 +1,8 @@
 // The page: ask, watch the deliberation unfold, read who changed their mind and why.
 
 import { Refused, events, request } from "./events.js";
-import { mindChanges } from "./story.js";
-import { showAnswer, showCall, showChanges, showFacts, showOutcome } from "./view.js";
+import { choices, mindChanges } from "./story.js";
+import { showAnswer, showCall, showChanges, showChoices, showFacts, showNothing, showOutcome } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const [form, question, model, kind, key] = ["ask", "question", "model", "kind", "key"].map(at);
@@ -46,11 +46,13 @@ async function ask() {
   if (underWay) return;
   if (!question.value.trim()) return void question.focus();
   begin();
+  let isAnswered = false;
+  const answered = () => (isAnswered = true);
   try {
-    const answer = await (asksMesh() ? askMesh : askMember)(underWay.signal);
-    say(answer);
+    say(await (asksMesh() ? askMesh : askMember)(underWay.signal, answered));
     at("answer-title").focus();
   } catch (error) {
+    if (!isAnswered) showNothing(at("answer-body"), "Nothing was decided.");
     if (error.name === "AbortError") say("Stopped.");
     else fail(error);
   } finally {
@@ -58,7 +60,7 @@ async function ask() {
   }
 }
 
-async function askMesh(signal) {
+async function askMesh(signal, answered) {
   const body = { ...plainRequest(), mesh: { progress: true, answer: kind.value } };
   const phases = at("phases");
   let content = "";
@@ -74,7 +76,7 @@ async function askMesh(signal) {
     } else if (event.mesh) mesh = event.mesh;
     content += event.choices[0]?.delta.content ?? "";
   }
-  at("answer").hidden = false;
+  answered();
   showAnswer(at("answer-body"), content, mesh);
   await tellMore(mesh, signal);
   showFacts(at("answer-body"), mesh);
@@ -87,6 +89,7 @@ async function tellMore(mesh, signal) {
   try {
     const path = `v1/deliberations/${encodeURIComponent(mesh.deliberation)}`;
     const { deliberation } = await (await request("GET", path, key.value, undefined, signal)).json();
+    showChoices(at("phases"), choices(deliberation));
     showChanges(body, mindChanges(deliberation));
     showOutcome(body, (correct) => report(mesh.deliberation, correct));
   } catch (error) {
@@ -104,13 +107,14 @@ async function report(deliberation, correct) {
   }
 }
 
-async function askMember(signal) {
+async function askMember(signal, answered) {
   const response = await request("POST", "v1/chat/completions", key.value, plainRequest(), signal);
   let content = "";
-  at("answer").hidden = false;
   for await (const event of events(response)) {
     content += event.choices[0]?.delta.content ?? "";
-    showAnswer(at("answer-body"), content || "…", null);
+    if (!content) continue;
+    answered();
+    showAnswer(at("answer-body"), content, null);
   }
   return `${model.value} answered alone.`;
 }
@@ -125,8 +129,10 @@ function begin() {
   say("Asking…");
   at("send").disabled = true;
   at("stop").hidden = false;
-  at("answer").hidden = at("story").hidden = true;
-  at("answer-body").replaceChildren();
+  // The answer has its place from the start, so that nothing moves under the hand when it comes.
+  at("answer").hidden = false;
+  at("story").hidden = true;
+  showNothing(at("answer-body"), "Nobody has decided yet.");
   at("phases").replaceChildren();
   at("status").classList.add("waiting");
 }

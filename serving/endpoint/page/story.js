@@ -30,6 +30,20 @@ export function mindChanges(whole) {
   return changes;
 }
 
+/** What stood under the letters that members chose: {path, phase, round, member, text}. */
+export function choices(whole) {
+  const found = [];
+  for (const [path, part] of walk(whole)) {
+    const round = Math.max(0, ...part.exchanges.filter((one) => one.phase === "vote").map((one) => one.round));
+    for (const { member, answer } of part.votes) found.push({ path, phase: "vote", round, member, text: `for ${answer}` });
+    for (const one of part.proposals) {
+      const text = one.quote ? `calls wrong: ${one.quote}` : one.withdrew === null ? null : "names no wrong step";
+      if (text) found.push({ path, phase: "account", round: one.round, member: one.member, text });
+    }
+  }
+  return found;
+}
+
 /** What each member stood for in a round: the first proposal that holds its most frequent answer. */
 function positions(part, round) {
   const said = new Map();

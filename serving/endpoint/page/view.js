@@ -43,11 +43,22 @@ export function showCall(phases, call) {
     phases.append(group);
   }
   const isFailed = Boolean(call.error);
-  const head = el("header", "", el("span", "name", call.member), el("span", "quiet", `${call.seconds} s`));
+  const head = el("header", "", el("span", "name", call.member), el("span", "quiet", `${call.seconds.toFixed(1)} s`));
   const text = isFailed ? `gave nothing: ${call.error}` : call.said.join("\n· · ·\n").trim();
   // A closed choice: what stood under the letter was in the prompt, and what came of it is below the answer.
   const shown = /^[A-Z]$/.test(text) ? el("p", "quiet", `chose ${text}`) : spoken(text);
-  group.append(el("article", `call ${isFailed ? "failed" : memberClass(call.member)}`, head, shown));
+  const article = el("article", `call ${isFailed ? "failed" : memberClass(call.member)}`, head, shown);
+  article.dataset.id = `${id}|${call.member}`;
+  group.append(article);
+}
+
+/** Put what was chosen in the place of its letter: the trace knows what stood under it. */
+export function showChoices(phases, chosen) {
+  for (const { path, phase, round, member, text } of chosen) {
+    const articles = [...phases.querySelectorAll("article")];
+    const shown = articles.find((one) => one.dataset.id === `${path}|${phase}|${round}|${member}`);
+    shown?.querySelector("p.quiet")?.replaceChildren(brief(text));
+  }
 }
 
 function phaseTitle(call) {
@@ -63,6 +74,11 @@ function spoken(text) {
   if (lead === text) return shown;
   const fold = el("details", "", el("summary", "", "All of it"), el("p", "said", text));
   return [shown, fold];
+}
+
+/** Where the answer will be, or would have been. */
+export function showNothing(body, text) {
+  body.replaceChildren(el("p", "quiet", text));
 }
 
 /** The answer and all that the mesh says about it. `mesh` null: one member answered alone. */
@@ -165,5 +181,5 @@ export function showOutcome(body, report) {
     });
     return button;
   });
-  body.append(el("h3", "", "Do you know better?"), el("div", "buttons", buttons), said);
+  body.append(el("h3", "", "Was it right?"), el("div", "buttons", buttons), said);
 }
