@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 from pydantic import Field, ValidationError
 
-from evolve.bundle_logs import log_lines
+from evolve.bundle_logs import REMOVED, log_lines
 from evolve.bundle_redact import Pseudonyms, message, plain, without_secrets
 from evolve.bundle_tails import batch_entry, error_line, lines_of, request_line, run_entry
 from evolve.codes import code_of
@@ -318,9 +318,12 @@ def _pack_logs(archive: _Archive, config: RayConfig) -> None:
     for path in files[:MAX_LOGS]:
         with archive.reading(path):
             of_ray = not path.name.startswith("worker-")
-            told = list(log_lines(_last_lines(path, NUM_LOG_LINES), of_ray=of_ray))
+            kept = list(log_lines(_last_lines(path, NUM_LOG_LINES), of_ray=of_ray))
+            if len(kept) == 1 and kept[0].endswith(REMOVED):
+                archive.leave_out(path, "nothing in it is known to hold no text")
+                continue
             archive.add(
-                f"logs/{_safe(path.name)}", "".join(f"{line}\n" for line in told), path, "all but known phrases"
+                f"logs/{_safe(path.name)}", "".join(f"{line}\n" for line in kept), path, "all but known phrases"
             )
     if len(files) > MAX_LOGS:
         archive.leave_out(logs, f"{len(files) - MAX_LOGS} older logs")

@@ -19,6 +19,8 @@ _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Z]\w*)(?::\s(?P<rest>.*))?$")
 _PREFIX = re.compile(r"^\(\w+ pid=\d+\)\s?")
 
+REMOVED = "removed]"
+
 
 def log_lines(lines: Iterable[str], *, of_ray: bool = False) -> Iterator[str]:
     """Each line without what could be anybody's text; lines of which nothing is left are counted.
@@ -63,4 +65,4 @@ def _kept(line: str, *, of_ray: bool) -> str:
 
 
 def _hidden(number: int) -> str:
-    return f"[{number} {'line' if number == 1 else 'lines'} removed]"
+    return f"[{number} {'line' if number == 1 else 'lines'} {REMOVED}"

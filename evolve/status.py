@@ -144,7 +144,8 @@ def door_status(config: EndpointConfig, *, timeout_s: float = 2.0) -> DoorStatus
         reason = _reason(error.read(4096)) or f"HTTP {error.code}"
         return DoorStatus(url=url, state="not ready", reason=reason, pid=pid, recent=recent)
     except (URLError, OSError, ValueError) as error:
-        return DoorStatus(url=url, state="down", reason=str(error), pid=pid, recent=recent)
+        reason = str(error.reason) if isinstance(error, URLError) else str(error)
+        return DoorStatus(url=url, state="down", reason=reason, pid=pid, recent=recent)
 
 
 def recent_requests(path: Path, since: float) -> Recent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from rich.table import Table
@@ -150,7 +149,11 @@ def _status_lines(report: StatusReport) -> Iterator[str]:
 
 
 def _ago(seconds: float, suffix: str = " ago") -> str:
-    return f"{timedelta(seconds=max(0, round(seconds)))!s}{suffix}"
+    whole = max(0, round(seconds))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if whole >= 2 * size:
+            return f"{whole // size} {unit}{suffix}"
+    return f"{whole} s{suffix}"
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -82,7 +83,7 @@ def journey_of(wanted: str, states: Sequence[Path], places: Sequence[Path], *, n
         return None
     happenings = [
         *(one for line, path in lines for one in _of_request(line, path)),
-        *(one for trace in found for one in _of_trace(trace)),
+        *(one for trace in found for one in _of_trace(trace, [line for line, _ in lines])),
         *(one for trace in found for one in _of_batch(trace)),
         *(one for state in (*states, *(trace.source.parent for trace in found)) for one in _of_outcomes(state, found)),
     ]
@@ -133,8 +134,8 @@ def _names(line: RequestLine, wanted: str) -> bool:
 
 def _of_request(line: RequestLine, path: Path) -> Iterator[Happening]:
     who = f"key {line.key_id} of team {line.team}" if line.key_id else f"team {line.team}, without a key"
-    model = line.model or "no model that is served here"
-    yield Happening(at=line.started_at, what=f"request {line.id} came in for {model}, {who}", source=str(path))
+    model = f" for {line.model}" if line.model else ""
+    yield Happening(at=line.started_at, what=f"request {line.id} came in{model}, {who}", source=str(path))
     if line.joined:
         yield Happening(at=line.started_at, what="it joined a request under the same idempotency key", source=str(path))
     seconds = line.ended_at - line.started_at
@@ -145,9 +146,9 @@ def _of_request(line: RequestLine, path: Path) -> Iterator[Happening]:
     yield Happening(at=line.ended_at, what=f"{what} after {seconds:.2f} s{spent}{roster}", source=str(path))
 
 
-def _of_trace(found: KeptTrace) -> Iterator[Happening]:
+def _of_trace(found: KeptTrace, requests: Sequence[RequestLine]) -> Iterator[Happening]:
     trace, source = found.trace, str(found.source)
-    at = None if found.kept is None else float(found.kept.created)
+    at = None if found.kept is None else _began(trace.id, found.kept.created, requests)
     task = f"{trace.task.id} ({trace.task.type})"
     yield Happening(
         at=at,
@@ -158,18 +159,25 @@ def _of_trace(found: KeptTrace) -> Iterator[Happening]:
     if asked:
         answered = sum(len(part.replies) for _, part in trace.walk())
         yield Happening(what=f"a person was asked {asked} times and answered {answered}", source=source)
-    if found.kept is not None:
-        end = found.kept.created + found.kept.seconds
-        yield Happening(at=end, what=f"it was decided after {found.kept.seconds:.2f} s", source=source)
+    if found.kept is not None and at is not None:
+        yield Happening(
+            at=at + found.kept.seconds, what=f"it was decided after {found.kept.seconds:.2f} s", source=source
+        )
+
+
+def _began(deliberation: str, created: int, requests: Sequence[RequestLine]) -> float:
+    """When a deliberation began; the door keeps whole seconds, and what it did came after the request."""
+    near = [line.started_at for line in requests if line.deliberation == deliberation and not line.joined]
+    return max([float(created), *(at for at in near if created <= at < created + 1)])
 
 
 def _of_batch(found: KeptTrace) -> Iterator[Happening]:
-    """What the journal beside a trace says of its task; only a trace that still lies alone names its place in it."""
+    """What the journal beside a trace says of its task, which it knows by the digest of the trace."""
     directory = found.source.parent.parent if found.source.suffix == ".json" else found.source.parent
     path = directory / JOURNAL
     if not path.is_file():
         return
-    index = int(found.source.stem) if found.source.stem.isdigit() else None
+    digest = hashlib.sha256(found.trace.model_dump_json().encode()).hexdigest()
     try:
         entries = Ledger(path, readonly=True).entries()
     except LedgerError as error:
@@ -178,30 +186,34 @@ def _of_batch(found: KeptTrace) -> Iterator[Happening]:
     starts = sum(entry.kind == "start" for entry in entries)
     if not starts:
         return
-    yield Happening(what=f"done in a batch that was started {starts} times", source=str(path))
+    often = "once" if starts == 1 else f"{starts} times"
+    yield Happening(what=f"it belongs to a batch that was started {often}", source=str(path))
     for entry in entries:
-        if entry.kind in ("finished", "waiting") and entry.payload.get("index") == index is not None:
+        if entry.kind in ("finished", "waiting") and entry.payload.get("digest") == digest:
             note = Note.model_validate(entry.payload)
             cheaper = f", {note.rung} steps cheaper than configured: {note.reason}" if note.rung else ""
             roster = f", roster {note.roster}" if note.roster else ""
-            what = f"{entry.kind} as task {note.index} in {note.seconds:.2f} s{roster}{cheaper}"
+            done = "finished" if entry.kind == "finished" else "left waiting for a person"
+            what = f"{done} as task {note.index + 1} of the file, in {note.seconds:.2f} s{roster}{cheaper}"
             yield Happening(what=what, source=str(path))
 
 
 def _of_outcomes(directory: Path, found: Sequence[KeptTrace]) -> Iterator[Happening]:
     path = directory / OUTCOMES
-    ids = {one.trace.id for one in found}
-    if not path.is_file() or not ids:
+    verdicts = {one.trace.id: one.trace.verdict.answer for one in found}
+    if not path.is_file() or not verdicts:
         return
     for raw in path.read_bytes().splitlines():
         try:
             outcome = LateOutcome.model_validate(json.loads(raw)["payload"])
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
-        if outcome.deliberation in ids:
-            right = "right" if outcome.outcome.correct else "wrong"
-            verifier = outcome.outcome.evidence.verifier
-            yield Happening(what=f"its answer was reported {right} by {verifier}", source=str(path))
+        if outcome.deliberation in verdicts:
+            judged = outcome.outcome
+            whose = "its answer" if judged.answer == verdicts[outcome.deliberation] else "another answer in it"
+            right = "right" if judged.correct else "wrong"
+            right = "beyond judging" if judged.evidence.verdict == "unknown" else right
+            yield Happening(what=f"{whose} was reported {right} by {judged.evidence.verifier}", source=str(path))
 
 
 def _decided(trace: Deliberation) -> str:
