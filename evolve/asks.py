@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from evolve.config import MeshConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.lab import Ask
 from evolve.problem_types import Problem
 from memory.types import Recall
@@ -14,21 +14,6 @@ from mesh.seeds import derive_seed
 from mesh.types import Member, Sampling
 
 Recalled = Callable[[Problem], Recall]
-
-
-def base_seats(config: MeshConfig) -> tuple[Member, ...]:
-    """Generation 0: one seat for every engine, on its base model."""
-    return tuple(
-        Member(
-            name=engine.name,
-            engine=engine.name,
-            family=engine.family,
-            persona=engine.persona,
-            tiers=engine.tiers,
-            skills=engine.skills,
-        )
-        for engine in config.serving.engines
-    )
 
 
 def proposal_asks(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from evolve.asks import base_seats
 from evolve.batch_view import BatchObserver, print_estimate, print_summary
 from evolve.commands import OUT, How, check_protocol, print_json, serving
 from evolve.config import ConfigError, MeshConfig, load_mesh
 from evolve.protocols import chosen_protocol
+from evolve.seats import base_seats
 from memory.ledger import publish_json, read_record
 from memory.types import Record
 from mesh.job import Job

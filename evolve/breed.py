@@ -21,7 +21,7 @@ from memory.ledger import publish_bytes
 from memory.types import Record
 from mesh.types import Member
 from serving.adapters import AdapterRefused
-from serving.cluster import GpuPlace
+from serving.placement import GpuPlace
 
 
 class Candidate(Record):

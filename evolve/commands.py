@@ -37,10 +37,11 @@ if not OUT.is_terminal:
 def evolve_command(path: Path, run_dir: Path | None, *, as_json: bool) -> None:
     """`evomesh evolve`."""
     from evolve.console import ConsoleObserver
+    from evolve.finished import read_report
     from evolve.plan import plan_run
     from evolve.preflight import check, draw
     from evolve.progress import Silent
-    from evolve.run import read_report, run
+    from evolve.run import run
     from evolve.summary import print_plan, print_summary
 
     config = load_config(path)
@@ -74,6 +75,8 @@ class How:
 
     def measured(self) -> Reliability | None:
         """What is measured of the members; None: nothing, all weights are equal."""
+        if self.reliability is None and self.run is None:
+            return None
         from evolve.measured import RELIABILITY, read_reliability
 
         if self.reliability is not None:
@@ -84,15 +87,15 @@ class How:
     @contextmanager
     def recaller(self, config: MeshConfig, frozen: Path | None = None) -> Iterator[Recaller | None]:
         """What recalls from `memory`; None without one. `frozen`: where a copy is kept that later starts find again."""
-        from evolve.run import memory_settings
+        if self.memory is None:
+            yield None
+            return
+        from evolve.run_memory import memory_settings
         from memory.embed import embedder_named
         from memory.store import Memory
         from memory.upkeep import freeze
         from serving.recalling import Recaller as OfMemory
 
-        if self.memory is None:
-            yield None
-            return
         where, settings, namespaces = memory_settings(self.memory, config)
         embedder = embedder_named(settings.embedder)
         if frozen is not None:
@@ -195,7 +198,7 @@ def reliability_command(directory: Path, out: Path | None, *, as_json: bool) -> 
 
 def report_command(directory: Path, *, as_json: bool) -> None:
     """`evomesh report`."""
-    from evolve.run import read_report
+    from evolve.finished import read_report
     from evolve.summary import print_summary
 
     data = read_report(directory)
@@ -310,11 +313,10 @@ async def serving(
     config: MeshConfig, run_dir: Path | None, *, quiet: bool
 ) -> AsyncIterator[tuple[Fleet, tuple[Member, ...]]]:
     """The engines of a configuration, with the base seats, or those of a run's last generation."""
-    from evolve.asks import base_seats
     from evolve.lineage import Lineage
+    from evolve.seats import base_seats
     from serving.adapters import AdapterStore
-    from serving.cluster import stop_fleet
-    from serving.fleet_host import open_fleet
+    from serving.fleet_host import close_fleet, open_fleet
 
     members = base_seats(config)
     adapters = AdapterStore((run_dir or config.run_dir) / "adapters")
@@ -332,4 +334,4 @@ async def serving(
                 await fleet.load_adapter(member.engine, adapters.get(member.adapter))
         yield fleet, members
     finally:
-        await stop_fleet(fleet)
+        await close_fleet(fleet)

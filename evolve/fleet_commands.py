@@ -96,8 +96,7 @@ def show_command(path: Path, *, as_json: bool) -> None:
 
 async def view_fleet(config: FleetConfig) -> FleetView:
     """The fleet of this directory, its replicas asked how they stand."""
-    from serving.cluster import stop_fleet
-    from serving.fleet_host import reach_fleet
+    from serving.fleet_host import close_fleet, reach_fleet
     from serving.fleet_record import FleetError
 
     record = read_fleet(config)
@@ -112,7 +111,7 @@ async def view_fleet(config: FleetConfig) -> FleetView:
     try:
         load = await fleet.ask_load()
     finally:
-        await stop_fleet(fleet)
+        await close_fleet(fleet)
     return FleetView(is_up=True, record=record, replicas=tuple(one for replicas in load.values() for one in replicas))
 
 

@@ -25,11 +25,11 @@ from mesh.job import Job
 from mesh.types import Deliberation, Member, Task
 from serving.adapters import AdapterStore
 from serving.admission import BaseModelShape
-from serving.cluster import GpuPlace, gpu_places, stop_fleet
 from serving.config import EngineSpec, ScriptedSpec, VllmSpec, prices
 from serving.fleet import Fleet
-from serving.fleet_host import open_fleet
+from serving.fleet_host import close_fleet, open_fleet
 from serving.models import ModelStore
+from serving.placement import GpuPlace
 from serving.ticket import Ticket, with_ticket
 from serving.training_room import training_room
 from serving.windows import wait_open
@@ -79,7 +79,7 @@ class Lab:
     async def __aexit__(self, *_: object) -> None:
         await self.job.close()
         if self._fleet is not None:
-            await stop_fleet(self._fleet)
+            await close_fleet(self._fleet)
             self._fleet = None
 
     @property
@@ -127,7 +127,7 @@ class Lab:
         members = [Member(name=key[1], engine=key[0], family="", adapter=key[1]) for key in sorted(self._loaded)]
         room = training_room(self.config.serving, fleet, members, self.adapters, told=self.observer.say)
         async with room as engines:
-            yield await gpu_places(fleet, engines)
+            yield await _places(fleet, engines)
 
     async def hold(self, stage: str, path: Path, asks: Sequence[Ask]) -> list[Deliberation]:
         """The deliberations of a stage, journalled one by one and sealed at `path`."""
@@ -214,6 +214,14 @@ class Lab:
     def times(self) -> tuple[StageTime, ...]:
         """All stages so far, those before an interruption included, in order."""
         return tuple(StageTime.model_validate(entry.payload) for entry in self._times.entries())
+
+
+async def _places(fleet: Fleet, engines: Sequence[str]) -> tuple[GpuPlace, ...]:
+    if not engines:
+        return ()
+    from serving.cluster import gpu_places  # Ray takes seconds to import; a run without sleeping engines does without
+
+    return await gpu_places(fleet, engines)
 
 
 def _holding(ask: Ask, fleet: Fleet, job: Job, order: int) -> Callable[[], Awaitable[Deliberation]]:

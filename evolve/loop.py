@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from evolve.asks import base_seats
 from evolve.audit import Audit, audit
 from evolve.breed import Brood, breed
 from evolve.evaluate import Judgements
@@ -11,6 +10,7 @@ from evolve.lab import Lab
 from evolve.lineage import Generation, founders
 from evolve.problem_types import ProblemSet
 from evolve.promote import enter_first, promote
+from evolve.seats import base_seats
 from evolve.select import Selection, compare_on_dev, hold_gate
 from evolve.survey import Survey, survey
 from memory.types import Record

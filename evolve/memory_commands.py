@@ -17,7 +17,7 @@ from rich.text import Text
 from evolve.cli import ExitCode
 from evolve.commands import OUT, print_json
 from evolve.config import ConfigError, load_config
-from evolve.run import CONFIG
+from evolve.run_files import CONFIG
 from memory.config import MemoryConfig
 from memory.database import FILE_NAME, StoreError, connect
 from memory.embed import Embedder, EmbedderError, HashedNgramEmbedder, MiniLmEmbedder, Vectors, embedder_named

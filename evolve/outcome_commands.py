@@ -12,7 +12,7 @@ from evolve.config import ConfigError, load_mesh
 from evolve.labels import BadRow, LabelError, read_labels
 from evolve.late_outcomes import Imported, Judged, judge_labels, measure_batch, publish_measured, remember
 from evolve.measured import RELIABILITY, read_reliability
-from evolve.run import memory_settings
+from evolve.run_memory import memory_settings
 from memory.embed import embedder_named
 from memory.store import Memory
 from memory.types import Namespace

@@ -13,7 +13,7 @@ from evolve.measured import RELIABILITY, read_reliability
 from evolve.problem_config import FileProblems
 from evolve.protocols import KINDS, chosen_protocol
 from evolve.replaying import Settings
-from evolve.run import CONFIG
+from evolve.run_files import CONFIG
 from memory.ledger import LedgerError
 from mesh.config import CouncilConfig, ProtocolConfig, VoteConfig
 from mesh.reliability import Reliability

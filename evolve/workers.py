@@ -32,7 +32,7 @@ from evolve.training_job import (
     publish_report,
     quarantined,
 )
-from serving.cluster import GpuPlace
+from serving.placement import GpuPlace
 
 PROGRESS_NAME = "progress.json"
 DEATHS = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError, TaskUnschedulableError)

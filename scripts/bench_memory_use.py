@@ -25,11 +25,11 @@ from typing import Protocol
 import numpy as np
 from memory_stream import RETURNING, Estimate, Kind, Row, Visit, mean_of, paired, ratio_of, stream
 
-from evolve.asks import base_seats
 from evolve.config import RunConfig, load_config
 from evolve.judge import Judge, best_constant
 from evolve.problem_types import Problem
 from evolve.problems import draw_problems
+from evolve.seats import base_seats
 from evolve.splits import Split
 from memory.config import MemoryConfig
 from memory.embed import Embedder, Vectors, embedder_named

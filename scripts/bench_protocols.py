@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from evolve.asks import base_seats
 from evolve.config import RunConfig, load_config
 from evolve.intervals import paired_difference, wilson
 from evolve.judge import Judge, best_constant
 from evolve.lineage import Lineage
 from evolve.problem_types import Problem
 from evolve.problems import draw_problems
+from evolve.seats import base_seats
 from evolve.splits import Split
 from memory.ledger import publish_json
 from memory.types import Record

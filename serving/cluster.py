@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import Field
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError
 from ray.util.placement_group import (
@@ -20,23 +19,19 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from memory.types import Record
 from mesh.engine import Engine, EngineError
 from serving.actor import EngineActor, RayEngine, Seat
 from serving.adapters import AdapterStore
-from serving.config import EngineSpec, ServingConfig, VllmSpec
+from serving.config import EngineSpec, ServingConfig
 from serving.fleet import Fleet
 from serving.fleet_record import NAMESPACE, FleetError, actor_name
-from serving.hosting import HostedEngine, build_engine
-from serving.models import ModelStore
-from serving.placement import LABEL_SHARE, Placement, Room, gpus_of, plan
+from serving.in_process import LocalFleet, Started, model_dirs, start_here
+from serving.placement import LABEL_SHARE, GpuPlace, Placement, Room, gpus_of, plan
 from serving.ray_session import LocalRay, start_local_ray
 
 __all__ = [
-    "GpuPlace",
     "LocalRay",
     "RayFleet",
-    "Started",
     "find_fleet",
     "gpu_places",
     "rooms",
@@ -47,18 +42,10 @@ __all__ = [
 ]
 
 
-class GpuPlace(Record):
-    """A node and GPUs of it that one engine has."""
-
-    node: str = Field(description="id, as Ray names the node")
-    gpus: tuple[str, ...] = Field(description="as CUDA_VISIBLE_DEVICES names them; empty: an engine on the CPU")
-
-
 _LOOK_AGAIN_S = 0.1
 _NO_LABELS = ("CPU", "GPU", "memory", "object_store_memory")
 _NO_LABEL_PREFIXES = ("node:", "accelerator_type:")
 
-Started = Callable[[str], None]
 _Key = tuple[str, int]
 _Strategy = PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy | str
 
@@ -93,9 +80,9 @@ async def start_fleet(
         FleetError: the cluster has no room, or a shared fleet already runs there.
         EngineError: an engine did not start in time; like with every error, whatever did start is stopped again.
     """
-    model_dirs = _model_dirs(config)
     if config.in_process:
-        return Fleet(await _start_here(config, adapters, started))
+        return await start_here(config, adapters, started)
+    weights = model_dirs(config)
     cluster = start_local_ray(config.ray)
     engines: dict[str, list[RayEngine]] = {spec.name: [] for spec in config.engines}
     groups: dict[_Key, PlacementGroup] = {}
@@ -104,7 +91,7 @@ async def start_fleet(
         await _make_room(config, placement, groups)
         for spec in config.engines:
             for replica in range(spec.replicas):
-                seat = _seat(spec, replica, model_dirs[spec.name], config, adapters)
+                seat = _seat(spec, replica, weights[spec.name], config, adapters)
                 where = _strategy(groups.get((spec.name, replica)), placement.node_of(spec.name, replica))
                 engines[spec.name].append(_start_actor(seat, replica, where, config, is_shared=is_shared))
         await _all(_await_start(name, replicas, started) for name, replicas in engines.items())
@@ -127,12 +114,11 @@ def find_fleet(config: ServingConfig, cluster: LocalRay, replicas: Mapping[str, 
 
 async def stop_fleet(fleet: Fleet) -> None:
     """Stops what was started for this fleet: every engine and its Ray, or, attached to a shared one, nothing of it."""
-    if not isinstance(fleet, RayFleet):
-        engines = [engine for replicas in fleet.replicas.values() for engine in replicas]
-        await asyncio.gather(*(_stop(engine) for engine in engines), return_exceptions=True)
-    elif fleet.is_attached:
+    if isinstance(fleet, LocalFleet):
+        await fleet.stop()
+    elif isinstance(fleet, RayFleet) and fleet.is_attached:
         fleet.cluster.close()
-    else:
+    elif isinstance(fleet, RayFleet):
         engines = [engine for replicas in fleet.replicas.values() for engine in replicas]
         await _end(engines, fleet.groups, fleet.cluster)
 
@@ -174,24 +160,6 @@ def _where(_actor: object) -> GpuPlace:
     return GpuPlace(
         node=ray.get_runtime_context().get_node_id(), gpus=tuple(str(number) for number in ray.get_gpu_ids())
     )
-
-
-def _model_dirs(config: ServingConfig) -> dict[str, Path | None]:
-    store = ModelStore(config.model_store)
-    return {
-        spec.name: store.path(spec.model).resolve() if isinstance(spec, VllmSpec) else None for spec in config.engines
-    }
-
-
-async def _start_here(config: ServingConfig, adapters: AdapterStore, started: Started) -> dict[str, list[Engine]]:
-    engines: dict[str, list[Engine]] = {}
-    for spec in config.engines:
-        hosted: list[HostedEngine] = [build_engine(spec, None, adapters) for _ in range(spec.replicas)]
-        for engine in hosted:
-            await engine.start()
-        engines[spec.name] = list(hosted)
-        started(spec.name)
-    return engines
 
 
 def _seat(

@@ -6,26 +6,39 @@ import asyncio
 import time
 
 from serving.adapters import AdapterStore
-from serving.cluster import Started, find_fleet, start_fleet
 from serving.config import ServingConfig
 from serving.fleet import Fleet
 from serving.fleet_record import FleetError, FleetRecord, differences, read_fleet, record_path
-from serving.ray_session import join_ray
+from serving.in_process import LocalFleet, Started, start_here
 
 _LOOK_AGAIN_S = 0.2
 
 
 async def open_fleet(config: ServingConfig, adapters: AdapterStore, started: Started = lambda name: None) -> Fleet:
-    """The fleet that is up, or a private one of the same engines; `stop_fleet` closes either as it should.
+    """The fleet that is up, or a private one of the same engines; `close_fleet` closes either as it should.
 
-    Raises as `attach_fleet` and `start_fleet` do.
+    Raises as `attach_fleet`, `start_fleet` and `start_here` do.
     """
+    if config.in_process:
+        return await start_here(config, adapters, started)
+    from serving.cluster import start_fleet  # Ray takes seconds to import; engines of this process do without
+
     fleet = await attach_fleet(config)
     if fleet is None:
         return await start_fleet(config, adapters, started)
     for name in fleet.engines:
         started(name)
     return fleet
+
+
+async def close_fleet(fleet: Fleet) -> None:
+    """Stops what `open_fleet` started, or only disconnects from a fleet that was up."""
+    if isinstance(fleet, LocalFleet):
+        await fleet.stop()
+        return
+    from serving.cluster import stop_fleet
+
+    await stop_fleet(fleet)
 
 
 async def attach_fleet(config: ServingConfig) -> Fleet | None:
@@ -54,6 +67,9 @@ def reach_fleet(record: FleetRecord, config: ServingConfig | None = None) -> Fle
 
     Raises FleetError if it cannot be reached or a replica is missing. Call it from the main thread.
     """
+    from serving.cluster import find_fleet
+    from serving.ray_session import join_ray
+
     config = config or ServingConfig(engines=record.engines)
     wanted = {spec.name for spec in config.engines}
     cluster = join_ray(record.address, with_token=record.with_token)

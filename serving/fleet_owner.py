@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 from memory.ledger import exclusive_lock, sync_directory
 from serving.adapters import AdapterStore
-from serving.cluster import Started, shared_actors, start_fleet, stop_fleet
+from serving.cluster import shared_actors, start_fleet, stop_fleet
 from serving.config import FleetConfig, ServingConfig
 from serving.fleet import Fleet
 from serving.fleet_record import FleetError, FleetRecord, State, publish_fleet, read_fleet, record_path
+from serving.in_process import Started
 from serving.processes import FLEET_VARIABLE, end_marked, mark_of
 from serving.ray_session import LocalRay, asks_for_token, gcs_address, start_local_ray
 from serving.training_room import wake_forgotten

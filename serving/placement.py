@@ -32,6 +32,13 @@ class Room(Record):
     free_bytes: int | None = Field(default=None, description="main memory that is not taken; null: not known")
 
 
+class GpuPlace(Record):
+    """A node and GPUs of it that one engine has."""
+
+    node: str = Field(description="id, as Ray names the node")
+    gpus: tuple[str, ...] = Field(description="as CUDA_VISIBLE_DEVICES names them; empty: an engine on the CPU")
+
+
 class Placed(Record):
     """One replica and its node."""
 

@@ -10,7 +10,8 @@ import pytest
 
 from evolve.config import RunConfig
 from evolve.progress import Silent
-from evolve.run import open_memory, run
+from evolve.run import run
+from evolve.run_memory import open_memory
 from memory.config import MemoryConfig
 from memory.types import Kind
 from serving.traces import read_traces

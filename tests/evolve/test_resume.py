@@ -13,7 +13,8 @@ from evolve.config import ConfigError, RunConfig
 from evolve.journal import JournalError, timeless
 from evolve.progress import Silent
 from evolve.report.data import ReportData
-from evolve.run import open_memory, run
+from evolve.run import run
+from evolve.run_memory import open_memory
 from memory.ledger import AlreadyLocked, exclusive_lock
 from serving.traces import read_traces
 

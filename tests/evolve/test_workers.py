@@ -16,8 +16,9 @@ from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport, f
 from evolve.workers import WorkersError, run_jobs, write_progress
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore
-from serving.cluster import GpuPlace, start_local_ray
+from serving.cluster import start_local_ray
 from serving.config import RayConfig
+from serving.placement import GpuPlace
 
 ROW = TrainingRow(
     task_id="t", task_type="sum", messages=(Message(role="user", parts=(Part(text="1 + 1?"),)),), completion="2"
