@@ -110,7 +110,7 @@ class VllmSpec(_Spec):
         default=None,
         pattern=r"^[a-z0-9_.-]{1,64}$",
         description="vLLM's reader of this model's tool calls, e.g. 'hermes', where a client asks the member alone "
-        "and lets it choose; null: a client must name the tool",
+        "and lets it use tools; null: it takes none",
     )
     reasoning_parser: str | None = Field(
         default=None,

@@ -31,6 +31,8 @@ REFUSED = {
 }
 """What vLLM's server would take and a client must not send, and why."""
 
+_NO_PARSER = "--tool-call-parser"
+NO_TOOLS = "tools: nothing reads this member's tool calls; leave it out, or set `tool_parser` of its engine"
 _PATH = re.compile(r"(?:/[\w.+@~-]+){2,}/?")
 
 
@@ -79,6 +81,8 @@ def usage_in(answer: Mapping[str, Any]) -> Usage | None:
 def refusal(status: int, body: bytes) -> bytes:
     """The server's own refusal in the door's words: the same message, without what it tells of this machine."""
     message, param = error_in(body)
+    if _NO_PARSER in message:
+        return error_body(NO_TOOLS, "invalid_request_error", "tools", "unsupported_parameter")
     if status == 429:
         return error_body(message, "rate_limit_error", param, "rate_limit_exceeded")
     return error_body(message, "invalid_request_error", param, "invalid_value")

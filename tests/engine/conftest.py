@@ -83,7 +83,7 @@ def fleet(adapter_store: AdapterStore) -> Iterator[RayFleet]:
     specs = tuple(
         VllmSpec.model_validate(
             {"name": name, "family": name, "model": source, "cpu_cores": str(core % 2), "kv_cache_gib": 0.5}
-            | {"max_model_len": 1024}
+            | {"max_model_len": 1024, "tool_parser": "hermes"}
             | slots
         )
         for core, (name, source) in enumerate(FAMILIES.items())

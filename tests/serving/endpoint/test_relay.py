@@ -15,7 +15,7 @@ from mesh.types import Member
 from serving.endpoint.errors import Refused
 from serving.endpoint.members import ProxyAnswer
 from serving.endpoint.relay import Relay
-from serving.endpoint.relay_wire import REFUSED
+from serving.endpoint.relay_wire import REFUSED, refusal
 from serving.hosting import EngineBusy, EngineLost
 from serving.member_http import HttpAddress
 from serving.replica import ReplicaLoad
@@ -154,6 +154,13 @@ def test_a_refusal_of_the_server_names_the_field_and_hides_the_machine() -> None
             assert len(got(made)) == 1
 
     asyncio.run(act())
+
+
+def test_tools_for_a_member_whose_calls_nothing_reads_are_refused_by_name() -> None:
+    said = {"error": {"message": 'tool_choice=function "add" requires --tool-call-parser to be set', "param": None}}
+    error = json.loads(refusal(400, json.dumps(said).encode()))["error"]
+    assert error["param"] == "tools"
+    assert "tool_parser" in error["message"]
 
 
 def test_a_broken_connection_is_asked_again_of_the_process_that_took_over() -> None:
