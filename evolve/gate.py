@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc, bdtrik, gammaln, xlogy
 
 from evolve.intervals import Interval, paired_difference
 from memory.types import Record
@@ -124,8 +124,8 @@ def mcnemar_p(wins: int, losses: int, *, two_sided: bool = False) -> float:
         raise ValueError(f"expected counts of at least 0, got {wins} wins and {losses} losses")
     flips = wins + losses
     if not two_sided:
-        return float(binom.sf(wins - 1, flips, 0.5)) if flips else 1.0
-    return min(1.0, 2.0 * float(binom.cdf(min(wins, losses), flips, 0.5))) if flips else 1.0
+        return float(bdtrc(wins - 1, flips, 0.5)) if flips else 1.0
+    return min(1.0, 2.0 * float(bdtr(min(wins, losses), flips, 0.5))) if flips else 1.0
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[tuple[float, float, bool]]:
@@ -162,8 +162,8 @@ def power_of(n: int, discordance: float, difference: float, alpha: float) -> flo
         return 0.0
     flips, needed = _critical_wins(n, alpha)
     share_of_wins = min(1.0, (discordance + difference) / (2 * discordance))
-    found = binom.sf(needed - 1, flips, share_of_wins)
-    return float(np.sum(binom.pmf(flips, n, discordance) * found))
+    found = bdtrc(needed - 1, flips, share_of_wins)
+    return float(np.sum(_chances(flips, n, discordance) * found))
 
 
 @lru_cache(maxsize=4096)
@@ -185,12 +185,18 @@ def detectable_effect(n: int, discordance: float, alpha: float, power: float = P
 def _critical_wins(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """(0..n flips, fewest wins that the test rejects at; flips + 1 where none is enough)."""
     flips = np.arange(n + 1)
-    # isf gives the smallest w with P(W > w) <= alpha, so w + 1 wins are enough; rounding may put it one off.
-    wins = np.clip(binom.isf(alpha, flips, 0.5) + 1, 0, flips + 1)
+    # The smallest w with P(W > w) <= alpha, so w + 1 wins are enough; rounding may put it one off.
+    wins = np.clip(np.ceil(np.nan_to_num(bdtrik(1.0 - alpha, flips, 0.5))) + 1, 0, flips + 1)
     lower = np.clip(wins - 1, 0, None)
-    wins = np.where(binom.sf(lower - 1, flips, 0.5) <= alpha, lower, wins)
-    wins = np.where(binom.sf(wins - 1, flips, 0.5) <= alpha, wins, wins + 1)
+    wins = np.where(bdtrc(lower - 1, flips, 0.5) <= alpha, lower, wins)
+    wins = np.where(bdtrc(wins - 1, flips, 0.5) <= alpha, wins, wins + 1)
     return flips, np.where(flips == 0, 1, np.minimum(wins, flips + 1))
+
+
+def _chances(successes: np.ndarray, n: int, share: float) -> np.ndarray:
+    """Chance of each number of successes in n tries (`scipy.stats.binom.pmf`, whose import takes seconds)."""
+    ways = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
+    return np.asarray(np.exp(ways + xlogy(successes, share) + xlogy(n - successes, 1.0 - share)))
 
 
 def _wins_losses(incumbent: Sequence[bool], candidate: Sequence[bool]) -> tuple[int, int]:
