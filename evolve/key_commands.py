@@ -31,7 +31,9 @@ def create_command(
     period = _period(quota[1])
     limit = None if quota[0] is None else Quota(tokens=quota[0], per=period)
     lives_s = None if days is None else days * DAY_S
-    record, secret = _ring(config).create(team, limit, project=project, note=note, lives_s=lives_s)
+    state = load_mesh(config).endpoint.state
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)  # as the door makes it, which may come later
+    record, secret = KeyRing(state / KEYS).create(team, limit, project=project, note=note, lives_s=lives_s)
     if as_json:
         print_json({"key": secret, **_as_data(record)})
         return

@@ -32,6 +32,7 @@ def test_a_key_is_made_listed_and_revoked(config: Path, tmp_path: Path) -> None:
         "keys", "create", "--team", "billing", "--quota", 5000, "--per", "hour", "--note", "[b]x", "-c", config
     )
     assert made.exit_code == 0, made.stderr
+    assert (tmp_path / "door").stat().st_mode & 0o077 == 0
     secret, _, words = made.stdout.partition("\n")
     ring = KeyRing(tmp_path / "door" / "keys.json")
     record = ring.find(secret)
