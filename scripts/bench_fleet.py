@@ -241,7 +241,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    show(asyncio.run(run(options)))
+    before = os.getloadavg()[0]
+    rows = asyncio.run(run(options))
+    print(f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after, {len(os.sched_getaffinity(0))} cores")
+    show(rows)
 
 
 if __name__ == "__main__":
