@@ -159,6 +159,7 @@ class DeliberationView(Record):
     created: int = Field(description="when it was asked, in seconds since 1970")
     model: str
     content: str = Field(description="what was answered")
+    problem: str = Field(description="why it was refused after all: it fitted no form; empty: it was answered")
     mesh: MeshField
     protocol: ProtocolConfig = Field(description="as it was held, with the caller's sampling")
     deliberation: Deliberation = Field(description="every word that was said, to whom, and what it took")
@@ -171,6 +172,7 @@ def view_of(kept: Kept, prices: Mapping[str, float]) -> DeliberationView:
         created=kept.created,
         model=kept.model,
         content=kept.content,
+        problem=kept.problem,
         mesh=mesh_of(kept, prices),
         protocol=kept.protocol,
         deliberation=kept.deliberation,

@@ -34,7 +34,7 @@ from serving.endpoint.outcomes import Learner
 from serving.endpoint.quota import QuotaBook
 from serving.endpoint.stream import Called
 from serving.roster import Roster, SeatSource
-from serving.shaping import Shaped, readers_of, shape_answer
+from serving.shaping import readers_of, shape_answer
 from serving.ticket import Ticket, with_ticket
 
 GRACE_S = 10.0
@@ -110,6 +110,8 @@ class Mesh:
             self.quota.spend(asked.caller, Usage.total(taken))
         self.metrics.deliberated(kept.deliberation)
         await self._keep(kept)
+        if kept.problem:
+            raise _not_in_form(kept)
         return kept
 
     async def close(self) -> None:
@@ -132,7 +134,7 @@ class Mesh:
         await self._check_answered(held, engine, protocol, recalled)
         # One id everywhere: in the answer, in the store, in memory. The content's own can be computed again.
         held = held.model_copy(update={"id": asked.id})
-        held, content = await self._shaped(ask, held, engine, protocol, job, watch)
+        held, content, problem = await self._shaped(ask, held, engine, protocol, job, watch)
         return Kept(
             id=asked.id,
             key_id=asked.caller.key_id,
@@ -147,6 +149,7 @@ class Mesh:
             created=created,
             seconds=time.perf_counter() - started,
             content=content,
+            problem=problem,
             may_train=self.config.train_on,
             deliberation=held,
         )
@@ -159,10 +162,10 @@ class Mesh:
         protocol: ProtocolConfig,
         job: Job,
         watch: Callable[[str, Exchange], None],
-    ) -> tuple[Deliberation, str]:
-        """What is said, in the form that was asked for. Raises Refused (422) where it could not be had."""
+    ) -> tuple[Deliberation, str, str]:
+        """What is said, in the form that was asked for, and why there is nothing in that form; '' if there is."""
         if ask.form is None or held.verdict.answer is None:
-            return held, content_of(held)
+            return held, content_of(held), ""
         calls = Calls(
             engine, held.task, held.seed, protocol.call_timeout_s, Purse(protocol.budget, self.prices), job.clock,
             Replay(None), watch=watch,
@@ -170,7 +173,9 @@ class Mesh:
         max_tokens = max(MIN_SHAPE_TOKENS, protocol.sampling.max_tokens)
         shaped = await shape_answer(calls, ask.form, held, readers_of(held), max_tokens)
         held = held.model_copy(update={"exchanges": (*held.exchanges, *calls.exchanges)})
-        return held, _in_form(shaped, held)
+        if shaped.problem:
+            return held, "", shaped.problem
+        return held, json.dumps(shaped.value, ensure_ascii=False), ""
 
     async def _check_answered(
         self, held: Deliberation, engine: Engine, protocol: ProtocolConfig, recalled: Recall
@@ -238,16 +243,14 @@ def silence(held: Deliberation) -> list[Failure]:
     return [failure for part in parts for failure in part.failures]
 
 
-def _in_form(shaped: Shaped, held: Deliberation) -> str:
-    if shaped.problem:
-        raise Refused(
-            422,
-            f"response_format: the mesh decided, and no member brought its answer into the form ({shaped.problem}); "
-            f"ask again without it, or see deliberation {held.id}",
-            code="answer_not_in_form",
-            param="response_format",
-        )
-    return json.dumps(shaped.value, ensure_ascii=False)
+def _not_in_form(kept: Kept) -> Refused:
+    return Refused(
+        422,
+        f"response_format: the mesh decided, and no member brought its answer into the form ({kept.problem}); "
+        f"ask again without it, or see deliberation {kept.id}",
+        code="answer_not_in_form",
+        param="response_format",
+    )
 
 
 async def _largest_window(held: Deliberation, engine: Engine, recalled: Recall, max_tokens: int) -> int | None:

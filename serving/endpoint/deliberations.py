@@ -41,6 +41,9 @@ class Kept(Record):
     created: int = Field(description="when it was asked, in seconds since 1970")
     seconds: float = Field(description="wall seconds it took")
     content: str = Field(description="what was answered")
+    problem: str = Field(
+        default="", description="why the answer was refused after all: it fitted no form; empty: it did"
+    )
     may_train: bool = Field(default=False, description="whether the operator let served traffic become training data")
     deliberation: Deliberation
 

@@ -33,7 +33,7 @@ async def from_mesh(
     asked = Asked(caller, ask, id_for(caller, idempotency_key), request_digest(data), passage.span)
     if idempotency_key is not None:
         earlier = await door.store.find(caller, asked.id)
-        if earlier is not None:
+        if earlier is not None and not earlier.problem:
             check_same(earlier.digest, asked.digest)
             passage.joined = True
             return _replayed(passage, ask, earlier)

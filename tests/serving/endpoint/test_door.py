@@ -339,15 +339,24 @@ def test_an_answer_is_brought_into_the_form_that_is_asked_for(tmp_path: Path, fo
     assert asyncio.run(work())["choices"][0]["message"]["content"] == content
 
 
-def test_an_answer_that_fits_no_form_is_not_passed_off_as_one(tmp_path: Path) -> None:
-    async def work() -> httpx.Response:
+def test_an_answer_that_fits_no_form_is_refused_and_its_trace_is_kept(tmp_path: Path) -> None:
+    async def work() -> tuple[list[httpx.Response], httpx.Response, int]:
         schema = {"type": "object", "properties": {"a": {"type": "array"}}, "required": ["a"]}
         form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-        async with opened(tmp_path, engine=Says()) as door, door.client() as client:
-            return await client.post(CHAT, json=ask(response_format=form))
+        engine, retry = Says(), {"idempotency-key": "1"}
+        async with opened(tmp_path, engine=engine) as door, door.client() as client:
+            body = ask(response_format=form)
+            refused = [await client.post(CHAT, json=body, headers=retry)]
+            id = refused[0].json()["error"]["message"].rpartition(" ")[2]
+            trace, num_asked = await client.get(f"/v1/deliberations/{id}"), len(engine.prompts)
+            refused.append(await client.post(CHAT, json=body, headers=retry))
+            return refused, trace, len(engine.prompts) - num_asked
 
-    refused = asyncio.run(work())
-    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "response_format")
+    refused, trace, num_asked_again = asyncio.run(work())
+    assert [(one.status_code, one.json()["error"]["param"]) for one in refused] == [(422, "response_format")] * 2
+    assert (trace.status_code, trace.json()["mesh"]["answer"], trace.json()["content"]) == (200, "42", "")
+    assert trace.json()["problem"] in refused[0].json()["error"]["message"]
+    assert num_asked_again > 0
 
 
 def test_a_door_that_drains_lets_answers_end_and_takes_nothing_new(tmp_path: Path) -> None:
