@@ -130,10 +130,21 @@ class Usage(Record):
     @staticmethod
     def total(usages: Iterable[Usage]) -> Usage:
         """Sum of many."""
-        result = Usage()
+        # One record in the end: a check of every sum in between would be most of the work.
+        prompt_tokens, output_tokens, num_calls, seconds, engine_seconds = 0, 0, 0, 0.0, 0.0
         for usage in usages:
-            result = result + usage
-        return result
+            prompt_tokens += usage.prompt_tokens
+            output_tokens += usage.output_tokens
+            num_calls += usage.num_calls
+            seconds += usage.seconds
+            engine_seconds += usage.engine_seconds
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            num_calls=num_calls,
+            seconds=seconds,
+            engine_seconds=engine_seconds,
+        )
 
 
 class Completion(Record):
