@@ -17,7 +17,7 @@ question.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
 at("stop").addEventListener("click", () => underWay?.abort());
-model.addEventListener("change", () => (at("kind-field").hidden = !asksMesh()));
+model.addEventListener("change", () => (kind.disabled = !asksMesh()));
 key.addEventListener("change", () => void listModels());
 void listModels();
 
@@ -29,6 +29,7 @@ async function listModels() {
     const before = model.value;
     model.replaceChildren(group("The mesh", data, "mesh"), group("One member alone", data, "member", "specialist"));
     if (data.some((one) => one.id === before)) model.value = before;
+    kind.disabled = !asksMesh();
     fail(null);
   } catch (error) {
     fail(error);

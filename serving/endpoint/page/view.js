@@ -83,7 +83,8 @@ export function showNothing(body, text) {
 
 /** The answer and all that the mesh says about it. `mesh` null: one member answered alone. */
 export function showAnswer(body, content, mesh) {
-  body.replaceChildren(el("p", "said final", content || "The mesh decided nothing."));
+  const size = content.length <= 60 ? " short" : "";
+  body.replaceChildren(el("p", `said final${size}`, content || "The mesh decided nothing."));
   if (mesh) body.append(certainty(mesh), ...support(mesh), ...missing(mesh));
 }
 
