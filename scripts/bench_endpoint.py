@@ -54,7 +54,7 @@ serving:
     - {{kind: scripted, name: cid, family: gamma, skill: 0.7, latency_s: {latency}}}
 endpoint: {{state: {directory}/state, max_concurrent: 8192, max_queued: 8192, keep_alive_s: 1.0, drain_s: 0}}
 """
-WARM_UP = 20
+WARM_UP = 5
 HELD_S = 5.0
 """Seconds for which streams stay open between the two looks at the memory with them."""
 Ask = Callable[[int], Awaitable[str]]
@@ -73,11 +73,11 @@ class Measured:
     answers: dict[int, str]
 
 
-def body(number: int, *, stream: bool = False) -> dict[str, Any]:
-    """One of many questions, with a seed of its own."""
+def body(number: int, kind: str, *, stream: bool = False) -> dict[str, Any]:
+    """One of many questions, with a seed of its own; `kind` of answer: "number", or "free" for prose."""
     question = f"A shop counts its stock. What is {number} + {number % 97}?"
-    sent = {"model": "mesh", "messages": [{"role": "user", "content": question}], "seed": number}
-    return {**sent, "stream": True} if stream else sent
+    messages = [{"role": "user", "content": question}]
+    return {"model": "mesh", "messages": messages, "seed": number, "stream": stream, "mesh": {"answer": kind}}
 
 
 async def measure(asks: Sequence[Ask], seconds: float, cpu: Callable[[], float]) -> Measured:
@@ -106,8 +106,8 @@ async def measure(asks: Sequence[Ask], seconds: float, cpu: Callable[[], float])
 class Connection:
     """A client of one connection that speaks as much HTTP as it needs, so that it costs little."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str) -> None:
+        self._reader, self._writer, self._kind = reader, writer, kind
 
     def send(self, data: dict[str, Any]) -> None:
         """A request."""
@@ -124,13 +124,13 @@ class Connection:
 
     async def ask(self, number: int) -> str:
         """As `Ask`."""
-        self.send(body(number))
+        self.send(body(number, self._kind))
         answer = json.loads(await self._reader.readexactly(int((await self.head())["content-length"])))
         return str(answer["choices"][0]["message"]["content"])
 
     async def first_event(self, number: int) -> None:
         """Opens a stream and reads its first event; the rest comes as it may."""
-        self.send(body(number, stream=True))
+        self.send(body(number, self._kind, stream=True))
         await self.head()
         await self._reader.readuntil(b"\n\n")
 
@@ -140,12 +140,12 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(address: tuple[str, int], number: int) -> AsyncIterator[list[Connection]]:
+async def connected(address: tuple[str, int], number: int, kind: str = "number") -> AsyncIterator[list[Connection]]:
     """So many open connections."""
     async with AsyncExitStack() as held:
         found = []
         for _ in range(number):
-            connection = Connection(*await asyncio.open_connection(*address))
+            connection = Connection(*await asyncio.open_connection(*address), kind)
             held.push_async_callback(connection.close)
             found.append(connection)
         yield found
@@ -173,12 +173,12 @@ def door(directory: Path, latency: float) -> Iterator[tuple[psutil.Process, tupl
             process.terminate()
 
 
-def in_process(config: MeshConfig, fleet: Fleet, members: Sequence[Member]) -> Ask:
+def in_process(config: MeshConfig, fleet: Fleet, members: Sequence[Member], kind: str) -> Ask:
     """Asks the mesh as the door does, without it."""
     protocol, job, orders = served_protocols(config, members, safe=False)["mesh"], Job(), count()
 
     async def ask(number: int) -> str:
-        asked = to_ask(read_request(body(number)))
+        asked = to_ask(read_request(body(number, kind)))
         held = await deliberate(
             asked.task,
             members,
@@ -198,16 +198,17 @@ async def compare(directory: Path, options: argparse.Namespace) -> dict[int, lis
     with door(directory, options.latency) as (process, address, path):
         config = load_mesh(path)
         async with serving(config, None, quiet=True) as (fleet, members):
-            direct = in_process(config, fleet, members)
+            direct = in_process(config, fleet, members, options.answer)
             for number in options.clients:
-                async with connected(address, number) as clients:
-                    for client in clients[:WARM_UP]:
-                        await asyncio.gather(client.ask(0), direct(0))
-                    for _ in range(options.rounds):
+                for _ in range(options.rounds):
+                    # Anew each round: the door ends connections that say nothing for 30 s, as busy machines do.
+                    async with connected(address, number, options.answer) as clients:
+                        for client in clients[:WARM_UP]:
+                            await asyncio.gather(client.ask(0), direct(0))
                         asks = [client.ask for client in clients]
                         through = await measure(asks, options.seconds, lambda: cpu_of(process))
-                        plain = await measure([direct] * number, options.seconds, time.process_time)
-                        found.setdefault(number, []).append((through, plain))
+                    plain = await measure([direct] * number, options.seconds, time.process_time)
+                    found.setdefault(number, []).append((through, plain))
     return found
 
 
@@ -275,6 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 50, 200])
     parser.add_argument("--latency", type=float, default=0.05, help="seconds an engine takes for one call")
+    parser.add_argument("--answer", choices=["number", "free"], default="number", help="free: prose, judged in pairs")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, default=1000, help="0: memory is not measured")
