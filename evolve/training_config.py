@@ -1,4 +1,4 @@
-"""What an operator may set about training: how adapters are trained, and on what terms workers run it."""
+"""What an operator may set about training: which adapters are bred, how they are trained, and on what terms."""
 
 from __future__ import annotations
 
@@ -38,6 +38,30 @@ class LoraTraining(Record):
         default="auto", description="number type of the frozen base; auto: bfloat16 where the hardware multiplies it"
     )
     num_threads: int = Field(default=2, ge=1, description="CPU threads of a training process, and CPUs it asks Ray for")
+    preference: PreferenceTraining | None = Field(
+        default=None, description="what is learned from chosen and rejected answers after the rows; null: nothing"
+    )
+
+
+class PreferenceTraining(Record):
+    """Learning from pairs after the rows: the chosen text becomes likelier than the rejected one (DPO)."""
+
+    beta: float = Field(default=0.1, gt=0, description="how closely the adapter is held to what the rows made of it")
+    learning_rate: float = Field(default=5e-5, gt=0, lt=1, description="peak rate; a fifth or less of the rows' rate")
+    num_epochs: int = Field(default=1, ge=1, description="passes over the pairs, unless max_steps ends it earlier")
+    max_steps: int | None = Field(default=None, ge=1, description="at most this many optimizer steps; None: no limit")
+    batch_size: int = Field(default=8, ge=1, description="pairs an optimizer step learns from")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="assumed share of pairs that are the wrong way round"
+    )
+    nll_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the chosen texts' own likelihood in the loss, mean per token; DPO alone may lower it",
+    )
+    min_pairs: int = Field(
+        default=16, ge=1, description="with fewer pairs this stage is left out, and that is reported"
+    )
 
 
 class ScriptedTraining(Record):
@@ -48,7 +72,32 @@ class ScriptedTraining(Record):
     diverges: bool = Field(default=False, description="True: every job is quarantined, to rehearse that path")
 
 
+class MergeTraining(Record):
+    """No learning: parents of one base are merged on what they add to its weights."""
+
+    kind: Literal["merge"] = "merge"
+    method: Literal["cat", "svd", "ties", "dare"] = Field(
+        default="svd",
+        description="cat: the exact weighted sum, its rank the sum of ranks; svd: the nearest to it of `rank`; "
+        "ties: entries trimmed, signs elected, then svd; dare: entries dropped at random, then svd",
+    )
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(), description="of each parent, in order; empty: the same for all, 1 together"
+    )
+    rank: int | None = Field(default=None, ge=1, le=512, description="of the result; null: the largest parent's")
+    density: float = Field(
+        default=0.5, gt=0, le=1, description="share of entries that stay (ties: the largest, dare: a random choice)"
+    )
+    min_energy: float = Field(
+        default=0.0, ge=0, le=1, description="a merge whose rank keeps a smaller share of the update is quarantined"
+    )
+
+
 TrainingConfig = Annotated[LoraTraining | ScriptedTraining, Field(discriminator="kind")]
+"""What a run may say under `training`."""
+
+RecipeTraining = Annotated[LoraTraining | ScriptedTraining | MergeTraining, Field(discriminator="kind")]
+"""How one recipe makes its adapter."""
 
 
 class WorkersConfig(Record):
