@@ -9,10 +9,12 @@ from types import TracebackType
 
 from pydantic import Field
 
+from evolve.permits import Permit
 from evolve.problem_config import ExactVerifier, NumericVerifier
 from evolve.problem_types import Problem, ReasoningGymVerifier
 from evolve.scorer import GymScorer
-from evolve.verifiers import is_exact, is_full_score, is_numeric
+from evolve.sealed import SealedProblem, open_seal
+from evolve.verifiers import is_exact, is_full_score, is_numeric, says
 from memory.types import Evidence, Record, content_hash
 from mesh.parse import parse_answer
 from mesh.types import Outcome
@@ -33,6 +35,14 @@ class Incident(Record):
     reason: str
 
 
+class Opening(Record):
+    """How often a permit was used."""
+
+    purpose: str
+    split: str
+    count: int = Field(description="answers judged against a sealed key, repeats included")
+
+
 class Judge:
     """Judges answers, each distinct one once. A context manager: leaving it ends the scoring process.
 
@@ -44,6 +54,7 @@ class Judge:
         self._scorer = scorer or GymScorer(timeout_s=timeout_s)
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
         self._incidents: list[Incident] = []
+        self._openings: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Judge:
@@ -81,6 +92,33 @@ class Judge:
     def judge_many(self, items: Iterable[tuple[Problem, str | None]]) -> list[Outcome]:
         """Outcomes in the order of `items`."""
         return [self.judge(problem, answer) for problem, answer in items]
+
+    def judge_sealed(self, problem: SealedProblem, answer: str | None, permit: Permit) -> Outcome:
+        """The outcome of one answer to a GATE or AUDIT problem; the seal is opened for this call alone, and counted.
+
+        Raises:
+            SealError: the permit is for another split, or the seal is damaged.
+            ScorerError: as `judge`.
+        """
+        opened = open_seal(problem, permit)
+        self._openings[permit.purpose, problem.split.value] += 1
+        return self.judge(opened, answer)
+
+    def says_reference(self, problem: SealedProblem, texts: Iterable[str], permit: Permit) -> bool:
+        """Whether one of `texts` holds the reference answer of a sealed problem, word for word; for contamination.
+
+        Raises:
+            SealError: as `judge_sealed`.
+        """
+        reference = open_seal(problem, permit).reference
+        self._openings[permit.purpose, problem.split.value] += 1
+        return any(says(text, reference) for text in texts)
+
+    @property
+    def openings(self) -> tuple[Opening, ...]:
+        """How often sealed keys were used so far, by purpose."""
+        counted = sorted(self._openings.items())
+        return tuple(Opening(purpose=purpose, split=split, count=n) for (purpose, split), n in counted)
 
     def _check(self, problem: Problem, answer: str | None) -> Outcome:
         correct: bool | None = False

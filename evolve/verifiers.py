@@ -30,6 +30,15 @@ def is_numeric(answer: str, reference: str, verifier: NumericVerifier) -> bool:
     return abs(value - expected) <= allowed
 
 
+def says(text: str, reference: str) -> bool:
+    """Whether `text` holds the reference as words of their own, apart from case and spacing: "12" is not in "312"."""
+    wanted = " ".join(unicodedata.normalize("NFC", reference).casefold().split()).strip(_OUTER)
+    if not wanted:
+        return False
+    held = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return re.search(rf"(?<![\w.]){re.escape(wanted)}(?![\w]|[.,]\d)", held) is not None
+
+
 def read_number(text: str) -> Fraction | None:
     """The number that `text` is: integer, decimal, exponent, a/b, 1,234.5; with $ or % dropped. None: it is none.
 
