@@ -108,13 +108,20 @@ def demonstrations_of(family: GymFamily, config: GymProblems) -> tuple[Demonstra
 
 
 def draw_family(
-    family: GymFamily, config: GymProblems, seeds: Mapping[Split, int], taken: set[str], num_distinct: int | None
+    family: GymFamily,
+    config: GymProblems,
+    seeds: Mapping[Split, int],
+    taken: set[str],
+    num_distinct: int | None,
+    demonstrations: tuple[Demonstration, ...] | None = None,
 ) -> tuple[dict[Split, list[Problem]], FamilyDraw, list[Skipped]]:
     """Fresh problems of one family for every split; keys in `taken` are passed over, keys used are added to it.
 
     Each distinct seed is one stream of items; splits with the same seed share the stream, so they cost one pass.
+    `demonstrations` None: the family's own.
     """
-    demonstrations = demonstrations_of(family, config)
+    if demonstrations is None:
+        demonstrations = demonstrations_of(family, config)
     drawn: dict[Split, list[Problem]] = {split: [] for split in Split}
     skipped: list[Skipped] = []
     num_draws = num_duplicates = 0

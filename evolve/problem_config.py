@@ -41,11 +41,40 @@ class GymFamily(Record):
     answer_kind: AnswerKind = Field(default="number", description="how answers are read: number, text, math or free")
     num_demonstrations: int = Field(default=0, ge=0, le=32, description="worked examples shown before every task")
     max_tokens: int = Field(default=32, ge=1, description="longest answer, in tokens")
+    weight: float = Field(default=1.0, gt=0.0, description="share of a mix, beside the other families' weights")
+    levels: tuple[dict[str, Scalar | tuple[Scalar, ...]], ...] = Field(
+        default=(), max_length=32, description="settings from easy to hard, each laid over `settings`; empty: one level"
+    )
 
     @property
     def type(self) -> str:
         """Task type of its problems."""
         return self.label or self.name
+
+    def at_level(self, level: int) -> GymFamily:
+        """The family with the settings of one level, from 0; a level beyond the last is the last."""
+        if not self.levels:
+            return self
+        laid_over = self.settings | self.levels[min(level, len(self.levels) - 1)]
+        return self.model_copy(update={"settings": laid_over, "levels": ()})
+
+
+class CurriculumConfig(Record):
+    """When a generation's TRAIN problems become harder or easier. DEV, GATE and AUDIT are drawn from all levels."""
+
+    start: int = Field(default=0, ge=0, description="level of generation 0")
+    raise_at: float = Field(default=0.75, gt=0.0, le=1.0, description="solve rate from which the next level is taken")
+    lower_at: float = Field(default=0.15, ge=0.0, lt=1.0, description="solve rate up to which the level before is")
+    min_answers: int = Field(default=40, ge=1, description="with fewer answers than these the level stays")
+    review_share: float = Field(
+        default=0.2, ge=0.0, le=0.9, description="share of the TRAIN problems taken from the levels below"
+    )
+
+    @model_validator(mode="after")
+    def _lower_is_below_raise(self) -> CurriculumConfig:
+        if self.lower_at >= self.raise_at:
+            raise ValueError(f"lower_at {self.lower_at:g} must be below raise_at {self.raise_at:g}; change one")
+        return self
 
 
 class GymProblems(Record):
@@ -55,6 +84,13 @@ class GymProblems(Record):
     families: tuple[GymFamily, ...] = Field(min_length=1, description="task families to draw from")
     items_per_family: SplitSizes = Field(
         default=SplitSizes(train=100, dev=50, gate=100, audit=100), description="items of every family for each split"
+    )
+    mix: SplitSizes | None = Field(
+        default=None,
+        description="items of all families together, dealt by their weights; empty: items_per_family of every one",
+    )
+    curriculum: CurriculumConfig | None = Field(
+        default=None, description="how TRAIN moves over the families' levels; empty: it is drawn from all of them"
     )
     shares: SplitShares = Field(default=SplitShares(), description="share of the distinct items of each split")
     split_seed: int = Field(default=0, ge=0, description="deals items to splits; keep it over runs")

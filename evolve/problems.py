@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, zip_longest
 
+from evolve.curriculum import sizes_by_family, sizes_by_level
 from evolve.problem_config import FileProblems, GymProblems, ProblemsConfig
 from evolve.problem_types import (
     DrawReport,
@@ -16,8 +17,8 @@ from evolve.problem_types import (
     Skipped,
     VerifierSpec,
 )
-from evolve.splits import Split
-from evolve.taskfile import draw_file
+from evolve.splits import Split, SplitSizes, derived_seed
+from evolve.taskfile import draw_file, file_generation
 from mesh.types import Demonstration
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Skipped",
     "VerifierSpec",
     "check_problems",
+    "draw_generation",
     "draw_problems",
 ]
 
@@ -57,26 +59,77 @@ def draw_problems(
     """
     if isinstance(config, FileProblems):
         return draw_file(config, seed, frozenset(exclude))
+    return _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
+
+
+def draw_generation(
+    config: ProblemsConfig,
+    seed: int,
+    generation: int,
+    exclude: Collection[str] = (),
+    *,
+    levels: Mapping[str, int] | None = None,
+) -> ProblemSet:
+    """TRAIN, DEV and GATE of one generation; AUDIT stays empty, for it is drawn once and for the whole run.
+
+    Procedural families give new items every generation. Give the keys of all earlier generations (`ProblemSet.keys`,
+    `SplitProblems.all_keys`) as `exclude` and no item comes twice; an item of AUDIT never comes, whatever is excluded,
+    because an item belongs to one split for ever. A user's file is finite: see `taskfile.file_generation`.
+
+    Args:
+        config: what to draw.
+        seed: seed of the run.
+        generation: counted from 0; another number gives other items.
+        exclude: canonical keys to pass over.
+        levels: task type to level of its TRAIN items, see `curriculum.next_levels`; a missing one starts at
+            `curriculum.start`.
+
+    Raises:
+        ProblemsError: as `draw_problems`.
+    """
+    if isinstance(config, FileProblems):
+        return file_generation(config, seed, generation)
+    fresh = derived_seed("generation", seed, generation)
+    sizes = {"items_per_family": config.items_per_family.without(Split.AUDIT)}
+    mix = {"mix": config.mix.without(Split.AUDIT)} if config.mix else {}
+    changed = config.model_copy(update=sizes | mix)
+    return _draw_gym(changed, dict.fromkeys(Split, fresh), exclude, levels or {})
+
+
+def _draw_gym(
+    config: GymProblems, seeds: Mapping[Split, int], exclude: Collection[str], levels: Mapping[str, int]
+) -> ProblemSet:
     from evolve.gym import (  # importing reasoning-gym takes seconds; a user's file needs none
+        demonstrations_of,
         distinct_items,
         draw_family,
     )
 
-    seeds = {split: (split_seeds or {}).get(split, seed) for split in Split}
     taken = set(exclude)
     by_split: dict[Split, list[list[Problem]]] = {split: [] for split in Split}
     reports: list[FamilyDraw] = []
     malformed: list[Skipped] = []
     demonstrations: dict[str, tuple[Demonstration, ...]] = {}
-    for family in config.families:
-        counted = distinct_items(family, config.min_distinct_items) if config.min_distinct_items else None
-        drawn, report, skipped = draw_family(family, config, seeds, taken, counted)
-        reports.append(report)
-        malformed.extend(skipped)
-        for split, items in drawn.items():
-            by_split[split].append(items)
-            if items:
-                demonstrations[family.type] = items[0].task.demonstrations
+    for family, sizes in zip(config.families, sizes_by_family(config), strict=True):
+        easiest = family.at_level(0)
+        counted = distinct_items(easiest, config.min_distinct_items) if config.min_distinct_items else None
+        shown = demonstrations_of(easiest, config)
+        of_family: dict[Split, list[list[Problem]]] = {split: [] for split in Split}
+        parts: list[FamilyDraw] = []
+        for level, part in enumerate(sizes_by_level(family, sizes, config.curriculum, levels.get(family.type))):
+            if level and not any(part.of(split) for split in Split):
+                continue
+            wanted = config.model_copy(update={"items_per_family": part})
+            drawn, report, skipped = draw_family(family.at_level(level), wanted, seeds, taken, counted, shown)
+            parts.append(report)
+            malformed.extend(skipped)
+            for split, items in drawn.items():
+                of_family[split].append(items)
+        reports.append(_together(parts, sizes))
+        for split, lists in of_family.items():
+            by_split[split].append(_alternate(lists))
+            if any(lists):
+                demonstrations[family.type] = shown
     problems = {split: tuple(_alternate(lists)) for split, lists in by_split.items()}
     if not any(problems.values()):
         raise ProblemsError("no problem could be drawn; raise items_per_family or widen the settings of the families")
@@ -95,7 +148,8 @@ def check_problems(config: ProblemsConfig) -> None:
         from evolve.gym import open_family  # see draw_problems
 
         for family in config.families:
-            open_family(family, seed=0)
+            for level in range(max(1, len(family.levels))):
+                open_family(family.at_level(level), seed=0)
     elif not config.path.is_file():
         raise ProblemsError(f"expected a file of tasks, found none at '{config.path}'; correct the path")
 
@@ -103,6 +157,21 @@ def check_problems(config: ProblemsConfig) -> None:
 def _alternate(lists: Iterable[list[Problem]]) -> list[Problem]:
     """First of each, second of each...: a prefix of the result holds all families."""
     return [problem for row in zip_longest(*lists) for problem in row if problem is not None]
+
+
+def _together(parts: list[FamilyDraw], asked: SplitSizes) -> FamilyDraw:
+    """What the levels of one family gave, as one."""
+    if len(parts) == 1:
+        return parts[0].model_copy(update={"asked": asked})
+    got = {split.value: sum(part.got.of(split) for part in parts) for split in Split}
+    return parts[0].model_copy(
+        update={
+            "asked": asked,
+            "got": SplitSizes(**got),
+            "num_draws": sum(part.num_draws for part in parts),
+            "num_duplicates": sum(part.num_duplicates for part in parts),
+        }
+    )
 
 
 def _warnings(report: FamilyDraw, config: GymProblems) -> list[str]:
@@ -113,7 +182,8 @@ def _warnings(report: FamilyDraw, config: GymProblems) -> list[str]:
             "a member can learn the answers by heart; widen its settings"
         )
     for split in Split:
-        asked, got = config.items_per_family.of(split), report.got.of(split)
+        asked = 0 if report.asked is None else report.asked.of(split)
+        got = report.got.of(split)
         if got < asked:
             found.append(f"{report.type} gave {got} of {asked} {split.value} items: it has no more; widen its settings")
     return found

@@ -53,6 +53,10 @@ class SplitSizes(Record):
         """Size of one split."""
         return int(getattr(self, split.value))
 
+    def without(self, split: Split) -> SplitSizes:
+        """The same with no items of one split."""
+        return self.model_copy(update={split.value: 0})
+
 
 def split_of(key: str, seed: int, shares: SplitShares) -> Split:
     """The split of the item with canonical key `key`: a pure function, the same in every process and run.

@@ -98,6 +98,18 @@ def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozens
     return ProblemSet(problems=problems, demonstrations=demonstrations, report=report)
 
 
+def file_generation(config: FileProblems, seed: int, generation: int) -> ProblemSet:
+    """One generation's view of a user's file, which has no fresh items to give: the same items, AUDIT left out.
+
+    TRAIN comes in another order every generation, so that a slice of it is another slice. DEV and GATE are the same
+    items every time: what holding the gate on them again costs is kept by `gate_wear`.
+    """
+    drawn = draw_file(config, seed)
+    train = sorted(drawn.of(Split.TRAIN), key=lambda problem: content_hash([seed, generation, problem.key]))
+    kept = {Split.TRAIN: tuple(train), Split.DEV: drawn.of(Split.DEV), Split.GATE: drawn.of(Split.GATE)}
+    return drawn.model_copy(update={"problems": {**kept, Split.AUDIT: ()}})
+
+
 def _raw_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(where, row), or (where, reason) for a line that is no JSON object."""
     if not path.is_file():
