@@ -1,4 +1,4 @@
-"""Who did what right: every proposal of a trace becomes one credit, by member and phase. Pure."""
+"""Who did what right: proposals, critiques and votes of a trace become credits, by member and phase. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from memory.types import Record
-from mesh.types import Deliberation, Proposal
+from mesh.equivalence import same_answer
+from mesh.types import Deliberation, Proposal, positions
 
 CreditKind = Literal[
     "own_correct", "own_wrong", "wrong_to_right", "stayed_right", "right_to_wrong", "stayed_wrong", "abstained"
@@ -37,6 +38,57 @@ class Credit(Record):
         return self.kind in ("own_correct", "wrong_to_right", "stayed_right")
 
 
+CritiqueKind = Literal["fixed", "kept_right", "broke", "left_wrong", "unheard", "invalid"]
+
+
+class CritiqueCredit(Record):
+    """One critique with what became of those whose answer it spoke against.
+
+    Its descendants are the revisions, in the same round, of the other members who held the answer it targets.
+    """
+
+    task_id: str
+    member: str
+    family: str
+    adapter: str | None
+    kind: CritiqueKind = Field(
+        description="'fixed': spoke against a wrong answer, and a descendant ends right; 'left_wrong': none does; "
+        "'kept_right': spoke against a right answer, and every descendant kept it; 'broke': one lost it; "
+        "'unheard': nobody revised an answer it spoke against; 'invalid': empty or a copy"
+    )
+    round: int
+    target: str = Field(description="the answer it spoke against")
+    text: str
+    num_descendants: int = Field(default=0, description="revisions it could have moved")
+    num_right: int = Field(default=0, description="of these, the ones that end right")
+
+
+class VoteCredit(Record):
+    """One vote with what the judge made of the option it was cast for."""
+
+    task_id: str
+    member: str
+    family: str
+    adapter: str | None
+    answer: str
+    correct: bool
+    right_weight: float = Field(description="probability the member gave to right options, 0..1")
+    could_be_right: bool = Field(description="one of the options was right; False: no vote could have been")
+
+
+class PhaseCredit(Record):
+    """How often one member did well in one phase, of all traces."""
+
+    member: str
+    phase: Literal["propose", "revise", "critique", "vote"]
+    num: int = Field(description="proposals, revisions, critiques or votes; critiques nobody could heed are left out")
+    num_good: int = Field(
+        description="right proposals and revisions; critiques that fixed or left a right answer standing; right votes"
+    )
+    num_changed: int = Field(default=0, description="revisions wrong to right; critiques that fixed; else 0")
+    num_harmed: int = Field(default=0, description="revisions right to wrong; critiques that broke; else 0")
+
+
 def credit(deliberations: Iterable[Deliberation], correct: IsCorrect) -> list[Credit]:
     """One credit a proposal, in the order of the traces.
 
@@ -52,6 +104,57 @@ def count_credits(credits: Iterable[Credit]) -> dict[str, dict[CreditKind, int]]
     for item in credits:
         counts.setdefault(item.member, Counter())[item.kind] += 1
     return {member: dict(kinds) for member, kinds in counts.items()}
+
+
+def credit_critiques(deliberations: Iterable[Deliberation], correct: IsCorrect) -> list[CritiqueCredit]:
+    """One credit a critique, in the order of the traces: did those it spoke against end right?
+
+    A member's own revision is no descendant of its critique. Several critiques of one answer share the descendants,
+    since nothing in a trace tells which of them was heeded.
+    """
+    return [found for deliberation in deliberations for found in _critiques_of(deliberation, correct)]
+
+
+def credit_votes(deliberations: Iterable[Deliberation], correct: IsCorrect) -> list[VoteCredit]:
+    """One credit a vote, in the order of the traces."""
+    return [found for deliberation in deliberations for found in _votes_of(deliberation, correct)]
+
+
+def count_phases(
+    credits: Iterable[Credit], critiques: Iterable[CritiqueCredit] = (), votes: Iterable[VoteCredit] = ()
+) -> tuple[PhaseCredit, ...]:
+    """Every member's record by phase, sorted by member, phases in the order of a deliberation.
+
+    An abstention is a proposal or revision that was not good. Votes without a right option are not counted.
+    """
+    tally: dict[tuple[str, str], Counter[str]] = {}
+
+    def count(member: str, phase: str, good: bool, changed: bool, harmed: bool) -> None:
+        row = tally.setdefault((member, phase), Counter())
+        row.update({"num": 1, "num_good": good, "num_changed": changed, "num_harmed": harmed})
+
+    for one in credits:
+        phase = "revise" if one.round > 0 else "propose"
+        count(one.member, phase, one.correct, one.kind == "wrong_to_right", one.kind == "right_to_wrong")
+    for said in critiques:
+        if said.kind not in ("unheard", "invalid"):
+            count(
+                said.member,
+                "critique",
+                said.kind in ("fixed", "kept_right"),
+                said.kind == "fixed",
+                said.kind == "broke",
+            )
+    for vote in votes:
+        if vote.could_be_right:
+            count(vote.member, "vote", vote.correct, False, False)
+    members = sorted({member for member, _ in tally})
+    return tuple(
+        PhaseCredit(member=member, phase=phase, **tally[member, phase])
+        for member in members
+        for phase in ("propose", "revise", "critique", "vote")
+        if (member, phase) in tally
+    )
 
 
 def _credits_of(deliberation: Deliberation, correct: IsCorrect) -> list[Credit]:
@@ -86,3 +189,74 @@ def _kind(proposal: Proposal, right: bool, was_right: bool) -> CreditKind:
     if right:
         return "stayed_right" if was_right else "wrong_to_right"
     return "right_to_wrong" if was_right else "stayed_wrong"
+
+
+def _critiques_of(deliberation: Deliberation, correct: IsCorrect) -> list[CritiqueCredit]:
+    task_id, kind = deliberation.task.id, deliberation.equality
+    seats = {member.name: member for member in deliberation.members}
+    credits = []
+    for said in deliberation.critiques:
+        held = _held_before(deliberation, said.round)
+        holders = {
+            name for name, own in held.items() if name != said.member and same_answer(own, said.target_answer, kind)
+        }
+        descendants = [p for p in deliberation.round_of(said.round) if p.member in holders] if said.valid else []
+        ends = [p.answer is not None and correct(task_id, p.answer) for p in descendants]
+        seat = seats.get(said.member)
+        credits.append(
+            CritiqueCredit(
+                task_id=task_id,
+                member=said.member,
+                family="" if seat is None else seat.family,
+                adapter=None if seat is None else seat.adapter,
+                kind=_critique_kind(said.valid, correct(task_id, said.target_answer), ends),
+                round=said.round,
+                target=said.target_answer,
+                text=said.text,
+                num_descendants=len(ends),
+                num_right=sum(ends),
+            )
+        )
+    return credits
+
+
+def _held_before(deliberation: Deliberation, number: int) -> dict[str, str | None]:
+    """What each member held when round `number` began."""
+    held: dict[str, str | None] = {}
+    for earlier in range(number):
+        said = positions(deliberation.round_of(earlier), deliberation.equality)
+        held |= {member: proposal.answer for member, proposal in said.items()}
+    return held
+
+
+def _critique_kind(valid: bool, target_is_right: bool, ends: list[bool]) -> CritiqueKind:
+    if not valid:
+        return "invalid"
+    if not ends:
+        return "unheard"
+    if target_is_right:
+        return "kept_right" if all(ends) else "broke"
+    return "fixed" if any(ends) else "left_wrong"
+
+
+def _votes_of(deliberation: Deliberation, correct: IsCorrect) -> list[VoteCredit]:
+    task_id = deliberation.task.id
+    seats = {member.name: member for member in deliberation.members}
+    credits = []
+    for vote in deliberation.votes:
+        options = dict(vote.weights) or {vote.answer: 1.0}
+        right = {answer for answer in options if correct(task_id, answer)}
+        seat = seats.get(vote.member)
+        credits.append(
+            VoteCredit(
+                task_id=task_id,
+                member=vote.member,
+                family=vote.family,
+                adapter=None if seat is None else seat.adapter,
+                answer=vote.answer,
+                correct=correct(task_id, vote.answer),
+                right_weight=min(1.0, sum(options[answer] for answer in right)),
+                could_be_right=bool(right),
+            )
+        )
+    return credits

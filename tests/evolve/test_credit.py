@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.credit import Credit, count_credits, credit
-from mesh.types import Deliberation, Member, Proposal, Task, Verdict
+from evolve.credit import Credit, count_credits, count_phases, credit, credit_critiques, credit_votes
+from mesh.types import Critique, Deliberation, Member, Proposal, Task, Verdict, Vote
 
 TASK = Task(id="t", question="3 + 4?", answer_kind="number")
 
@@ -85,3 +85,63 @@ def test_every_proposal_becomes_one_credit_that_is_right_when_its_answer_is(
     assert len(credits) == len(drawn)
     assert all(item.correct == (item.answer == "7") for item in credits)
     assert [item.round for item in credits] == sorted(item[2] for item in drawn)
+
+
+def against(member: str, target: str, round: int = 1, valid: bool = True) -> Critique:
+    return Critique(member=member, round=round, target_answer=target, text="No.", valid=valid)
+
+
+def critique_kinds(critiques: list[Critique], *proposals: Proposal) -> list[str]:
+    held = trace(*proposals).model_copy(update={"critiques": tuple(critiques)})
+    return [item.kind for item in credit_critiques([held], is_seven)]
+
+
+def test_a_critique_is_credited_with_those_it_spoke_against_ending_right() -> None:
+    first = (said("a", "8"), said("b", "7"), said("c", "8"))
+    assert critique_kinds([against("b", "8")], *first, said("a", "7", 1), said("c", "8", 1)) == ["fixed"]
+    assert critique_kinds([against("b", "8")], *first, said("a", "9", 1), said("c", "8", 1)) == ["left_wrong"]
+
+
+def test_a_critique_of_a_right_answer_harms_when_somebody_leaves_it() -> None:
+    first = (said("a", "7"), said("b", "8"))
+    assert critique_kinds([against("b", "7")], *first, said("a", "7", 1)) == ["kept_right"]
+    assert critique_kinds([against("b", "7")], *first, said("a", "8", 1)) == ["broke"]
+
+
+def test_a_critique_nobody_could_heed_counts_for_nothing() -> None:
+    first = (said("a", "8"), said("b", "8"))
+    assert critique_kinds([against("b", "9")], *first, said("a", "7", 1)) == ["unheard"]
+    assert critique_kinds([against("a", "8", valid=False)], *first, said("b", "7", 1)) == ["invalid"]
+    assert critique_kinds([against("a", "8")], said("a", "8"), said("a", "7", 1)) == ["unheard"]  # its own revision
+
+
+def test_a_critique_of_the_second_round_speaks_to_what_was_held_after_the_first() -> None:
+    told = [said("a", "7"), said("b", "7"), said("a", "8", 1), said("b", "7", 1), said("a", "7", 2)]
+    assert critique_kinds([against("b", "8", round=2)], *told) == ["fixed"]
+
+
+def test_votes_are_right_or_wrong_and_show_how_sure_they_were() -> None:
+    votes = (
+        Vote(member="a", family="f", answer="7", weights=(("7", 0.75), ("8", 0.25))),
+        Vote(member="b", family="g", answer="8", weights=(("8", 0.6), ("7", 0.4))),
+        Vote(member="c", family="h", answer="9", weights=(("9", 1.0),)),
+    )
+    held = trace(said("a", "7"), said("b", "8")).model_copy(update={"votes": votes})
+    found = credit_votes([held], is_seven)
+    assert [(v.correct, v.right_weight, v.could_be_right) for v in found] == [
+        (True, 0.75, True), (False, 0.4, True), (False, 0.0, False),
+    ]  # fmt: skip
+
+
+def test_every_member_has_a_record_by_phase() -> None:
+    held = trace(said("a", "8"), said("b", "7"), said("a", "7", 1), said("b", "8", 1)).model_copy(
+        update={
+            "critiques": (against("b", "8"), against("a", "9")),
+            "votes": (Vote(member="a", family="f", answer="7", weights=(("7", 1.0),)),),
+        }
+    )
+    rows = count_phases(credit([held], is_seven), credit_critiques([held], is_seven), credit_votes([held], is_seven))
+    assert [(r.member, r.phase, r.num, r.num_good, r.num_changed, r.num_harmed) for r in rows] == [
+        ("a", "propose", 1, 0, 0, 0), ("a", "revise", 1, 1, 1, 0), ("a", "vote", 1, 1, 0, 0),
+        ("b", "propose", 1, 1, 0, 0), ("b", "revise", 1, 0, 0, 1), ("b", "critique", 1, 1, 1, 0),
+    ]  # fmt: skip
