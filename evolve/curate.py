@@ -11,6 +11,7 @@ from pydantic import Field
 
 from evolve.config import CurationConfig
 from evolve.credit import Credit
+from evolve.paths import path_of
 from evolve.problem_types import Problem
 from memory.types import Record, content_hash
 from mesh.equivalence import same_answer
@@ -29,6 +30,8 @@ DropReason = Literal[
     "duplicate",
     "cap_per_problem",
     "cap_per_type",
+    "same_path",
+    "cap_per_source",
 ]
 
 MAX_IMBALANCE = 3
@@ -58,6 +61,17 @@ class Example(Record):
     messages: tuple[Message, ...] = Field(description="the task's proposal prompt, without anything recalled")
     completion: str = Field(description="up to the answer and no further, without a terminator")
     weight: float = Field(default=1.0, gt=0.0)
+
+
+class CurationRules(Record):
+    """What may be asked of a set beyond the caps of `CurationConfig`; the defaults ask for nothing more."""
+
+    distinct_paths: bool = Field(
+        default=False, description="keep one example of each way to an answer, not one of each wording"
+    )
+    max_per_source: int | None = Field(
+        default=None, ge=1, description="examples of one source (first proposals, revisions) of a member; null: any"
+    )
 
 
 class Drop(Record):
@@ -114,6 +128,7 @@ def curate(
     *,
     held_out: Collection[str],
     seed: int,
+    rules: CurationRules | None = None,
 ) -> Curated:
     """Examples out of credits; each credit becomes one example or one drop.
 
@@ -123,6 +138,7 @@ def curate(
         config: caps, each for one member.
         held_out: canonical keys of DEV, GATE and AUDIT items; a problem with one of them is contaminated.
         seed: decides which examples stay where a cap bites. The same input gives the same output.
+        rules: what is asked for beyond the caps; None: nothing.
     """
     by_id = {problem.task.id: problem for problem in problems if problem.key not in held_out}
     candidates: list[tuple[Credit, Example]] = []
@@ -133,7 +149,7 @@ def curate(
             candidates.append((item, result))
         else:
             drops.append(_drop(item, by_id.get(item.task_id), result))
-    kept, refused = _capped(candidates, config, seed)
+    kept, refused = _capped(candidates, config, seed, rules or CurationRules())
     drops += [_drop(item, by_id[item.task_id], reason) for item, reason in refused]
     return Curated(examples=tuple(kept), drops=tuple(drops))
 
@@ -186,21 +202,31 @@ def _example(item: Credit, problem: Problem | None, config: CurationConfig) -> E
 
 
 def _capped(
-    candidates: Sequence[tuple[Credit, Example]], config: CurationConfig, seed: int
+    candidates: Sequence[tuple[Credit, Example]], config: CurationConfig, seed: int, rules: CurationRules
 ) -> tuple[list[Example], list[tuple[Credit, DropReason]]]:
     """(kept, refused with reason). First proposals go before revisions, then a seeded order decides."""
     refused: list[tuple[Credit, DropReason]] = []
     seen: set[tuple[str, str, str]] = set()
+    paths: set[tuple[str, str, str]] = set()
+    num_of_source: Counter[tuple[str, Source]] = Counter()
     num_of_problem: Counter[tuple[str, str]] = Counter()
     left: list[tuple[Credit, Example]] = []
     for item, example in sorted(candidates, key=lambda pair: _rank(pair[1], seed)):
         text = (example.member, example.task_id, " ".join(example.completion.split()))
+        path = (*text[:2], path_of(example.completion)) if rules.distinct_paths else text
+        source = (example.member, example.source)
         if text in seen:
             refused.append((item, "duplicate"))
+        elif path in paths:
+            refused.append((item, "same_path"))
         elif num_of_problem[text[:2]] >= config.max_per_problem:
             refused.append((item, "cap_per_problem"))
+        elif rules.max_per_source is not None and num_of_source[source] >= rules.max_per_source:
+            refused.append((item, "cap_per_source"))
         else:
             seen.add(text)
+            paths.add(path)
+            num_of_source[source] += 1
             num_of_problem[text[:2]] += 1
             left.append((item, example))
     limits = _type_limits([example for _, example in left], config)

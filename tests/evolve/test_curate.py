@@ -8,7 +8,7 @@ import pytest
 
 from evolve.config import CurationConfig
 from evolve.credit import Credit, CreditKind
-from evolve.curate import Curated, clean_completion, curate
+from evolve.curate import Curated, CurationRules, clean_completion, curate
 from evolve.problem_config import ExactVerifier
 from evolve.problem_types import Problem
 from mesh.types import Task
@@ -140,3 +140,20 @@ def test_the_report_accounts_for_every_credit() -> None:
 )
 def test_a_completion_ends_with_its_answer(text: str, clean: str | None) -> None:
     assert clean_completion(text, "7", "number") == clean
+
+
+def test_one_way_to_an_answer_is_learned_once_where_distinct_paths_are_asked_for() -> None:
+    credits = [said("sums-1", "3 + 4 = 7"), said("sums-1", "Well, 3+4=7"), said("sums-1", "8 - 1 = 7")]
+    config = CurationConfig(max_per_problem=8)
+    plain = curate(credits, [problem("sums-1")], config, held_out=(), seed=0)
+    asked = curate(credits, [problem("sums-1")], config, held_out=(), seed=0, rules=CurationRules(distinct_paths=True))
+    assert len(plain.examples) == 3
+    assert (len(asked.examples), reasons(asked)) == (2, {"same_path": 1})
+
+
+def test_a_source_gives_a_member_only_so_many_examples_where_that_is_asked_for() -> None:
+    credits = [said(f"sums-{n}") for n in range(4)] + [said("sums-9", kind="wrong_to_right", round=1)]
+    problems = [problem(item.task_id) for item in credits]
+    asked = curate(credits, problems, CurationConfig(), held_out=(), seed=0, rules=CurationRules(max_per_source=2))
+    assert Counter(example.source for example in asked.examples) == {"own_correct": 2, "revision": 1}
+    assert reasons(asked) == {"cap_per_source": 2}
