@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from evolve.problem_types import Problem
 from memory.types import Record
@@ -58,6 +58,26 @@ def vote_scores(
     """1 where the vote of these seats is right, else 0, problem by problem."""
     verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
     return [float(answer is not None and judged.get((task_id, answer), False)) for task_id, answer in verdicts]
+
+
+def right_votes(
+    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], judged: Mapping[tuple[str, str], bool]
+) -> tuple[bool, ...]:
+    """Was the vote of these seats right, problem by problem; an abstention is wrong."""
+    verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
+    return tuple(answer is not None and judged.get((task_id, answer), False) for task_id, answer in verdicts)
+
+
+def success_counts(
+    pool: Pool, member: Member, problems: Sequence[Problem], judged: Mapping[tuple[str, str], bool]
+) -> list[tuple[int, int]]:
+    """(right samples, samples) of a member, problem by problem; abstentions are samples that are not right."""
+    counts = []
+    for problem in problems:
+        proposals = pool.of(member, problem.task)
+        right = sum(p.answer is not None and judged.get((problem.task.id, p.answer), False) for p in proposals)
+        counts.append((right, len(proposals)))
+    return counts
 
 
 def answers_of(deliberations: Iterable[Deliberation]) -> list[tuple[str, str]]:

@@ -181,6 +181,11 @@ def detectable_effect(n: int, discordance: float, alpha: float, power: float = P
     return high
 
 
+def mcnemar_table(n: int, alpha: float) -> np.ndarray:
+    """(n + 1,) fewest wins that the one-sided exact test at `alpha` rejects at, by number of flips."""
+    return _critical_wins(n, alpha)[1]
+
+
 @lru_cache(maxsize=256)
 def _critical_wins(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """(0..n flips, fewest wins that the test rejects at; flips + 1 where none is enough)."""

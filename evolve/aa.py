@@ -1,0 +1,57 @@
+"""The gate tested on itself: how often incumbents re-entered under fresh seeds would have been promoted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import Field
+from scipy.special import bdtrc
+
+from evolve.conjunction import ConjunctionRecord
+from evolve.intervals import Interval, wilson
+from memory.types import Record
+
+ALARM = 0.01
+"""Chance of so many false promotions below which the gate itself is suspected."""
+
+
+class AARecord(Record):
+    """All A/A arms of a run so far."""
+
+    alpha: float
+    num_arms: int
+    num_would_pass: int = Field(description="each one a false promotion, had it been a candidate")
+
+    @property
+    def interval(self) -> Interval:
+        """95% interval of the rate of false promotions; wide with few arms."""
+        return wilson(self.num_would_pass, self.num_arms)
+
+    @property
+    def p_exceeds(self) -> float:
+        """Chance of so many or more if the true rate were `alpha`; 1 without any."""
+        if self.num_would_pass == 0:
+            return 1.0
+        return float(bdtrc(self.num_would_pass - 1, self.num_arms, self.alpha))
+
+    @property
+    def is_alarm(self) -> bool:
+        """More false promotions than the gate's level explains: stop promoting and look for a leak or a cache."""
+        return self.p_exceeds <= ALARM
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        if self.num_arms == 0:
+            return "no A/A arm was held"
+        return (
+            f"{self.num_would_pass} of {self.num_arms} A/A arms would have been promoted (95% interval "
+            f"{self.interval.low:.1%} to {self.interval.high:.1%}; the gate promises at most {self.alpha:.0%})"
+            + (": the gate cannot be trusted" if self.is_alarm else "")
+        )
+
+
+def aa_record(records: Iterable[ConjunctionRecord], alpha: float) -> AARecord:
+    """Count the A/A arms in all gates that were held, and those of whom the rule said yes."""
+    arms = [result for record in records for result in record.results if result.kind == "aa"]
+    return AARecord(alpha=alpha, num_arms=len(arms), num_would_pass=sum(arm.would_pass for arm in arms))

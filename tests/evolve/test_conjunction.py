@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from evolve.conjunction import Contest, ContestResult, Rival, hold
+from evolve.gate import Arm, decide
+
+EVERY = ("incumbent", "placebo", "budget")
+N = 120
+
+
+def right(count: int, start: int = 0) -> tuple[bool, ...]:
+    return tuple(start <= index < start + count for index in range(N))
+
+
+def contest(name: str = "new", candidate: int = 80, kind: str = "candidate", **rivals: int) -> Contest:
+    table = {"incumbent": 50, "placebo": 52, "budget": 55} | rivals
+    return Contest(
+        name=name,
+        kind=kind,  # type: ignore[arg-type]
+        right=right(candidate),
+        rivals=tuple(Rival(kind=kind, name=kind, right=right(count)) for kind, count in table.items()),  # type: ignore[arg-type]
+        task_types=("sums",) * 60 + ("gcd",) * 60,
+    )
+
+
+def hold_one(one: Contest, alpha: float = 0.05) -> ContestResult:
+    return hold([one], alpha, required=EVERY, seed=0).results[0]
+
+
+def test_a_candidate_that_beats_all_rivals_passes() -> None:
+    result = hold_one(contest())
+    assert result.passed
+    assert result.p == max(versus.test.p for versus in result.versus)
+    assert result.reason.startswith("passed: 30 won and 0 lost of 120 against the incumbents (+25.0%")
+
+
+def test_form_alone_is_refused_however_large_the_gain() -> None:
+    result = hold_one(contest(placebo=79))
+    assert not result.passed
+    assert result.versus[0].test.p < 1e-6
+    assert result.reason.endswith("not shown to beat its placebo, which learned form alone")
+
+
+def test_one_more_sample_of_the_best_incumbent_has_to_be_beaten() -> None:
+    assert not hold_one(contest(budget=78)).passed
+
+
+def test_a_required_rival_that_was_not_measured_refuses() -> None:
+    one = contest()
+    without = one.model_copy(update={"rivals": one.rivals[:1]})
+    assert hold([without], 0.05, seed=0).results[0].passed
+    result = hold_one(without)
+    assert (result.shown, result.passed, result.missing) == (True, False, ("placebo", "budget"))
+    assert "not measured against its placebo" in result.reason
+
+
+def test_a_control_is_held_to_the_same_rule_and_never_promoted() -> None:
+    record = hold([contest("again", kind="aa"), contest("new")], 0.05, required=EVERY, seed=0)
+    again = record.results[0]
+    assert (again.would_pass, again.passed, record.num_candidates) == (True, False, 1)
+    assert [result.name for result in record.promoted] == ["new"]
+    assert again.reason.endswith("would have passed; a control is never promoted")
+
+
+def test_candidates_share_alpha_by_their_largest_p() -> None:
+    alone = hold_one(contest(candidate=62))
+    assert (alone.passed, alone.p) == (True, pytest.approx(2.0**-7))
+    weak = [contest(f"weak {index}", candidate=56) for index in range(7)]
+    crowd = hold([contest("good", candidate=62), *weak], 0.05, required=EVERY, seed=0)
+    assert crowd.results[0].threshold == pytest.approx(0.05 / 8)
+    assert crowd.promoted == ()
+
+
+def test_harm_to_one_task_type_refuses() -> None:
+    harmful = tuple(not (index >= 60) and index < 60 for index in range(N))
+    before = tuple(70 <= index < 80 for index in range(N))
+    one = Contest(
+        name="new",
+        right=harmful,
+        rivals=(Rival(kind="incumbent", name="now", right=before),),
+        task_types=("sums",) * 60 + ("gcd",) * 60,
+    )
+    result = hold([one], 0.05, seed=0).results[0]
+    assert (result.shown, result.passed) == (True, False)
+    assert [guard.task_type for guard in result.harmed] == ["gcd"]
+    assert "shown to harm gcd (0 won, 10 lost)" in result.reason
+
+
+def test_clusters_take_away_what_copies_gave() -> None:
+    one = contest(candidate=64)
+    copied = one.model_copy(update={"clusters": tuple(str(index // 20) for index in range(N))})
+    assert hold_one(one).passed
+    assert not hold_one(copied).passed
+
+
+def test_without_more_rivals_it_decides_as_the_plain_gate() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        before = rng.random(N) < 0.5
+        arms, contests = [], []
+        for name in ("a", "b"):
+            after = before ^ (rng.random(N) < np.where(before, 0.1, 0.3))
+            types = ("sums",) * 60 + ("gcd",) * 60
+            arms.append(Arm(name=name, incumbent=before.tolist(), candidate=after.tolist(), task_types=types))
+            now = Rival(kind="incumbent", name="now", right=before.tolist())
+            contests.append(Contest(name=name, right=after.tolist(), rivals=(now,), task_types=types))
+        plain, whole = decide(arms, 0.05), hold(contests, 0.05, seed=0)
+        assert [r.passed for r in plain.results] == [r.passed for r in whole.results]
+        for old, new in zip(plain.results, whole.gate_record().results, strict=True):
+            assert new.model_copy(update={"reason": ""}) == old.model_copy(update={"reason": ""})
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        hold([], 0.0, seed=0)
+    with pytest.raises(ValueError, match="different names"):
+        hold([contest("x"), contest("x")], 0.05, seed=0)
+    placebo = Rival(kind="placebo", name="form", right=right(3))
+    with pytest.raises(ValidationError, match="incumbent first"):
+        Contest(name="x", right=right(3), rivals=(placebo,), task_types=("a",) * N)
+    with pytest.raises(ValidationError, match="same problems"):
+        Contest(name="x", right=right(3)[:5], rivals=contest().rivals, task_types=("a",) * N)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from evolve.conjunction import Contest, Rival, hold
+from evolve.gate import HARM_ALPHA, mcnemar_p, power_of
+from evolve.power import Assumed, conjunction_power, detectable_conjunction, guarded_power
+
+ALONE = {"placebo_gain": None, "budget_gain": None}
+
+
+def test_against_one_rival_the_simulation_finds_the_exact_power() -> None:
+    found = conjunction_power(Assumed(num_problems=150, gain=0.1, num_finalists=3, **ALONE), seed=1)
+    assert found.all_beaten == pytest.approx(power_of(150, 0.2, 0.1, 0.05 / 3), abs=0.025)
+    assert found.interval.low <= guarded_power([150], 0.2, 0.1, 0.05 / 3) <= found.interval.high
+
+
+def test_guards_are_counted_exactly() -> None:
+    sizes, win, lose, level = (5, 4), 0.4, 0.2, 0.2
+    expected = 0.0
+    outcomes = [[(w, x) for w, x in product(range(size + 1), repeat=2) if w + x <= size] for size in sizes]
+    for cells in product(*outcomes):
+        chance = 1.0
+        for size, (w, x) in zip(sizes, cells, strict=True):
+            chance *= comb(size, w) * comb(size - w, x) * win**w * lose**x * (1 - win - lose) ** (size - w - x)
+        harmed = any(mcnemar_p(x, w) <= HARM_ALPHA for w, x in cells)
+        if not harmed and mcnemar_p(sum(w for w, _ in cells), sum(x for _, x in cells)) <= level:
+            expected += chance
+    assert guarded_power(sizes, win + lose, win - lose, level) == pytest.approx(expected)
+
+
+def test_every_condition_more_costs_power() -> None:
+    base = {"num_problems": 300, "gain": 0.1, "num_finalists": 3}
+    alone = conjunction_power(Assumed(**base, **ALONE))
+    whole = conjunction_power(Assumed(**base))
+    assert whole.power < alone.power
+    assert whole.power <= whole.all_beaten <= min(share for _, share in whole.beaten)
+    assert [kind for kind, _ in whole.beaten] == ["incumbent", "placebo", "budget"]
+    assert "passes the gate with a chance of" in whole.sentence
+
+
+def test_form_alone_is_let_through_no_more_often_than_the_level() -> None:
+    form = Assumed(num_problems=400, gain=0.15, placebo_gain=0.15, budget_gain=0.0, discordance=0.2)
+    found = conjunction_power(form, seed=2)
+    assert dict(found.beaten)["incumbent"] > 0.99
+    assert found.power <= 0.05 + 0.01
+
+
+def test_the_detectable_gain_has_the_power_it_claims() -> None:
+    assumed = Assumed(num_problems=400, num_task_types=2, gain=0.0)
+    found = detectable_conjunction(assumed, rounds=1000, seed=3)
+    assert found is not None
+    assert found.power >= 0.8
+    again = conjunction_power(found.assumed, seed=9)
+    assert again.power == pytest.approx(0.8, abs=0.04)
+    assert detectable_conjunction(Assumed(num_problems=12, gain=0.0), rounds=200) is None
+
+
+def test_clusters_cost_power_and_full_copies_leave_as_many_problems_as_clusters() -> None:
+    base = {"gain": 0.1, "discordance": 0.2, **ALONE}
+    copies = conjunction_power(Assumed(num_problems=600, cluster_size=4, cluster_correlation=1.0, **base), rounds=1000)
+    fewer = conjunction_power(Assumed(num_problems=150, **base), rounds=4000)
+    free = conjunction_power(Assumed(num_problems=600, **base), rounds=1000)
+    assert copies.all_beaten == pytest.approx(fewer.all_beaten, abs=0.05)
+    assert copies.power < free.power
+
+
+def test_the_power_is_that_of_the_code_that_decides() -> None:
+    assumed = Assumed(num_problems=200, num_task_types=2, gain=0.12, discordance=0.2, alpha=0.1)
+    rng = np.random.default_rng(5)
+    passed, rounds = 0, 150
+    for _ in range(rounds):
+        now = rng.random(200) < 0.5
+        arms = {
+            name: now ^ (rng.random(200) < np.where(now, 0.2 - gain, 0.2 + gain))
+            for name, gain in (("new", 0.12), ("placebo", 0.0), ("budget", 0.0))
+        }
+        rivals = [("incumbent", now), ("placebo", arms["placebo"]), ("budget", arms["budget"])]
+        contest = Contest(
+            name="new",
+            right=arms["new"].tolist(),
+            rivals=tuple(Rival(kind=kind, name=kind, right=right.tolist()) for kind, right in rivals),  # type: ignore[arg-type]
+            task_types=("a",) * 100 + ("b",) * 100,
+        )
+        passed += hold([contest], 0.1, seed=0).results[0].passed
+    assert passed / rounds == pytest.approx(conjunction_power(assumed).power, abs=0.1)
+
+
+def test_an_impossible_gain_is_refused() -> None:
+    with pytest.raises(ValidationError, match="impossible"):
+        Assumed(num_problems=10, gain=0.3, discordance=0.2)
+    with pytest.raises(ValidationError, match="1 - accuracy"):
+        Assumed(num_problems=10, gain=0.2, discordance=0.2, accuracy=0.9)
