@@ -1,25 +1,56 @@
-"""Recipes: which adapters a generation tries to breed, and which examples each of them learns from."""
+"""Recipes: which adapters a generation tries to breed, from which parents, and which examples each learns from."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field
 
-from evolve.training_config import RecipesConfig, TrainingConfig
+from evolve.bandit import BanditState, choose
+from evolve.merged_rank import merged_rank
+from evolve.mutate import mutate
+from evolve.training_config import (
+    LoraTraining,
+    MergeTraining,
+    RecipesConfig,
+    RecipeTraining,
+    Role,
+    ScriptedTraining,
+    TrainingConfig,
+)
 from memory.types import Record, content_hash
 from mesh.types import Member, Message
 
 if TYPE_CHECKING:
     from evolve.curate import Example
 
-Ingredient = Literal["own_correct", "revision", "cross_family"]
+Ingredient = Literal["own_correct", "revision", "cross_family", "critique", "synthesis"]
 
 OWN: tuple[Ingredient, ...] = ("own_correct", "revision")
 CROSS: tuple[Ingredient, ...] = (*OWN, "cross_family")
+DISTIL: tuple[Ingredient, ...] = ("cross_family",)
+ROLE_MIX: dict[Role, tuple[Ingredient, ...]] = {
+    "proposer": OWN,
+    "critic": ("critique",),
+    "synthesiser": ("synthesis",),
+}
+
+
+class Parent(Record):
+    """An adapter that a recipe may start from: what seated or archived specialists are to this module."""
+
+    name: str
+    adapter: str = Field(description="content hash")
+    engine: str = Field(description="engine whose base model it is for")
+    rank: int = Field(ge=1)
+    task_types: tuple[str, ...] = Field(default=(), description="what it was bred for; empty: all")
+    role: Role = "proposer"
+    training: LoraTraining | None = Field(
+        default=None, description="how it was trained, which mutations start from; None: not known, or not trained"
+    )
 
 
 class Recipe(Record):
@@ -30,9 +61,24 @@ class Recipe(Record):
     family: str = Field(description="model family of that engine")
     mix: tuple[Ingredient, ...] = Field(description="which examples go in; cross_family: verified by another family")
     task_types: tuple[str, ...] = Field(default=(), description="only these task types; empty: all")
-    training: TrainingConfig
+    training: RecipeTraining
     placebo: bool = Field(default=False, description="True: targets are shuffled, so that only form can be learned")
     seed: int = Field(ge=0, description="of the choice of rows, their order, the adapter's first weights")
+    role: Role = "proposer"
+    parents: tuple[str, ...] = Field(
+        default=(), description="hashes of adapters: the one that is trained further, or those that are merged"
+    )
+    arm: str = Field(
+        default="", description="what a bandit knows it by in every generation; empty: a control, always bred"
+    )
+    changes: tuple[str, ...] = Field(default=(), description="hyper-parameters that a mutation changed, in words")
+
+    @property
+    def start(self) -> Literal["fresh", "warm", "merge"]:
+        """What the adapter is made from: the base alone, a parent, or several."""
+        if self.training.kind == "merge":
+            return "merge"
+        return "warm" if self.parents else "fresh"
 
 
 class TrainingRow(Record):
@@ -43,6 +89,63 @@ class TrainingRow(Record):
     messages: tuple[Message, ...] = Field(description="the prompt, exactly as the engine gets it")
     completion: str = Field(description="the assistant's text, without any terminator")
     weight: float = Field(default=1.0, gt=0, description="weight of this row in the loss, relative to the other rows")
+
+
+class PreferenceRow(Record):
+    """A pair to learn from: the better and the worse answer to one prompt."""
+
+    task_id: str
+    task_type: str
+    messages: tuple[Message, ...] = Field(description="the prompt, exactly as the engine gets it")
+    chosen: str = Field(description="the better text, without any terminator")
+    rejected: str = Field(description="the worse text, without any terminator")
+    weight: float = Field(default=1.0, gt=0, description="weight of this pair in the loss, relative to the others")
+
+
+class Pair(Protocol):
+    """What curation has to say of a chosen and a rejected answer to one problem."""
+
+    @property
+    def task_id(self) -> str:
+        """The problem."""
+        ...
+
+    @property
+    def task_type(self) -> str:
+        """Its task family."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Model family of the chosen text's author."""
+        ...
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The prompt."""
+        ...
+
+    @property
+    def chosen(self) -> str:
+        """The better text."""
+        ...
+
+    @property
+    def rejected(self) -> str:
+        """The worse text."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Weight in the loss."""
+        ...
+
+
+class PairSelection(Record):
+    """The pairs of one recipe, and what became of the others."""
+
+    pairs: tuple[PreferenceRow, ...] = ()
+    left_out: dict[str, int] = Field(default_factory=dict, description="reason to number of pairs")
 
 
 class RowSelection(Record):
@@ -61,25 +164,29 @@ def recipes_for(
     *,
     task_types: Sequence[str],
     seed: int,
+    parents: Sequence[Parent] = (),
+    bandit: BanditState | None = None,
+    max_ranks: Mapping[str, int] | None = None,
 ) -> tuple[Recipe, ...]:
-    """Every recipe of a generation, engine by engine in seat order; `task_types` matter for `per_task_type` alone."""
+    """Every recipe of a generation, engine by engine in seat order; `task_types` matter for `per_task_type` alone.
+
+    Args:
+        parents: adapters that may be trained further or merged, the best first; those of engines without a seat are
+            not used.
+        bandit: what is known of the arms; with `config.bandit` it chooses among an engine's recipes. Controls always
+            stay.
+        max_ranks: engine to the largest rank it takes; a merge or mutation beyond that is not made.
+    """
     families = {member.engine: member.family for member in reversed(seats)}
-    recipes = []
+    recipes: list[Recipe] = []
     for engine in dict.fromkeys(member.engine for member in seats):
-        for arm, mix, niche, placebo in _arms(config, task_types):
-            name = f"g{generation}-{engine}-{arm}"
-            recipes.append(
-                Recipe(
-                    name=name,
-                    base=engine,
-                    family=families[engine],
-                    mix=mix,
-                    task_types=niche,
-                    training=training,
-                    placebo=placebo,
-                    seed=_seed(seed, name),
-                )
-            )
+        own_parents = [parent for parent in parents if parent.engine == engine]
+        limit = (max_ranks or {}).get(engine)
+        made = [
+            _recipe(generation, engine, families[engine], arm, seed)
+            for arm in _arms(config, training, task_types, own_parents, limit, (seed, generation, engine))
+        ]
+        recipes += _chosen(made, config, bandit or BanditState(), generation, seed)
     return tuple(recipes)
 
 
@@ -87,7 +194,10 @@ def rows_for(recipe: Recipe, examples: Iterable[Example], config: RecipesConfig)
     """Choose the recipe's rows: the same examples and seed give the same rows in the same order.
 
     A limit of rows is shared out evenly over task types. A placebo's targets are shuffled within each task type.
+    A merge learns from no rows.
     """
+    if recipe.start == "merge":
+        return RowSelection(rows=())
     left_out: Counter[str] = Counter()
     chosen: dict[tuple[str, str], TrainingRow] = {}
     for example in examples:
@@ -117,6 +227,43 @@ def rows_for(recipe: Recipe, examples: Iterable[Example], config: RecipesConfig)
     return RowSelection(rows=tuple(rows), left_out=dict(sorted(left_out.items())), refusal=refusal)
 
 
+def pairs_for(recipe: Recipe, pairs: Iterable[Pair]) -> PairSelection:
+    """Choose the recipe's pairs; none where its training learns from none.
+
+    A recipe that takes other families' answers takes their pairs too. A placebo's pairs are turned round by a seeded
+    coin, so that nothing but the form of the two texts can be learned. Fewer than `min_pairs` give none at all.
+    """
+    settings = recipe.training.preference if isinstance(recipe.training, LoraTraining) else None
+    if settings is None:
+        return PairSelection()
+    left_out: Counter[str] = Counter()
+    chosen: dict[tuple[str, str, str], PreferenceRow] = {}
+    for pair in pairs:
+        reason = _unfit_pair(recipe, pair)
+        if reason is None and (pair.task_id, pair.chosen, pair.rejected) in chosen:
+            reason = "same task and texts as another pair"
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        chosen[pair.task_id, pair.chosen, pair.rejected] = PreferenceRow(
+            task_id=pair.task_id,
+            task_type=pair.task_type,
+            messages=pair.messages,
+            chosen=pair.chosen,
+            rejected=pair.rejected,
+            weight=pair.weight,
+        )
+    key = {one: content_hash([recipe.seed, one.task_id, one.chosen, one.rejected]) for one in chosen.values()}
+    rows = sorted(chosen.values(), key=lambda one: key[one])
+    if recipe.placebo:
+        rows = [_turned(one) if int(key[one][-1], 16) % 2 else one for one in rows]
+    if len(rows) < settings.min_pairs:
+        if rows:
+            left_out[f"fewer than min_pairs ({settings.min_pairs})"] = len(rows)
+        rows = []
+    return PairSelection(pairs=tuple(rows), left_out=dict(sorted(left_out.items())))
+
+
 def shuffle_targets(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
     """The same prompts with the completions of their own task type dealt anew.
 
@@ -143,25 +290,159 @@ def shuffle_targets(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]
     return result
 
 
+class _Arm(Record):
+    """A recipe without what the generation, engine and seed add."""
+
+    name: str
+    mix: tuple[Ingredient, ...]
+    training: RecipeTraining
+    task_types: tuple[str, ...] = ()
+    placebo: bool = False
+    role: Role = "proposer"
+    parents: tuple[str, ...] = ()
+    key: str = Field(default="", description="under which a bandit counts it; empty: `name`")
+    changes: tuple[str, ...] = ()
+
+
 def _arms(
-    config: RecipesConfig, task_types: Sequence[str]
-) -> list[tuple[str, tuple[Ingredient, ...], tuple[str, ...], bool]]:
-    arms: list[tuple[str, tuple[Ingredient, ...], tuple[str, ...], bool]] = []
+    config: RecipesConfig,
+    training: TrainingConfig,
+    task_types: Sequence[str],
+    parents: Sequence[Parent],
+    max_rank: int | None,
+    place: tuple[int, int, str],
+) -> Iterator[_Arm]:
     if config.own:
-        arms.append(("own", OWN, (), False))
+        yield _Arm(name="own", mix=OWN, training=training)
     if config.cross_family:
-        arms.append(("cross", CROSS, (), False))
+        yield _Arm(name="cross", mix=CROSS, training=training)
+    if config.distil:
+        yield _Arm(name="distil", mix=DISTIL, training=training)
     if config.per_task_type:
-        arms.extend((f"own-{task_type}", OWN, (task_type,), False) for task_type in task_types)
+        for task_type in task_types:
+            yield _Arm(name=f"own-{task_type}", mix=OWN, training=training, task_types=(task_type,))
+    for role in config.roles:
+        if role != "proposer":
+            yield _Arm(name=role, mix=ROLE_MIX[role], training=training, role=role)
+    if config.warm_start:
+        yield from _warm_arms(training, parents)
+    for number, merge in enumerate(config.merges):
+        yield from _merge_arms(merge, number, config, parents, max_rank)
+    yield from _mutated_arms(config, training, parents, max_rank, place)
     if config.placebo:
-        arms.append(("placebo", OWN, (), True))
-    return arms
+        yield _Arm(name="placebo", mix=OWN, training=training, placebo=True)
+
+
+def _warm_arms(training: TrainingConfig, parents: Sequence[Parent]) -> Iterator[_Arm]:
+    """Every parent trained further on what it was bred for, with its own rank."""
+    for number, parent in enumerate(parents):
+        ranked = training.model_copy(update={"rank": parent.rank})
+        key = "-".join(["warm", *([parent.role] if parent.role != "proposer" else []), *parent.task_types])
+        yield _Arm(
+            name=key if number == 0 else f"{key}-{number + 1}",
+            mix=ROLE_MIX[parent.role],
+            training=ranked,
+            task_types=parent.task_types,
+            role=parent.role,
+            parents=(parent.adapter,),
+            key=key,
+        )
+
+
+def _merge_arms(
+    merge: MergeTraining, number: int, config: RecipesConfig, parents: Sequence[Parent], max_rank: int | None
+) -> Iterator[_Arm]:
+    """The best parents merged; none where there are too few, or where the engine would not take the rank."""
+    wanted = len(merge.weights) or config.merge_parents
+    chosen = list({parent.adapter: parent for parent in parents}.values())[:wanted]
+    if len(chosen) < wanted or (max_rank is not None and merged_rank([p.rank for p in chosen], merge) > max_rank):
+        return
+    same = sum(one.method == merge.method for one in config.merges[:number])
+    roles = {parent.role for parent in chosen}
+    yield _Arm(
+        name=f"merge-{merge.method}" + (f"-{same + 1}" if same else ""),
+        mix=(),
+        training=merge,
+        task_types=_common_niche(chosen),
+        role=roles.pop() if len(roles) == 1 else "proposer",
+        parents=tuple(parent.adapter for parent in chosen),
+    )
+
+
+def _mutated_arms(
+    config: RecipesConfig,
+    training: TrainingConfig,
+    parents: Sequence[Parent],
+    max_rank: int | None,
+    place: tuple[int, int, str],
+) -> Iterator[_Arm]:
+    """Like `own`, with hyper-parameters near those of the best parent whose are known, else near the run's."""
+    if isinstance(training, ScriptedTraining):
+        start: TrainingConfig = training
+    else:
+        start = next((parent.training for parent in parents if parent.training is not None), training)
+    for number in range(1, config.mutations + 1):
+        mutated = mutate(start, config.mutation, int(content_hash([*place, number])[:8], 16), max_rank)
+        yield _Arm(name=f"mutated-{number}", mix=OWN, training=mutated.training, key="mutated", changes=mutated.changes)
+
+
+def _common_niche(parents: Sequence[Parent]) -> tuple[str, ...]:
+    """Task types of all parents together; empty, which is all, where one of them was bred for all."""
+    if any(not parent.task_types for parent in parents):
+        return ()
+    return tuple(sorted({task_type for parent in parents for task_type in parent.task_types}))
+
+
+def _recipe(generation: int, engine: str, family: str, arm: _Arm, seed: int) -> Recipe:
+    name = f"g{generation}-{engine}-{arm.name}"
+    return Recipe(
+        name=name,
+        base=engine,
+        family=family,
+        mix=arm.mix,
+        task_types=arm.task_types,
+        training=arm.training,
+        placebo=arm.placebo,
+        seed=_seed(seed, name),
+        role=arm.role,
+        parents=arm.parents,
+        arm="" if arm.placebo else f"{engine}/{arm.key or arm.name}",
+        changes=arm.changes,
+    )
+
+
+def _chosen(
+    made: Sequence[Recipe], config: RecipesConfig, bandit: BanditState, generation: int, seed: int
+) -> list[Recipe]:
+    if config.bandit is None:
+        return list(made)
+    arms = [recipe.arm for recipe in made if recipe.arm]
+    taken = Counter(choose(bandit, arms, config.bandit, generation=generation, seed=seed))
+    kept = []
+    for recipe in made:
+        # Several recipes of one arm come in order, so the first ones are its best.
+        if not recipe.arm or taken[recipe.arm] > 0:
+            kept.append(recipe)
+            taken[recipe.arm] -= 1
+    return kept
+
+
+def _unfit_pair(recipe: Recipe, pair: Pair) -> str | None:
+    if recipe.task_types and pair.task_type not in recipe.task_types:
+        return "another task type"
+    if pair.family != recipe.family and "cross_family" not in recipe.mix:
+        return "another family's"
+    return "chosen and rejected are the same text" if pair.chosen == pair.rejected else None
+
+
+def _turned(row: PreferenceRow) -> PreferenceRow:
+    return row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen})
 
 
 def _unfit(recipe: Recipe, example: Example) -> str | None:
     if recipe.task_types and example.task_type not in recipe.task_types:
         return "another task type"
-    ingredient = example.source if example.family == recipe.family else "cross_family"
+    ingredient: str = example.source if example.family == recipe.family else "cross_family"
     return None if ingredient in recipe.mix else f"not in the mix: {ingredient}"
 
 

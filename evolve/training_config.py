@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memory.types import Record
 
@@ -105,9 +105,63 @@ class WorkersConfig(Record):
 
     timeout_s: float = Field(default=3600.0, gt=0, description="a job running longer is stopped and quarantined")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs a job asks Ray for; 0: it trains on the CPU")
-    max_concurrent: int = Field(default=1, ge=1, description="jobs at a time; one base never trains twice at once")
+    max_concurrent: int = Field(
+        default=1, ge=1, description="jobs at a time, or processes if warm; one base never trains twice at once"
+    )
     num_retries: int = Field(default=1, ge=0, description="how often a job whose process died is started again")
+    warm: bool = Field(
+        default=False, description="one process per base model trains all its jobs and loads it once; else one per job"
+    )
+    checkpoint_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="optimizer steps between checkpoints, from which a job whose process died goes on; null: from the start",
+    )
     poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a job's progress")
+
+
+Role = Literal["proposer", "critic", "synthesiser"]
+"""What a specialist is bred for: first answers, objections to others' answers, or one answer out of several."""
+
+
+class MutationConfig(Record):
+    """Within which bounds hyper-parameters are changed. A value outside is brought to the nearest bound first."""
+
+    num_changes: int = Field(default=2, ge=1, le=5, description="hyper-parameters that one mutation changes, at most")
+    step: float = Field(default=0.5, gt=0, le=3, description="typical change of the logarithm of a rate")
+    learning_rate: tuple[float, float] = Field(default=(3e-5, 1.5e-3), description="least and largest peak rate")
+    weight_decay: tuple[float, ...] = Field(default=(0.0, 0.01, 0.05), description="values it may take, rising")
+    rank: tuple[int, ...] = Field(default=(8, 16, 32), description="values it may take, rising; engines limit it too")
+    alpha_ratio: tuple[float, ...] = Field(default=(1.0, 2.0, 4.0), description="values of alpha / rank, rising")
+    num_epochs: tuple[int, ...] = Field(default=(1, 2, 3, 4), description="values it may take, rising")
+    batch_size: tuple[int, ...] = Field(default=(8, 16, 32), description="values it may take, rising")
+
+    @model_validator(mode="after")
+    def _ladders_rise(self) -> MutationConfig:
+        for name in ("learning_rate", "weight_decay", "rank", "alpha_ratio", "num_epochs", "batch_size"):
+            values: tuple[float, ...] = getattr(self, name)
+            if not values or list(values) != sorted(set(values)) or min(values) < 0 or max(values) > 1e6:
+                raise ValueError(f"{name}: expected rising values from 0 on, got {list(values)}; sort them")
+        if self.learning_rate[0] <= 0:
+            raise ValueError(f"learning_rate: expected a lower bound above 0, got {self.learning_rate[0]}")
+        return self
+
+
+class BanditConfig(Record):
+    """Which kinds of recipe are tried, learned from how earlier generations' candidates did."""
+
+    method: Literal["thompson", "ucb"] = Field(default="thompson", description="how an arm is chosen")
+    num_recipes: int = Field(default=2, ge=1, description="recipes chosen for every engine; controls are not counted")
+    discount: float = Field(
+        default=0.8, gt=0, le=1, description="weight of a result against one of a generation later: what pays changes"
+    )
+    exploration: float = Field(default=1.0, ge=0, description="ucb: width of the bonus for arms seldom tried")
+    full_gain: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="gain over the incumbents on DEV, as a share of problems, that counts as 1",
+    )
 
 
 class RecipesConfig(Record):
@@ -117,9 +171,28 @@ class RecipesConfig(Record):
     cross_family: bool = Field(
         default=False, description="one more recipe per engine that adds the other families' verified answers"
     )
+    distil: bool = Field(
+        default=False, description="one more recipe per engine on the other families' verified answers alone"
+    )
     per_task_type: bool = Field(default=False, description="one recipe per task type as well, a narrow specialist")
+    roles: tuple[Role, ...] = Field(
+        default=("proposer",),
+        description="what specialists are bred for; critic and synthesiser add one recipe per engine each",
+    )
+    warm_start: bool = Field(default=False, description="one more recipe per parent adapter that trains it further")
+    merges: tuple[MergeTraining, ...] = Field(
+        default=(), description="one more recipe per engine with enough parent adapters for each of these merges"
+    )
+    merge_parents: int = Field(default=2, ge=1, description="parents that a merge without weights takes")
+    mutations: int = Field(
+        default=0, ge=0, description="so many more recipes per engine like `own`, with changed hyper-parameters"
+    )
+    mutation: MutationConfig = Field(default=MutationConfig(), description="how they are changed")
     placebo: bool = Field(
         default=False, description="one more recipe per engine whose targets are shuffled: it can learn form alone"
+    )
+    bandit: BanditConfig | None = Field(
+        default=None, description="which of all these are bred in a generation; null: every one"
     )
     max_rows: int | None = Field(default=None, ge=1, description="at most this many rows a recipe; None: all")
     min_rows: int = Field(default=16, ge=1, description="a recipe with fewer rows is not trained, and that is reported")

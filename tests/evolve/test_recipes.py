@@ -1,13 +1,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evolve.bandit import ArmState, BanditState
 from evolve.curate import Example
-from evolve.recipes import Recipe, TrainingRow, recipes_for, rows_for, shuffle_targets
-from evolve.training_config import RecipesConfig, ScriptedTraining
+from evolve.recipes import (
+    PairSelection,
+    Parent,
+    Recipe,
+    RowSelection,
+    TrainingRow,
+    pairs_for,
+    recipes_for,
+    rows_for,
+    shuffle_targets,
+)
+from evolve.training_config import (
+    BanditConfig,
+    LoraTraining,
+    MergeTraining,
+    PreferenceTraining,
+    RecipesConfig,
+    ScriptedTraining,
+)
 from mesh.types import Member, Message, Part
 
 SEATS = (
@@ -143,3 +162,141 @@ def test_a_larger_mix_never_changes_which_rows_the_smaller_one_had():
     own = {row.task_id for row in rows_for(recipe(), examples, ALL).rows}
     cross = {row.task_id for row in rows_for(recipe(mix=("own_correct", "cross_family")), examples, ALL).rows}
     assert own < cross
+
+
+def parent(number: int, engine: str = "left", **changes: object) -> Parent:
+    return Parent.model_validate(
+        {"name": f"p{number}", "adapter": f"hash{number}", "engine": engine, "rank": 8, **changes}
+    )
+
+
+def bred(config: RecipesConfig, *parents: Parent, **settings: object) -> list[Recipe]:
+    training = settings.pop("training", ScriptedTraining())
+    made = recipes_for(1, SEATS, config, training, task_types=("gcd", "sum"), seed=7, parents=parents, **settings)
+    return [r for r in made if r.base == "left"]
+
+
+def test_a_distilled_recipe_learns_from_other_families_alone():
+    (made,) = bred(RecipesConfig(own=False, distil=True, min_rows=1))
+    rows = rows_for(made, [example(1), example(2, family="gemma")], ALL).rows
+    assert [row.task_id for row in rows] == ["sum-2"]
+    assert (made.start, made.arm) == ("fresh", "left/distil")
+
+
+def test_other_roles_learn_from_their_own_kind_of_example():
+    made = bred(RecipesConfig(own=False, roles=("critic", "synthesiser")))
+    assert [(r.role, r.mix, r.arm) for r in made] == [
+        ("critic", ("critique",), "left/critic"),
+        ("synthesiser", ("synthesis",), "left/synthesiser"),
+    ]
+
+
+def test_every_parent_of_the_engine_is_trained_further_for_what_it_was_bred_for():
+    parents = [parent(1), parent(2, task_types=("gcd",), rank=4), parent(3, engine="right"), parent(4)]
+    made = bred(RecipesConfig(own=False, warm_start=True), *parents)
+    assert [(r.name, r.parents, r.task_types, r.training.rank) for r in made] == [
+        ("g1-left-warm", ("hash1",), (), 8),
+        ("g1-left-warm-gcd-2", ("hash2",), ("gcd",), 4),
+        ("g1-left-warm-3", ("hash4",), (), 8),
+    ]
+    assert [r.start for r in made] == ["warm"] * 3
+    assert [r.arm for r in made] == ["left/warm", "left/warm-gcd", "left/warm"]
+
+
+def test_merges_take_the_best_distinct_parents_and_no_rows():
+    config = RecipesConfig(own=False, merges=(MergeTraining(method="cat"), MergeTraining(), MergeTraining(rank=4)))
+    parents = [
+        parent(1, task_types=("gcd",)),
+        parent(1, task_types=("gcd",)),
+        parent(2, task_types=("sum",)),
+        parent(3),
+    ]
+    made = bred(config, *parents)
+    assert [(r.name, r.parents) for r in made] == [
+        ("g1-left-merge-cat", ("hash1", "hash2")),
+        ("g1-left-merge-svd", ("hash1", "hash2")),
+        ("g1-left-merge-svd-2", ("hash1", "hash2")),
+    ]
+    assert {r.start for r in made} == {"merge"}
+    assert {r.task_types for r in made} == {("gcd", "sum")}
+    assert rows_for(made[0], [example(1)], RecipesConfig()) == RowSelection(rows=())
+
+
+def test_a_merge_that_the_engine_would_not_take_or_without_enough_parents_is_not_made():
+    config = RecipesConfig(own=False, merges=(MergeTraining(method="cat"), MergeTraining()))
+    assert [r.name for r in bred(config, parent(1), parent(2), max_ranks={"left": 8})] == ["g1-left-merge-svd"]
+    assert bred(config, parent(1)) == []
+    weighted = RecipesConfig(own=False, merges=(MergeTraining(weights=(1, 1, 1)),))
+    assert bred(weighted, parent(1), parent(2)) == []
+    assert len(bred(weighted, parent(1), parent(2), parent(3))[0].parents) == 3
+
+
+def test_mutations_start_from_the_best_parents_settings_and_differ_from_each_other():
+    settled = LoraTraining(learning_rate=1e-3, rank=16)
+    config = RecipesConfig(own=False, mutations=3)
+    made = bred(config, parent(1, training=settled), training=LoraTraining(), max_ranks={"left": 16})
+    assert [r.arm for r in made] == ["left/mutated"] * 3
+    assert len({r.training for r in made}) == 3
+    assert all(any(change.startswith("learning_rate 0.001 → ") for change in r.changes) for r in made)
+    assert made == bred(config, parent(1, training=settled), training=LoraTraining(), max_ranks={"left": 16})
+
+
+def test_a_bandit_chooses_among_recipes_and_never_drops_a_control():
+    config = RecipesConfig(
+        cross_family=True, distil=True, mutations=2, placebo=True, bandit=BanditConfig(num_recipes=2, method="ucb")
+    )
+    known = BanditState(
+        arms=tuple(
+            ArmState(arm=f"left/{arm}", num_tried=50, weight=50, total=total)
+            for arm, total in (("own", 5), ("cross", 45), ("distil", 2), ("mutated", 40))
+        )
+    )
+    assert [r.name for r in bred(config, bandit=known)] == ["g1-left-cross", "g1-left-mutated-1", "g1-left-placebo"]
+    assert len(bred(config)) == 3, "nothing known: two arms by chance, and the control"
+
+
+class Made(NamedTuple):
+    task_id: str
+    chosen: str
+    rejected: str
+    family: str = "llama"
+    task_type: str = "sum"
+    messages: tuple[Message, ...] = (Message(role="user", parts=(Part(text="?"),)),)
+    weight: float = 1.0
+
+
+def lora(min_pairs: int = 1) -> LoraTraining:
+    return LoraTraining(preference=PreferenceTraining(min_pairs=min_pairs))
+
+
+def test_pairs_are_chosen_as_rows_are_and_every_other_one_is_counted():
+    pairs = [
+        Made("a", "4", "5"),
+        Made("a", "4", "5"),
+        Made("b", "7", "7"),
+        Made("c", "1", "2", family="gemma"),
+        Made("d", "1", "2", task_type="gcd"),
+    ]
+    found = pairs_for(recipe(training=lora(), task_types=("sum",)), pairs)
+    assert [(p.task_id, p.chosen, p.rejected) for p in found.pairs] == [("a", "4", "5")]
+    assert found.left_out == {
+        "another family's": 1,
+        "another task type": 1,
+        "chosen and rejected are the same text": 1,
+        "same task and texts as another pair": 1,
+    }
+    assert len(pairs_for(recipe(training=lora(), mix=("cross_family",)), pairs).pairs) == 3
+
+
+def test_too_few_pairs_give_none_and_a_training_without_that_stage_takes_none():
+    pairs = [Made("a", "4", "5"), Made("b", "4", "5")]
+    assert pairs_for(recipe(training=lora(3)), pairs).pairs == ()
+    assert pairs_for(recipe(training=lora(3)), pairs).left_out == {"fewer than min_pairs (3)": 2}
+    assert pairs_for(recipe(), pairs) == PairSelection()
+
+
+def test_a_placebos_pairs_are_turned_round_by_a_coin():
+    pairs = [Made(str(number), "right", "wrong") for number in range(200)]
+    found = pairs_for(recipe(training=lora(), placebo=True), pairs).pairs
+    assert 70 < sum(pair.chosen == "wrong" for pair in found) < 130
+    assert {frozenset((pair.chosen, pair.rejected)) for pair in found} == {frozenset(("right", "wrong"))}
