@@ -268,6 +268,12 @@ CODES: tuple[Code, ...] = (
         "memory.database.StoreError", "memory.recall.DamagedText",
     ),
     _code(
+        "EM-APPROVAL", ExitCode.BAD_CONFIG,
+        "A proposal to seat a specialist cannot be decided like this: unknown, ambiguous, or not the one looked at.",
+        "Look at the ids in the message, and give one of them with `evomesh approve RUN ID` or `evomesh veto RUN ID`.",
+        "evolve.approvals.ApprovalError",
+    ),
+    _code(
         "EM-TRAINING", ExitCode.FAILED,
         "A specialist could not be trained: no worker, no device, or a loss that is not finite.",
         "Free the device that the message names, or lower the learning rate; the same command goes on from there.",
