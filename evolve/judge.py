@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
 from pydantic import Field
 
 from evolve.permits import Permit
-from evolve.problem_config import ExactVerifier, NumericVerifier
-from evolve.problem_types import Problem, ReasoningGymVerifier
-from evolve.scorer import GymScorer
+from evolve.problem_config import BubblewrapRunner, ContainerRunner, ExactVerifier, MathVerifier, NumericVerifier
+from evolve.problem_types import PanelRule, Problem, ReasoningGymVerifier, RegexRule, SchemaRule, UnitTestsRule
+from evolve.runner import Runner, open_runner
+from evolve.scorer import FormulaScorer, GymScorer, RuleScorer, Score
 from evolve.sealed import SealedProblem, open_seal
+from evolve.unit_tests import passes
 from evolve.verifiers import is_exact, is_full_score, is_numeric, says
 from memory.types import Evidence, Record, content_hash
+from mesh.equivalence import canonical
 from mesh.parse import parse_answer
+from mesh.symbolic import MAX_FORMULA_CHARS, comparable
 from mesh.types import Outcome
 
 MAX_ANSWER_CHARS = 4000
+MAX_PROGRAM_CHARS = 40_000
 CONSTANTS = ("0", "1", "2", "yes", "no")
 MAX_AUDITED = 200  # items a type; enough to see one answer in twenty
 TOLERATED_EMPTY = 0.0
 TOLERATED_ECHO = 0.05
 TOLERATED_CONSTANT = 0.3
+TOLERATED_SHUFFLED = 0.05  # references that differ in spelling alone
 
 
 class Incident(Record):
@@ -49,9 +55,21 @@ class Judge:
     Safe to share between threads; calls take turns.
     """
 
-    def __init__(self, *, timeout_s: float = 2.0, scorer: GymScorer | None = None) -> None:
-        """`timeout_s` is the processor time a scorer may take over one answer; `scorer` stands in for the usual one."""
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 2.0,
+        scorer: GymScorer | None = None,
+        runners: Mapping[BubblewrapRunner | ContainerRunner, Runner] | None = None,
+    ) -> None:
+        """`timeout_s` is the processor time a scorer may take over one answer.
+
+        `scorer` stands in for the usual one, and so do `runners`, by configuration, for what programs are run by.
+        """
         self._scorer = scorer or GymScorer(timeout_s=timeout_s)
+        self._rules = RuleScorer(timeout_s=timeout_s)
+        self._formulas = FormulaScorer(timeout_s=timeout_s)
+        self._runners = dict(runners or {})
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
         self._incidents: list[Incident] = []
         self._openings: Counter[tuple[str, str]] = Counter()
@@ -68,7 +86,8 @@ class Judge:
     def close(self) -> None:
         """End the scoring process; a later call starts a new one."""
         with self._lock:
-            self._scorer.close()
+            for child in (self._scorer, self._rules, self._formulas):
+                child.close()
 
     @property
     def incidents(self) -> tuple[Incident, ...]:
@@ -82,6 +101,7 @@ class Judge:
 
         Raises:
             ScorerError: the scoring process cannot be started at all.
+            IsolationError: programs are to be run, and there is nothing to run them in.
         """
         with self._lock:
             known = (problem.task.id, problem.key, answer)
@@ -142,16 +162,42 @@ class Judge:
     def _verify(self, problem: Problem, answer: str) -> tuple[bool | None, str]:
         """(correct, reason); None: nobody knows, for the reason."""
         verifier = problem.verifier
-        if len(answer) > MAX_ANSWER_CHARS:
+        if len(answer) > (MAX_PROGRAM_CHARS if isinstance(verifier, UnitTestsRule) else MAX_ANSWER_CHARS):
             return False, ""
         if isinstance(verifier, ExactVerifier):
             return is_exact(answer, problem.reference, verifier), ""
         if isinstance(verifier, NumericVerifier):
             return is_numeric(answer, problem.reference, verifier), ""
-        said = self._scorer.score(
-            family=verifier.family, settings=verifier.settings, entry=verifier.entry, answer=answer
+        if isinstance(verifier, MathVerifier):
+            return self._same_formula(answer, problem.reference)
+        if isinstance(verifier, RegexRule | SchemaRule):
+            return _verdict(self._rules.score(verifier, answer))
+        if isinstance(verifier, UnitTestsRule):
+            right, reason = passes(verifier, answer, self._runner(verifier.verifier.runner))
+            return right, reason if right is None else ""
+        if isinstance(verifier, PanelRule):
+            return None, "free text is judged by a panel"
+        return _verdict(
+            self._scorer.score(family=verifier.family, settings=verifier.settings, entry=verifier.entry, answer=answer)
         )
-        return (None, said.reason) if said.score is None else (is_full_score(said.score), "")
+
+    def _same_formula(self, answer: str, reference: str) -> tuple[bool | None, str]:
+        """By spelling where that settles it, else by math-verify, which reads no overlong formula."""
+        first, second = canonical(answer, "math"), canonical(reference, "math")
+        if first == second:
+            return bool(first), ""
+        if max(len(first), len(second)) > MAX_FORMULA_CHARS or not comparable(first, second):
+            return False, ""
+        return _verdict(self._formulas.score(first, second))
+
+    def _runner(self, config: BubblewrapRunner | ContainerRunner) -> Runner:
+        if config not in self._runners:
+            self._runners[config] = open_runner(config)
+        return self._runners[config]
+
+
+def _verdict(said: Score) -> tuple[bool | None, str]:
+    return (None, said.reason) if said.score is None else (is_full_score(said.score), "")
 
 
 def verifier_name(problem: Problem) -> str:
@@ -165,7 +211,7 @@ class Probe(Record):
     """One kind of answer, tried on the items of one task type."""
 
     task_type: str
-    probe: str = Field(description="'reference', 'empty', 'echo', 'echo, parsed', or a constant in quotes")
+    probe: str = Field(description="'reference', 'empty', 'echo', 'echo, parsed', 'shuffled', or a constant in quotes")
     accepted: int
     n: int
 
@@ -182,11 +228,16 @@ class VerifierAudit(Record):
     problems: tuple[str, ...] = Field(description="one sentence for every finding; empty: nothing to complain about")
 
 
-def verifier_audit(problems: Sequence[Problem], judge: Judge) -> VerifierAudit:
-    """Try references, constants, the empty answer and the echoed question on up to 200 items of each type."""
+def verifier_audit(problems: Sequence[Problem], judge: Judge, *, shuffled: bool = False) -> VerifierAudit:
+    """Try references, constants, the empty answer and the echoed question on up to 200 items of each type.
+
+    `shuffled` also tries every item with the reference of the next one that has another.
+    """
     probes: list[Probe] = []
     for task_type, items in _by_type(problems).items():
         probes.extend(_probe_type(task_type, items[:MAX_AUDITED], judge))
+        if shuffled:
+            probes.append(_probe_shuffled(task_type, items[:MAX_AUDITED], judge))
     return VerifierAudit(probes=tuple(probes), problems=tuple(filter(None, map(_complaint, probes))))
 
 
@@ -215,19 +266,22 @@ def _by_type(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
 
 
 def _frequent(items: Sequence[Problem], count: int) -> list[str]:
-    return [answer for answer, _ in Counter(problem.reference for problem in items).most_common(count)]
+    known = Counter(problem.reference for problem in items if problem.reference)
+    return [answer for answer, _ in known.most_common(count)]
 
 
 def _probe_type(task_type: str, items: Sequence[Problem], judge: Judge) -> list[Probe]:
+    with_reference = [problem for problem in items if problem.reference]
+    accepted = [judge.judge(problem, problem.reference).correct for problem in with_reference]
+    found = [Probe(task_type=task_type, probe="reference", accepted=sum(accepted), n=len(accepted))]
     answers: dict[str, list[str | None]] = {
-        "reference": [problem.reference for problem in items],
         "empty": ["" for _ in items],
         "echo": [problem.task.question for problem in items],
         "echo, parsed": [parse_answer(p.task.question, p.task.answer_kind) for p in items],
     }
     for constant in dict.fromkeys([*CONSTANTS, *_frequent(items, 1)]):
         answers[f"'{constant}'"] = [constant for _ in items]
-    return [
+    return found + [
         Probe(
             task_type=task_type,
             probe=probe,
@@ -238,12 +292,27 @@ def _probe_type(task_type: str, items: Sequence[Problem], judge: Judge) -> list[
     ]
 
 
+def _probe_shuffled(task_type: str, items: Sequence[Problem], judge: Judge) -> Probe:
+    accepted = n = 0
+    for place, problem in enumerate(items):
+        turned = [other.reference for other in (*items[place + 1 :], *items[:place])]
+        other = next((reference for reference in turned if reference and reference != problem.reference), None)
+        if other is not None:
+            n += 1
+            accepted += judge.judge(problem, other).correct
+    return Probe(task_type=task_type, probe="shuffled", accepted=accepted, n=n)
+
+
 def _complaint(probe: Probe) -> str | None:
     where, rate = f"in {probe.rate:.0%} of {probe.n} items", probe.rate
     if probe.probe == "reference":
-        return None if rate == 1.0 else f"{probe.task_type} accepts its own reference answer only {where}"
+        return (
+            None if rate == 1.0 or probe.n == 0 else f"{probe.task_type} accepts its own reference answer only {where}"
+        )
     if probe.probe == "empty":
         return f"{probe.task_type} accepts the empty answer {where}" if rate > TOLERATED_EMPTY else None
+    if probe.probe == "shuffled":
+        return f"{probe.task_type} accepts another item's answer {where}" if rate > TOLERATED_SHUFFLED else None
     if probe.probe.startswith("echo"):
         how = " (as it is parsed)" if probe.probe == "echo, parsed" else ""
         return f"{probe.task_type} accepts the echoed question{how} {where}" if rate > TOLERATED_ECHO else None

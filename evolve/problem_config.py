@@ -29,6 +29,111 @@ class NumericVerifier(Record):
     relative_tolerance: float = Field(default=0.0, ge=0.0, le=1.0, description="same, as a share of the reference")
 
 
+class MathVerifier(Record):
+    """The answer is right when it is the same formula or number as the reference, by math-verify in a child process."""
+
+    kind: Literal["math"] = "math"
+
+
+class RegexVerifier(Record):
+    """The answer is right when it matches the row's own pattern, in the column `check`."""
+
+    kind: Literal["regex"] = "regex"
+    whole: bool = Field(default=True, description="the whole answer must match; false: some part of it")
+    ignore_case: bool = Field(default=False, description="take 'Paris' for 'paris'")
+
+
+class JsonSchemaVerifier(Record):
+    """The answer is right when it is JSON that fits the row's own schema, in the column `check`."""
+
+    kind: Literal["json_schema"] = "json_schema"
+
+
+class RunLimits(Record):
+    """What one run of an answer that is a program may use."""
+
+    wall_s: float = Field(default=10.0, gt=0.0, le=3600.0, description="seconds by the clock, after which it is killed")
+    cpu_s: int = Field(default=5, ge=1, le=3600, description="seconds of processor time of each process")
+    memory_mb: int = Field(default=512, ge=32, description="address space of each process, and room in /tmp")
+    output_kb: int = Field(default=64, ge=1, le=65536, description="output after which it is killed")
+    num_processes: int = Field(default=32, ge=1, description="processes and threads")
+
+
+class BubblewrapRunner(Record):
+    """Programs run in bubblewrap: no network, nothing of the machine but /usr and Python, read-only. Linux only."""
+
+    kind: Literal["bubblewrap"] = "bubblewrap"
+    command: str = Field(default="bwrap", min_length=1, description="bubblewrap's program")
+    read_only: tuple[Path, ...] = Field(default=(), description="more directories that programs may read")
+
+
+class ContainerRunner(Record):
+    """Programs run by a command of the user's own, which must isolate them; that is tried out before anything is run.
+
+    Example: [docker, run, --rm, -i, --network=none, --read-only, --tmpfs=/tmp, --memory=512m, --pids-limit=64,
+    "--volume={dir}:/work:ro", "python:3.12-slim"]
+    """
+
+    kind: Literal["container"] = "container"
+    command: tuple[str, ...] = Field(
+        min_length=1,
+        description="the command before the program's own; {dir} is replaced by the directory to show as /work",
+    )
+    python: str = Field(default="python3", description="Python in the container, 3.8 or later")
+
+    @model_validator(mode="after")
+    def _shows_the_directory(self) -> ContainerRunner:
+        if not any("{dir}" in word for word in self.command):
+            raise ValueError("the command names no {dir}; mount it read-only as /work, e.g. --volume={dir}:/work:ro")
+        return self
+
+
+class UnitTestsVerifier(Record):
+    """The answer is a Python program, right when it passes the row's tests, in the column `check`.
+
+    `check` is a list of cases ({"input": ..., "output": ...}: standard input and what must be printed), which a program
+    cannot talk itself through, or the text of a test that imports `solution`. Only the standard library is there.
+    """
+
+    kind: Literal["unit_tests"] = "unit_tests"
+    runner: Annotated[BubblewrapRunner | ContainerRunner, Field(discriminator="kind")] = Field(
+        default=BubblewrapRunner(), description="what keeps the program away from this machine"
+    )
+    limits: RunLimits = Field(default=RunLimits(), description="what one run may use")
+
+
+class PanelVerifier(Record):
+    """Free text, judged by members of other families than its author's by a closed choice: is it as good as asked?
+
+    The row's `answer` is a model answer, its `check`, if there is one, what counts.
+    """
+
+    kind: Literal["panel"] = "panel"
+    num_judges: int = Field(default=3, ge=1, le=15, description="members asked, of as many families as there are")
+    quorum: float = Field(
+        default=0.5, ge=0.5, lt=1.0, description="more than this share of the judges must find it right"
+    )
+    labels: Path | None = Field(
+        default=None, description="human labels the panel is held against; without them it gates nothing"
+    )
+    min_labels: int = Field(default=100, ge=100, description="human labels needed before the panel may gate")
+    min_kappa: float = Field(
+        default=0.6, ge=0.0, le=1.0, description="agreement beyond chance (Cohen's kappa) the lower bound must reach"
+    )
+
+
+FileVerifier = Annotated[
+    ExactVerifier
+    | NumericVerifier
+    | MathVerifier
+    | RegexVerifier
+    | JsonSchemaVerifier
+    | UnitTestsVerifier
+    | PanelVerifier,
+    Field(discriminator="kind"),
+]
+
+
 class GymFamily(Record):
     """One reasoning-gym task family with its settings."""
 
@@ -116,7 +221,7 @@ class FileProblems(Record):
     kind: Literal["file"] = "file"
     path: Path = Field(description="a .jsonl or .parquet file")
     answer_kind: AnswerKind = Field(default="text", description="how answers are read: number, text, math or free")
-    verifier: Annotated[ExactVerifier | NumericVerifier, Field(discriminator="kind")] = Field(
+    verifier: FileVerifier = Field(
         default=ExactVerifier(), description="how an answer is checked against the reference"
     )
     instruction: str = Field(default="", description="how to answer, shown with every task; empty: nothing is added")

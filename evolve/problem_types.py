@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evolve.problem_config import ExactVerifier, NumericVerifier
+from evolve.problem_config import ExactVerifier, MathVerifier, NumericVerifier, PanelVerifier, UnitTestsVerifier
 from evolve.splits import Split, SplitSizes
 from memory.types import Record
 from mesh.types import Demonstration, Task
@@ -27,14 +27,68 @@ class ReasoningGymVerifier(Record):
     entry: str = Field(repr=False, description="the generated entry (question, answer, metadata) as JSON")
 
 
-VerifierSpec = Annotated[ReasoningGymVerifier | ExactVerifier | NumericVerifier, Field(discriminator="kind")]
+class RegexRule(Record):
+    """The answer must match a pattern; Python's syntax."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str = Field(min_length=1, repr=False)
+    whole: bool = True
+    ignore_case: bool = False
+
+
+class SchemaRule(Record):
+    """The answer must be JSON that fits a schema."""
+
+    kind: Literal["json_schema"] = "json_schema"
+    schema_text: str = Field(repr=False, description="the schema as JSON")
+
+
+class Case(Record):
+    """One run of a program: what it reads, and what it must print."""
+
+    input: str = ""
+    output: str = Field(repr=False)
+
+
+class UnitTestsRule(Record):
+    """The answer must be a Python program that passes cases, or else a test that imports it as `solution`."""
+
+    kind: Literal["unit_tests"] = "unit_tests"
+    cases: tuple[Case, ...] = Field(default=(), repr=False)
+    test: str = Field(default="", repr=False)
+    verifier: UnitTestsVerifier
+
+
+class PanelRule(Record):
+    """The answer must find a panel's approval, see `evolve.panel`."""
+
+    kind: Literal["panel"] = "panel"
+    criteria: str = Field(default="", repr=False, description="what counts; empty: the reference says it all")
+    verifier: PanelVerifier
+
+
+VerifierSpec = Annotated[
+    ReasoningGymVerifier
+    | ExactVerifier
+    | NumericVerifier
+    | MathVerifier
+    | RegexRule
+    | SchemaRule
+    | UnitTestsRule
+    | PanelRule,
+    Field(discriminator="kind"),
+]
 
 
 class Problem(Record):
     """A task together with its answer key. Nothing that talks to a model may hold one."""
 
     task: Task
-    reference: str = Field(repr=False, description="the answer key; hidden from repr so that no log shows it")
+    reference: str = Field(
+        repr=False,
+        description="the answer key, hidden from repr so that no log shows it; with a rule (pattern, schema, tests) "
+        "an answer that is known to follow it, empty where none is known",
+    )
     verifier: VerifierSpec = Field(repr=False)
     key: str = Field(description="canonical operands: two items with one key are the same item", repr=False)
     max_tokens: int = Field(default=64, ge=1, description="longest answer, in tokens")

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from evolve.problem_config import FileProblems, NumericVerifier
-from evolve.problem_types import DrawReport, FamilyDraw, Problem, ProblemsError, ProblemSet, Skipped
+from evolve.problem_config import FileProblems, JsonSchemaVerifier
+from evolve.problem_types import DrawReport, FamilyDraw, Problem, ProblemsError, ProblemSet, Skipped, VerifierSpec
+from evolve.rules import RULED, rule_of
 from evolve.splits import Split, SplitSizes, is_reserved, normalised_text, split_of
-from evolve.verifiers import read_number
 from memory.types import Record, content_hash
 from mesh.types import Demonstration, Task
 
@@ -30,6 +30,7 @@ class Row(Record):
     answer: str
     type: str
     key: str
+    verifier: VerifierSpec
 
 
 def read_rows(config: FileProblems) -> tuple[list[Row], list[Skipped], list[Skipped]]:
@@ -150,9 +151,14 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
 def _checked(where: str, raw: dict[str, Any], config: FileProblems) -> Row | str:
     """The row, or the reason why it cannot be used."""
     question, answer, name = raw.get("question"), raw.get("answer"), raw.get("type")
+    if answer is None and isinstance(config.verifier, RULED):
+        answer = ""  # the rule is the key; an answer that follows it is only good to try it with
+    elif isinstance(answer, dict | list) and isinstance(config.verifier, JsonSchemaVerifier):
+        answer = json.dumps(answer, ensure_ascii=False)
     if not isinstance(question, str) or not question.strip():
         return f"expected 'question' to be text, got {_shown(question)}"
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
+    is_missing = not str(answer).strip() and not isinstance(config.verifier, RULED)
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or is_missing:
         return f"expected 'answer' to be text or a number, got {_shown(answer)}"
     if isinstance(answer, float):
         if not math.isfinite(answer):
@@ -161,14 +167,17 @@ def _checked(where: str, raw: dict[str, Any], config: FileProblems) -> Row | str
     if name is not None and (not isinstance(name, str) or not name.strip()):
         return f"expected 'type' to be text, got {_shown(name)}"
     text = str(answer).strip()
-    if isinstance(config.verifier, NumericVerifier) and read_number(text) is None:
-        return f"the verifier is numeric, but the answer {_shown(text)} is no number"
+    verifier = rule_of(config.verifier, text, raw.get("check"))
+    if isinstance(verifier, str):
+        return verifier
     if not isinstance(raw.get("id"), str | int | None):
         return f"expected 'id' to be text or a whole number, got {_shown(raw.get('id'))}"
     key = "file|" + normalised_text(question).strip(_OUTER)
     identifier = content_hash(key)[:16] if raw.get("id") in (None, "") else str(raw["id"])
     kind = name.strip() if name else config.default_type
-    return Row(where=where, id=identifier, question=question.strip(), answer=text, type=kind, key=key)
+    return Row(
+        where=where, id=identifier, question=question.strip(), answer=text, type=kind, key=key, verifier=verifier
+    )
 
 
 def _shown(value: object) -> str:
@@ -188,7 +197,7 @@ def _problem(row: Row, config: FileProblems, demonstrations: tuple[Demonstration
         instruction=config.instruction,
         demonstrations=demonstrations,
     )
-    return Problem(task=task, reference=row.answer, verifier=config.verifier, key=row.key, max_tokens=config.max_tokens)
+    return Problem(task=task, reference=row.answer, verifier=row.verifier, key=row.key, max_tokens=config.max_tokens)
 
 
 def _family_draw(
