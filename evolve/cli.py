@@ -71,6 +71,12 @@ ForChannels = Annotated[
     ),
 ]
 ByWhom = Annotated[str | None, typer.Option("--by", help="Who does it.", show_default="your user name")]
+ProposalId = Annotated[
+    str | None, typer.Argument(metavar="PROPOSAL", help="Id of a proposal, or how it begins; default: the last one.")
+]
+AsSeen = Annotated[
+    str | None, typer.Option("--content", help="Id of the proposal you looked at: any other is refused.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask. With --json nothing is done without it.")]
 ReviewDir = Annotated[Path, typer.Argument(metavar="DIR", help="Directory that a batch wrote its answers to.")]
 QuestionId = Annotated[str, typer.Argument(metavar="ID", help="Id of a question, or how it begins.")]
@@ -220,6 +226,55 @@ def estimate(config: Config, as_json: Json = False) -> None:
 
 
 @app.command()
+def assess(
+    tasks: Annotated[Path, typer.Argument(help="JSONL or Parquet of your own tasks: question, answer, type if any.")],
+    config: WithConfig = DEFAULT_CONFIG,
+    minutes: Annotated[float, typer.Option(min=0.1, help="About how long the look may take.")] = 15.0,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Items to measure on; default: as many as fit into the minutes.")
+    ] = None,
+    councils: Annotated[int, typer.Option(min=0, help="Items that go through a full council as well.")] = 16,
+    night: Annotated[float, typer.Option(min=0.1, help="Hours a night has.")] = 10.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory of the look.", show_default="RUN_DIR/assess/HASH")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at your own tasks before a night is spent: is the verifier sound, is there room, can the gate see it?"""
+    from evolve.assess_commands import assess_command
+    from evolve.assessing import AssessOptions
+
+    options = AssessOptions(minutes=minutes, num_items=items, num_councils=councils, night_hours=night)
+    _exit(lambda: assess_command(tasks, config, out, options, as_json=as_json))
+
+
+@app.command()
+def study(
+    tasks: Annotated[Path, typer.Argument(help="JSONL or Parquet of tasks that no run has learned from.")],
+    run: Annotated[Path, typer.Option("--run", help="Run whose last generation is the evolved mesh.")],
+    config: WithConfig = DEFAULT_CONFIG,
+    baseline: Annotated[
+        str | None, typer.Option(help="Your present system: an engine of the configuration, e.g. remote:NAME.")
+    ] = None,
+    rft: Annotated[Path | None, typer.Option(help="A run that trained the best single model alone.")] = None,
+    num_tasks: Annotated[int | None, typer.Option("--tasks", min=1, help="Tasks at most; default: all.")] = None,
+    baseline_price: Annotated[
+        float | None, typer.Option(min=0.0, help="Money for a million output tokens of the baseline.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory of the study.", show_default="RUN_DIR/study/HASH")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the evolved mesh with generation 0, single models and your present system, at equal budget."""
+    from evolve.study_commands import study_command
+    from evolve.studying import StudyOptions
+
+    options = StudyOptions(run=run, baseline=baseline, rft=rft, num_tasks=num_tasks, baseline_price=baseline_price)
+    _exit(lambda: study_command(tasks, config, out, options, as_json=as_json))
+
+
+@app.command()
 def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Also show where its engines would stand, or why not.")
@@ -312,6 +367,51 @@ def promote(
     from evolve.channel_commands import Note, Where, promote_command
 
     _exit(lambda: promote_command(target, Where(channel, config), Note(reason, by), as_json=as_json))
+
+
+@app.command()
+def lineage(
+    run: RunDir,
+    adapter: Annotated[
+        str | None, typer.Argument(help="A specialist by name, or how its adapter's hash begins.")
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Write the specialist's card (Markdown) to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which specialists a run made and what they descend from; or one of them with all that made it."""
+    from evolve.lineage_commands import lineage_command
+
+    _exit(lambda: lineage_command(run, adapter, card, as_json=as_json))
+
+
+@app.command()
+def approve(
+    run: RunDir,
+    proposal: ProposalId = None,
+    by: ByWhom = None,
+    note: Reason = "",
+    content: AsSeen = None,
+    as_json: Json = False,
+) -> None:
+    """Agree to the promotion that a run waits with."""
+    from evolve.lineage_commands import decide_command
+
+    _exit(lambda: decide_command(run, proposal, "approved", by, note, content, as_json=as_json))
+
+
+@app.command()
+def veto(
+    run: RunDir,
+    proposal: ProposalId = None,
+    by: ByWhom = None,
+    note: Reason = "",
+    content: AsSeen = None,
+    as_json: Json = False,
+) -> None:
+    """Refuse the promotion that a run waits with."""
+    from evolve.lineage_commands import decide_command
+
+    _exit(lambda: decide_command(run, proposal, "vetoed", by, note, content, as_json=as_json))
 
 
 @app.command()

@@ -96,6 +96,20 @@ def plan_run(config: RunConfig, problems: ProblemSet, rates: Rates | None = None
     )
 
 
+def plan_assessment(
+    config: RunConfig, problems: Sequence[Problem], num_samples: int, num_councils: int, rates: Rates | None = None
+) -> tuple[StagePlan, ...]:
+    """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on the first problems."""
+    rates = rates or Rates()
+    stages = [
+        StagePlan(stage="start engines", seconds=rates.start_s),
+        _proposals(rates, "proposals", problems, num_samples * len(config.serving.engines)),
+    ]
+    if num_councils:
+        stages.append(_councils(config, rates, "councils", list(problems)[:num_councils]))
+    return tuple(stages)
+
+
 def _generation(config: RunConfig, problems: ProblemSet, rates: Rates, number: int) -> list[StagePlan]:
     seats, name = len(config.serving.engines), f"generation {number}"
     train = _train(config, problems)

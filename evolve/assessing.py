@@ -1,0 +1,245 @@
+"""The measuring behind `evomesh assess`: draw proposals and some councils, judge them, put it together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from evolve.asks import council_asks, first_of_each_type, proposal_asks
+from evolve.assess import (
+    Arm,
+    Assessment,
+    Findings,
+    Night,
+    advise,
+    any_right,
+    best_single,
+    expected_examples,
+    flips,
+    probe_shuffled,
+    vote_replicates,
+)
+from evolve.config import ConfigError, MeshConfig, RunConfig
+from evolve.evaluate import Pool, member_scores, verdict_scores
+from evolve.gate import detectable_effect
+from evolve.judge import Judge, Probe, best_constant, verifier_audit
+from evolve.lab import Lab
+from evolve.plan import Rates, plan_assessment, plan_run
+from evolve.problem_config import ExactVerifier, FileProblems, NumericVerifier
+from evolve.problem_types import Problem, ProblemSet
+from evolve.seats import base_seats
+from evolve.splits import Split
+from evolve.taskfile import read_rows
+from evolve.verifiers import read_number
+from memory.types import Record
+from mesh.measuring import measure_traces
+from mesh.types import Deliberation
+from serving.config import prices
+
+MAX_PROBED = 60
+"""Items of one type the verifier is tried on."""
+NUMERIC_SHARE = 0.95
+"""From this share of numbers among the answers on, a file of unknown kind holds numbers."""
+
+
+class AssessOptions(Record):
+    """How much is spent on the look."""
+
+    minutes: float = Field(default=15.0, gt=0.0, description="about how long it may take, engines included")
+    num_items: int | None = Field(default=None, ge=1, description="items to measure on; None: as many as fit")
+    votes_each: int = Field(default=2, ge=1, description="first proposals of each member in a vote of the mesh")
+    num_councils: int = Field(default=16, ge=0, description="items that go through a full council as well")
+    night_hours: float = Field(default=10.0, gt=0.0)
+
+
+def assess_config(config: MeshConfig, tasks: Path, run_dir: Path) -> RunConfig:
+    """The run that an assessment of `tasks` stands for: the configuration with its problems taken from that file.
+
+    A run on a file keeps how it reads and checks answers; else numbers are told from text by the answers themselves.
+
+    Raises:
+        ConfigError: the learning settings do not fit the engines. ProblemsError: the file cannot be used.
+    """
+    problems = config.problems if isinstance(config, RunConfig) else None
+    ours = problems.model_copy(update={"path": tasks}) if isinstance(problems, FileProblems) else guess_problems(tasks)
+    settings = config.model_dump() | {"problems": ours.model_dump(), "run_dir": run_dir}
+    if not isinstance(config, RunConfig):
+        scripted = all(engine.kind == "scripted" for engine in config.serving.engines)
+        settings["training"] = {"kind": "scripted" if scripted else "lora"}
+    try:
+        return RunConfig.model_validate(settings)
+    except ValueError as error:
+        raise ConfigError(f"expected a configuration that could evolve: {error}") from error
+
+
+def guess_problems(tasks: Path) -> FileProblems:
+    """How to read a file nobody described: as numbers where nearly all its answers are, else as text.
+
+    Raises ProblemsError for a file that cannot be used.
+    """
+    rows, _, _ = read_rows(FileProblems(path=tasks))
+    numbers = sum(read_number(row.answer) is not None for row in rows)
+    if numbers >= NUMERIC_SHARE * len(rows):
+        return FileProblems(path=tasks, verifier=NumericVerifier(), answer_kind="number")
+    return FileProblems(path=tasks, verifier=ExactVerifier(), answer_kind="text")
+
+
+def choose_items(
+    config: RunConfig, problems: ProblemSet, options: AssessOptions, rates: Rates | None = None
+) -> list[Problem]:
+    """TRAIN and DEV items to measure on, types evenly, as many as fit into the minutes. GATE and AUDIT stay unread."""
+    usable = [*problems.of(Split.TRAIN), *problems.of(Split.DEV)]
+    per_type: dict[str, int] = {}
+    for problem in usable:
+        per_type[problem.task.type] = per_type.get(problem.task.type, 0) + 1
+    for count in range(max(per_type.values(), default=0), 0, -1):
+        items = first_of_each_type(usable, count)
+        if options.num_items is not None:
+            if len(items) <= options.num_items:
+                return items
+            continue
+        stages = plan_assessment(config, items, num_samples(config, options), options.num_councils, rates)
+        if sum(stage.seconds for stage in stages) <= 60.0 * options.minutes:
+            return items
+    limit = options.num_items or len(per_type)
+    return first_of_each_type(usable, 1)[:limit]
+
+
+def num_samples(config: RunConfig, options: AssessOptions) -> int:
+    """First proposals of each member for each item: enough that one member alone fills the mesh's whole vote."""
+    return options.votes_each * max(2, len(config.serving.engines))
+
+
+async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Assessment:
+    """Measure and advise. Every draw is journalled, so the same command goes on where it was cut off."""
+    config = lab.config
+    items = choose_items(config, problems, options)
+    probes = _probe(items, lab.judge)
+    seats = base_seats(config)
+    count = num_samples(config, options)
+    asks = proposal_asks(config, "assess", items, seats, count)
+    drawn = await lab.hold("assess proposals", lab.directory / "proposals.parquet", asks)
+    councils = await _councils(lab, items, options)
+    judged = (await lab.judge_all("assess", [*drawn, *councils], items)).lookup()
+    pool, num_train = Pool(drawn), len(problems.of(Split.TRAIN))
+    replicates = vote_replicates(pool, seats, items, judged, options.votes_each)
+    single, consistency = best_single(pool, seats, items, judged)
+    reliability = measure_traces(drawn, judged, councils=councils)
+    names = [seat.name for seat in seats]
+    same = [reliability.same_wrong_share(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    known = [share for share in same if share is not None]
+    discordance = max(config.gate.expected_discordance, flips(replicates))
+    num_gate = len(problems.of(Split.GATE))
+    alpha = config.gate.alpha / config.gate.max_finalists
+    first, last = _council_arms(items, councils, judged)
+    usages = [trace.usage for trace in (*drawn, *councils)]
+    findings = Findings(
+        probes=probes,
+        num_items=len(items),
+        constant=_constant(items, lab.judge),
+        alone=tuple(
+            Arm(name=s.name, scores=tuple(member_scores(pool, s, items, judged)), num_samples=1) for s in seats
+        ),
+        single=single,
+        consistency=consistency,
+        mesh=Arm(
+            name="mesh vote",
+            scores=tuple(sum(scores) / len(replicates) for scores in zip(*replicates, strict=True)),
+            num_samples=options.votes_each * len(seats),
+        ),
+        council=last,
+        council_vote=first,
+        ceiling=Arm(
+            name="any member right",
+            scores=tuple(any_right(pool, seats, items, judged, options.votes_each)),
+            num_samples=options.votes_each * len(seats),
+        ),
+        reach=Arm(
+            name="any of all samples right",
+            scores=tuple(any_right(pool, seats, items, judged)),
+            num_samples=count * len(seats),
+        ),
+        n_eff=reliability.num_effective(names),
+        same_wrong=sum(known) / len(known) if known else None,
+        discordance=discordance,
+        num_gate=num_gate,
+        num_finalists=config.gate.max_finalists,
+        alpha=config.gate.alpha,
+        detectable=detectable_effect(num_gate, discordance, alpha) if num_gate else None,
+        expected_examples=expected_examples(
+            pool, seats, items, judged, _harvested(config, problems, num_train), config.curation.max_per_problem
+        ),
+        min_examples=config.recipes.min_rows,
+        night=_night(config, problems, measured_rates(lab)),
+        night_hours=options.night_hours,
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        seconds=sum(stage.seconds for stage in lab.times),
+    )
+    return Assessment(advice=advise(findings), findings=findings)
+
+
+def measured_rates(lab: Lab) -> Rates:
+    """What this machine managed here, as far as it was measured; the defaults of the plan for the rest."""
+    times = {stage.stage: stage for stage in lab.times}
+    rates: dict[str, float] = {}
+    drawn = times.get("assess proposals")
+    if drawn is not None and drawn.seconds > 1.0 and drawn.output_tokens:
+        rates["output_tokens_per_s"] = drawn.output_tokens / drawn.seconds
+        rates["proposals_per_s"] = 1e9  # the tokens a second hold the cost of the prompts already
+    if "start engines" in times:
+        rates["start_s"] = times["start engines"].seconds
+    return Rates(**rates)
+
+
+def _probe(items: Sequence[Problem], judge: Judge) -> tuple[Probe, ...]:
+    sample = first_of_each_type(items, MAX_PROBED)
+    return (*verifier_audit(sample, judge).probes, *probe_shuffled(sample, judge))
+
+
+def _constant(items: Sequence[Problem], judge: Judge) -> Arm:
+    """Item by item, whether its type's best constant is right."""
+    by_type: dict[str, list[Problem]] = {}
+    for problem in items:
+        by_type.setdefault(problem.task.type, []).append(problem)
+    best = {name: best_constant(group, judge)[0] for name, group in by_type.items()}
+    shown = ", ".join(f"'{answer}'" for answer in dict.fromkeys(best.values()))
+    scores = tuple(float(judge.judge(problem, best[problem.task.type]).correct) for problem in items)
+    return Arm(name=f"best constant ({shown})", scores=scores)
+
+
+async def _councils(lab: Lab, items: Sequence[Problem], options: AssessOptions) -> list[Deliberation]:
+    chosen = list(items)[: options.num_councils]
+    if not chosen or len(lab.config.serving.engines) < 2:
+        return []
+    asks = council_asks(lab.config, "assess councils", chosen, base_seats(lab.config))
+    return await lab.hold("assess councils", lab.directory / "councils.parquet", asks)
+
+
+def _council_arms(
+    items: Sequence[Problem], councils: Sequence[Deliberation], judged: dict[tuple[str, str], bool]
+) -> tuple[Arm | None, Arm | None]:
+    """(the councils' own first vote, their verdict); None without councils."""
+    if not councils:
+        return None, None
+    first, last = verdict_scores(councils, judged, first=True), verdict_scores(councils, judged)
+    ids = [problem.task.id for problem in items if problem.task.id in last]
+    return (
+        Arm(name="council's first vote", scores=tuple(first[one] for one in ids)),
+        Arm(name="mesh council", scores=tuple(last[one] for one in ids)),
+    )
+
+
+def _harvested(config: RunConfig, problems: ProblemSet, num_train: int) -> int:
+    """TRAIN problems one generation draws on."""
+    types = len({problem.task.type for problem in problems.of(Split.TRAIN)})
+    return min(num_train, config.harvest.problems_per_type * types)
+
+
+def _night(config: RunConfig, problems: ProblemSet, rates: Rates) -> Night:
+    plan = plan_run(config, problems, rates)
+    costs = prices(config.serving)
+    hours = plan.seconds / 3600
+    money = hours * sum(costs.values()) if len(costs) == len(config.serving.engines) else None
+    return Night(hours=hours, output_tokens=plan.output_tokens, money=money)

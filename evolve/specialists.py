@@ -1,0 +1,272 @@
+"""One record for every specialist: which data, parents, recipe, seeds, graders, gate and people made it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+
+from evolve.audit_log import AuditEvent, AuditLog
+from evolve.breed import Candidate
+from evolve.config import RunConfig, load_config
+from evolve.curate import Example
+from evolve.evaluate import Judgements
+from evolve.gate import GateRecord, GateResult
+from evolve.licences import UNKNOWN, Licence, licence_of, teaching_note
+from evolve.lineage import Generation, Specialist
+from evolve.recipes import Recipe
+from evolve.report.data import ReportData
+from evolve.run_files import CONFIG, FACTS, REPORT_DATA
+from evolve.training_job import TrainingReport
+from memory.ledger import read_json
+from memory.types import Record, content_hash
+
+_R = TypeVar("_R", bound=Record)
+
+
+class DataFile(Record):
+    """One file of what was learned from."""
+
+    path: str = Field(description="inside the run's directory")
+    sha256: str
+    num_rows: int
+
+
+class GateNote(Record):
+    """What the gate found of the arrangement that seated it."""
+
+    arrangement: str
+    n: int
+    wins: int
+    losses: int
+    p: float | None
+    alpha: float
+    detectable_effect: float | None = None
+    reason: str
+    digest: str = Field(description="content hash of the whole gate record, as the specialist names it")
+    digest_checked: bool = Field(default=False, description="the record lies in the run and has this hash")
+
+
+class SpecialistRecord(Record):
+    """Everything that answers "which data, parents, graders and approver made this specialist?"."""
+
+    run: str
+    specialist: Specialist
+    base: str = Field(description="name of the base model, as written into the adapter; empty: not known")
+    base_fingerprint: str = Field(default="", description="content fingerprint of its weights; empty: not known")
+    licence: Licence = Field(default=UNKNOWN, description="of the base model")
+    licence_notes: tuple[str, ...] = ()
+    recipe: Recipe | None = Field(default=None, description="None: the run keeps no admission record of it")
+    seeds: dict[str, int] = Field(default_factory=dict, description="run, recipe")
+    data: tuple[DataFile, ...] = Field(default=(), description="files the recipe chose its rows from")
+    num_rows: int = Field(default=0, description="rows it learned from")
+    teachers: tuple[tuple[str, str | None, int], ...] = Field(
+        default=(), description="(member, adapter or None, examples) whose texts the recipe could draw on"
+    )
+    graders: tuple[str, ...] = Field(default=(), description="verifiers that called those texts right")
+    gate: GateNote | None = Field(default=None, description="None: the run keeps no gate record yet")
+    approved_by: tuple[str, ...] = Field(default=(), description="who let it be seated; 'gate': nobody else had to")
+    history: tuple[AuditEvent, ...] = Field(default=(), description="what the audit log holds about it, oldest first")
+    job: str = Field(default="", description="digest of the training job")
+    flops: float = Field(default=0.0, description="estimate, of training")
+    training_seconds: float = 0.0
+    trained_tokens: int = 0
+    last_loss: float | None = None
+    config_sha256: str = Field(default="", description="of the resolved configuration of the run")
+
+    @property
+    def status(self) -> str:
+        """'demoted' or 'confirmed' where live outcomes said so, else 'provisional'."""
+        verdicts = [event.kind for event in self.history if event.kind in ("demoted", "confirmed")]
+        return verdicts[-1] if verdicts else "provisional"
+
+
+class _Admitted(Record):
+    candidates: tuple[Candidate, ...]
+    refused: dict[str, str]
+
+
+class _Trained(Record):
+    reports: tuple[TrainingReport, ...]
+
+
+def specialist_record(
+    run: str,
+    specialist: Specialist,
+    *,
+    candidate: Candidate | None,
+    report: TrainingReport | None,
+    data: Sequence[DataFile] = (),
+    examples: Iterable[Example] = (),
+    graders: Iterable[str] = (),
+    gate: GateNote | None = None,
+    events: Iterable[AuditEvent] = (),
+    licences: Mapping[str, Licence] | None = None,
+    run_seed: int | None = None,
+    base_fingerprint: str = "",
+    config_sha256: str = "",
+) -> SpecialistRecord:
+    """The record of one specialist from what is known of it; what is missing stays empty and is not made up.
+
+    Args:
+        examples: the curated examples of the generation it was bred in.
+        licences: by model family, of the base models of the run.
+    """
+    known = licences or {}
+    recipe = None if candidate is None else candidate.recipe
+    teachers = _teachers(examples, recipe)
+    student = known.get(specialist.family, UNKNOWN)
+    history = tuple(e for e in events if e.adapter == specialist.adapter or specialist.name in e.subject.split(" and "))
+    families = {family for _, family, _, _ in teachers if family != specialist.family}
+    seeds = {} if run_seed is None else {"run": run_seed}
+    return SpecialistRecord(
+        run=run,
+        specialist=specialist,
+        base="" if report is None else report.base_name,
+        base_fingerprint=base_fingerprint,
+        licence=student,
+        licence_notes=teaching_note(student, {family: known.get(family, UNKNOWN) for family in families}),
+        recipe=recipe,
+        seeds=seeds | ({} if recipe is None else {"recipe": recipe.seed}),
+        data=tuple(data),
+        num_rows=0 if report is None else report.num_rows,
+        teachers=tuple((member, adapter, count) for member, _, adapter, count in teachers),
+        graders=tuple(sorted(set(graders))),
+        gate=gate,
+        approved_by=_approvers(history),
+        history=history,
+        job="" if report is None else report.job,
+        flops=0.0 if report is None else report.flops,
+        training_seconds=0.0 if report is None else report.seconds,
+        trained_tokens=0 if report is None else report.trained_tokens,
+        last_loss=report.losses[-1] if report is not None and report.losses else None,
+        config_sha256=config_sha256,
+    )
+
+
+def records_of(run: Path, generations: Sequence[Generation]) -> tuple[SpecialistRecord, ...]:
+    """A record of every specialist that was ever seated in the run in `run`, oldest first, from what the run left.
+
+    Raises ValueError where one of the run's files is not what it should be.
+    """
+    config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
+    seen: dict[str, Specialist] = {}
+    for generation in generations:
+        for specialist in generation.specialists:
+            seen.setdefault(specialist.adapter, specialist)
+    return tuple(_record_in(run, specialist, config) for specialist in seen.values())
+
+
+def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | None:
+    """What a gate record says of one arrangement; None: it was no arm of it."""
+    result: GateResult | None = next((one for one in record.results if one.name == arrangement), None)
+    if result is None:
+        return None
+    return GateNote(
+        arrangement=arrangement,
+        n=result.n,
+        wins=result.wins,
+        losses=result.losses,
+        p=result.p,
+        alpha=record.alpha,
+        detectable_effect=result.detectable_effect,
+        reason=result.reason,
+        digest=digest,
+        digest_checked=content_hash(record) == digest,
+    )
+
+
+def _record_in(run: Path, specialist: Specialist, config: RunConfig | None) -> SpecialistRecord:
+    number = specialist.generation - 1
+    candidates = [c for found in _steps(run, f"admit-generation-{number}", _Admitted) for c in found.candidates]
+    reports = [r for found in _steps(run, f"train-generation-{number}", _Trained) for r in found.reports]
+    judged = _steps(run, f"judge-generation-{number}-harvest", Judgements)
+    path = run / f"generation-{number}" / "examples.jsonl"
+    examples = [Example.model_validate_json(line) for line in _lines(path)]
+    data = () if not path.is_file() else (_data_file(run, path, len(examples)),)
+    specs = {} if config is None else {spec.family: spec for spec in config.serving.engines}
+    store = None if config is None else config.serving.model_store
+    return specialist_record(
+        "" if config is None else config.name,
+        specialist,
+        candidate=next((c for c in candidates if c.member.adapter == specialist.adapter), None),
+        report=next((r for r in reports if r.recipe == specialist.recipe), None),
+        data=data,
+        examples=examples,
+        graders={o.evidence.verifier for found in judged for o in found.outcomes if o.correct},
+        gate=_gate_in(run, specialist, number),
+        events=AuditLog(run).events(),
+        licences={} if store is None else {family: licence_of(spec, store) for family, spec in specs.items()},
+        run_seed=None if config is None else config.seed,
+        base_fingerprint=_fingerprint(run, specialist.engine),
+        config_sha256="" if config is None else hashlib.sha256((run / CONFIG).read_bytes()).hexdigest(),
+    )
+
+
+def _gate_in(run: Path, specialist: Specialist, number: int) -> GateNote | None:
+    """From the journalled gate record, if the run keeps one, else from its report."""
+    for record in _steps(run, f"gate-generation-{number}", GateRecord):
+        for result in record.results:
+            if result.passed and specialist.name in result.name.split(" and "):
+                return gate_note(record, result.name, specialist.gate_digest)
+    if not (run / REPORT_DATA).is_file():
+        return None
+    for view in ReportData.model_validate(read_json(run / REPORT_DATA)).gate:
+        if view.passed and specialist.name in view.arrangement.split(" and "):
+            return GateNote(
+                arrangement=view.arrangement,
+                n=view.n,
+                wins=view.wins,
+                losses=view.losses,
+                p=view.p,
+                alpha=view.alpha,
+                detectable_effect=view.detectable_effect,
+                reason=view.reason,
+                digest=specialist.gate_digest,
+            )
+    return None
+
+
+def _steps(run: Path, name: str, model: type[_R]) -> list[_R]:
+    """Every journalled result of a step; a later one first, should there be several."""
+    paths = sorted((run / "steps").glob(f"{name}-*.json"), reverse=True)
+    return [model.model_validate(read_json(path)) for path in paths]
+
+
+def _teachers(examples: Iterable[Example], recipe: Recipe | None) -> list[tuple[str, str, str | None, int]]:
+    """(member, family, adapter, examples) of what the recipe's mix lets in, most first."""
+    counts: dict[tuple[str, str, str | None], int] = {}
+    for example in examples:
+        ingredient = example.source
+        if recipe is not None:
+            allowed = "cross_family" if example.family != recipe.family else ingredient
+            if allowed not in recipe.mix or (recipe.task_types and example.task_type not in recipe.task_types):
+                continue
+        key = (example.member, example.family, example.adapter)
+        counts[key] = counts.get(key, 0) + 1
+    return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
+
+
+def _approvers(history: Iterable[AuditEvent]) -> tuple[str, ...]:
+    for event in history:
+        if event.kind == "promoted":
+            return tuple(event.by.split(", "))
+    return ("gate",)
+
+
+def _fingerprint(run: Path, engine: str) -> str:
+    if not (run / FACTS).is_file():
+        return ""
+    return str(dict(read_json(run / FACTS).get("weights", [])).get(engine, ""))
+
+
+def _data_file(run: Path, path: Path, num_rows: int) -> DataFile:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return DataFile(path=path.relative_to(run).as_posix(), sha256=digest, num_rows=num_rows)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text("utf-8").split("\n") if line.strip()] if path.is_file() else []

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from evolve.assess import (
+    Advice,
+    Arm,
+    Findings,
+    Night,
+    advise,
+    any_right,
+    best_single,
+    expected_examples,
+    flips,
+    items_needed,
+    probe_shuffled,
+    unfit,
+    vote_replicates,
+)
+from evolve.cli import app
+from evolve.evaluate import Pool
+from evolve.judge import Judge, Probe
+from evolve.problem_config import ExactVerifier, NumericVerifier
+from evolve.problem_types import Problem
+from memory.types import content_hash
+from mesh.types import Deliberation, Member, Proposal, Task, Verdict
+
+CONFIG = """
+name: look
+run_dir: {directory}/run
+serving:
+  in_process: true
+  engines:
+    - {{kind: scripted, name: ada, family: alpha, skill: {ada}}}
+    - {{kind: scripted, name: ben, family: beta, skill: {ben}}}
+"""
+
+
+def arm(name: str, right: int, n: int = 100) -> Arm:
+    return Arm(name=name, scores=tuple(float(index < right) for index in range(n)))
+
+
+def findings(**changes: Any) -> Findings:
+    fields: dict[str, Any] = {
+        "probes": (Probe(task_type="t", probe="reference", accepted=9, n=9),), "num_items": 100,
+        "constant": arm("constant", 10), "alone": (arm("a", 40), arm("b", 35)), "single": arm("best single", 40),
+        "consistency": arm("self-consistency", 45), "mesh": arm("mesh vote", 48), "ceiling": arm("any", 60),
+        "reach": arm("reach", 75), "n_eff": 1.8, "discordance": 0.2, "num_gate": 400, "detectable": 0.07,
+        "expected_examples": 80.0, "min_examples": 16,
+    }  # fmt: skip
+    return Findings(**(fields | changes))
+
+
+def advice(**changes: Any) -> Advice:
+    return advise(findings(**changes))
+
+
+def test_with_room_and_a_gate_that_can_see_it_the_first_word_is_evolve() -> None:
+    found = advice()
+    assert found.evolve
+    assert found.because == ()
+    assert found.sentence.startswith("Evolve: the mesh has 48% right, the best of all samples 75%")
+    assert "room for 27 points" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"probes": (Probe(task_type="t", probe="reference", accepted=8, n=9),)}, "refuses the reference answer"),
+        ({"probes": (Probe(task_type="t", probe="empty", accepted=1, n=9),)}, "accepts the empty answer in 1 of 9"),
+        ({"probes": (Probe(task_type="t", probe="shuffled", accepted=5, n=9),)}, "accepts another item's reference"),
+        ({"probes": (Probe(task_type="t", probe="echo", accepted=5, n=9),)}, "accepts the question itself"),
+        ({"num_gate": 0, "detectable": None}, "leave no item for the gate"),
+        ({"expected_examples": 3.2}, "about 3 verified examples, and a specialist needs 16"),
+        ({"mesh": arm("mesh vote", 98)}, "nothing to gain: mesh vote is right on 98% already"),
+        ({"constant": arm("constant", 47)}, "no way of asking is shown to beat a constant answer"),
+        ({"detectable": 0.30}, "can show a gain of 30 points, and there are only 27"),
+        ({"detectable": None, "num_gate": 12}, "12 GATE items can show no gain of any size"),
+        ({"night": Night(hours=14.0, output_tokens=1)}, "takes about 14.0 hours and a night has 10"),
+    ],
+)
+def test_every_reason_not_to_is_told_in_the_first_sentence(changes: dict[str, Any], words: str) -> None:
+    found = advice(**changes)
+    assert not found.evolve
+    assert found.sentence.startswith("Don't, because ")
+    assert words in found.sentence
+
+
+def test_all_reasons_are_kept_and_the_verifier_comes_first() -> None:
+    found = advice(
+        probes=(Probe(task_type="t", probe="empty", accepted=9, n=9),), expected_examples=0.0, reach=arm("reach", 48)
+    )
+    assert "the verifier accepts the empty answer" in found.sentence
+    assert len(found.because) == 3
+
+
+def test_a_high_constant_is_no_fault_of_the_verifier_but_is_told() -> None:
+    probe = Probe(task_type="gcd", probe="'2'", accepted=4, n=10)
+    assert unfit([probe]) == ()
+    assert any("The constant '2' is right on 40% of gcd" in note for note in advice(probes=(probe,)).notes)
+
+
+def test_the_mesh_is_compared_with_one_member_asked_as_often() -> None:
+    (note, *_) = advice(mesh=arm("mesh vote", 30), consistency=arm("self-consistency (a)", 50)).notes
+    assert "one member asked again is better than a mesh" in note
+
+
+def test_how_many_items_it_takes_is_worked_out() -> None:
+    needed = items_needed(0.05, 0.2, 0.05 / 3)
+    assert needed is not None
+    assert 500 < needed < 1200
+    assert items_needed(0.0, 0.2, 0.05) is None
+    assert items_needed(0.0001, 0.2, 0.05) is None
+
+
+SEATS = [Member(name=name, engine=name, family=name) for name in "ab"]
+
+
+def problem(task_id: str, reference: str = "7", verifier: Any = None) -> Problem:
+    task = Task(id=task_id, question=f"{task_id}?", answer_kind="number", type="sums")
+    return Problem(task=task, reference=reference, verifier=verifier or NumericVerifier(), key=task_id)
+
+
+def pool_of(said: dict[str, dict[str, list[str | None]]]) -> Pool:
+    """Task id to member to answers."""
+    nothing = Verdict(answer=None, method="none")
+    return Pool(
+        Deliberation(
+            id=f"{task}{member}", task=Task(id=task, question="?", answer_kind="number"), protocol="vote", seed=0,
+            members=tuple(SEATS), first_verdict=nothing, verdict=nothing,
+            proposals=tuple(
+                Proposal(member=member, family=member, text=f"it is {answer}", answer=answer, sample=number)
+                for number, answer in enumerate(answers)
+            ),
+        )
+        for task, members in said.items()
+        for member, answers in members.items()
+    )  # fmt: skip
+
+
+RIGHT = {("t", "7"): True, ("u", "7"): True}
+
+
+def test_votes_are_taken_from_disjoint_samples() -> None:
+    pool = pool_of({"t": {"a": ["7", "7", "8", "8"], "b": ["7", "8", "8", "8"]}})
+    replicates = vote_replicates(pool, SEATS, [problem("t")], RIGHT, 2)
+    assert replicates == [[1.0], [0.0]]
+    assert flips(replicates) == 1.0
+    assert flips(replicates[:1]) == 0.0
+
+
+def test_any_right_is_a_ceiling_at_the_same_number_of_samples() -> None:
+    pool = pool_of({"t": {"a": ["8", "8", "8", "7"], "b": ["9", "9", "9", None]}, "u": {"a": ["1"], "b": ["2"]}})
+    problems = [problem("t"), problem("u")]
+    assert any_right(pool, SEATS, problems, RIGHT, 2) == [0.5, 0.0]
+    assert any_right(pool, SEATS, problems, RIGHT) == [1.0, 0.0]
+
+
+def test_the_best_single_is_chosen_on_the_half_it_is_not_measured_on() -> None:
+    lucky = {f"p{n}": {"a": ["7"], "b": ["8"]} for n in range(8)}
+    problems = [problem(task) for task in lucky]
+    single, vote = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky})
+    assert single.name == "best single (a)"
+    assert single.mean == vote.mean == 1.0
+
+    # Each member is right on one half alone: whoever is chosen on the other half is wrong here.
+    half = {task: int(content_hash(task)[:2], 16) % 2 for task in lucky}
+    split = {task: {"a": ["7" if half[task] else "8"], "b": ["8" if half[task] else "7"]} for task in lucky}
+    single, _ = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky})
+    assert single.mean == 0.0
+
+
+def test_examples_are_counted_as_a_generation_would_keep_them() -> None:
+    pool = pool_of({"t": {"a": ["7", "7", "7", "8"], "b": ["8"]}, "u": {"a": ["8"], "b": ["8"]}})
+    assert expected_examples(pool, SEATS, [problem("t"), problem("u")], RIGHT, 40, 2) == 20.0  # one wording
+
+
+def test_an_items_reference_must_not_pass_for_anothers() -> None:
+    with Judge() as judge:
+        sound = [problem("t", "7"), problem("u", "7.0"), problem("v", "8")]
+        assert [(p.accepted, p.n) for p in probe_shuffled(sound, judge)] == [(0, 3)]
+        loose = [problem(one, str(n), NumericVerifier(tolerance=5.0)) for n, one in enumerate("tuv")]
+        (probe,) = probe_shuffled(loose, judge)
+        assert (probe.accepted, probe.n) == (3, 3)
+        same = [problem(one, "yes", ExactVerifier()) for one in "tuv"]
+        assert [(p.accepted, p.n) for p in probe_shuffled(same, judge)] == [(0, 0)]
+        assert unfit(probe_shuffled(same, judge)) == ()
+
+
+def tasks_file(directory: Path, count: int, answer: str | None = None) -> Path:
+    path = directory / "my.jsonl"
+    rows = [{"question": f"What is {n} + {n % 7}?", "answer": answer or str(n + n % 7)} for n in range(10, 10 + count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def look(directory: Path, tasks: Path, ada: float, ben: float, *more: str) -> Any:
+    config = directory / "config.yaml"
+    config.write_text(CONFIG.format(directory=directory, ada=ada, ben=ben))
+    return CliRunner().invoke(app, ["assess", str(tasks), "-c", str(config), *more])
+
+
+def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_sentence(tmp_path: Path) -> None:
+    tasks = tasks_file(tmp_path, 400)
+    done = look(tmp_path, tasks, 0.35, 0.3, "--items", "60", "--councils", "4", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["advice"]["evolve"] is True
+    assert found["advice"]["sentence"].startswith("Evolve: ")
+    measured = found["findings"]
+    assert measured["num_items"] == 60
+    assert 50 < measured["num_gate"] < 110
+    assert 1.0 <= measured["n_eff"] <= 2.0
+    assert sum(measured["constant"]["scores"]) < sum(measured["mesh"]["scores"]) < sum(measured["reach"]["scores"])
+    assert sum(measured["mesh"]["scores"]) <= sum(measured["ceiling"]["scores"]) <= sum(measured["reach"]["scores"])
+    again = look(tmp_path, tasks, 0.35, 0.3, "--items", "60", "--councils", "4")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.startswith("Evolve: ")
+    assert "any member right" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("ada", "ben", "count", "answer", "words"),
+    [
+        (1.0, 1.0, 120, None, "nothing to gain"),
+        (0.0, 0.0, 120, None, "nothing to learn from"),
+        (0.35, 0.3, 40, None, "GATE items can show"),
+        (0.0, 0.0, 120, "77", "beat a constant answer"),
+    ],
+)
+def test_bad_cases_are_told_not_to(
+    tmp_path: Path, ada: float, ben: float, count: int, answer: str | None, words: str
+) -> None:
+    done = look(tmp_path, tasks_file(tmp_path, count, answer), ada, ben, "--items", "30", "--councils", "0", "--json")
+    assert done.exit_code == 0, done.output
+    advice = json.loads(done.stdout)["advice"]
+    assert advice["evolve"] is False
+    assert any(words in reason for reason in advice["because"]), advice["because"]
+
+
+def test_a_file_that_is_none_ends_with_its_code(tmp_path: Path) -> None:
+    bad = tmp_path / "my.jsonl"
+    bad.write_text("not json\n")
+    done = look(tmp_path, bad, 0.5, 0.5)
+    assert done.exit_code == 2
+    assert "EM-PROBLEMS" in done.stderr
+    assert look(tmp_path, tmp_path / "none.jsonl", 0.5, 0.5).exit_code == 4
