@@ -215,6 +215,17 @@ class GymProblems(Record):
         return self
 
 
+class NearDuplicatesConfig(Record):
+    """When two of a file's questions say nearly the same, so that both must be in one split."""
+
+    threshold: float = Field(
+        default=0.7, gt=0.3, le=1.0, description="share of runs of 5 characters in common; one word in twenty: 0.83"
+    )
+    numbers_apart: bool = Field(
+        default=True, description="questions with different numbers are different: two fillings of one template"
+    )
+
+
 class FileProblems(Record):
     """A user's own tasks with reference answers: JSONL or Parquet with question, answer and, if wanted, id and type."""
 
@@ -231,6 +242,9 @@ class FileProblems(Record):
     shares: SplitShares = Field(default=SplitShares(), description="share of the items that each split gets")
     sizes: SplitSizes | None = Field(default=None, description="at most so many items a split; empty: all")
     split_seed: int = Field(default=0, ge=0, description="deals items to splits; keep it over runs")
+    near_duplicates: NearDuplicatesConfig | None = Field(
+        default=None, description="keep near duplicates in one split; empty: only questions that are the same"
+    )
     demonstration_share: float = Field(
         default=0.05, gt=0.0, lt=1.0, description="share of the items kept for demonstrations, where any are asked for"
     )

@@ -141,6 +141,9 @@ class ProblemSet(Record):
     problems: dict[Split, tuple[Problem, ...]]
     demonstrations: dict[str, tuple[Demonstration, ...]] = Field(default_factory=dict)
     report: DrawReport
+    clusters: dict[str, str] = Field(
+        default_factory=dict, description="task id to cluster, for items with near duplicates; others stand alone"
+    )
 
     def of(self, split: Split) -> tuple[Problem, ...]:
         """Problems of one split; empty when none were asked for."""

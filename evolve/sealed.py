@@ -76,6 +76,13 @@ class SplitProblems(Record):
     audit: tuple[SealedProblem, ...] = ()
     demonstrations: dict[str, tuple[Demonstration, ...]] = Field(default_factory=dict)
     report: DrawReport
+    clusters: dict[str, str] = Field(
+        default_factory=dict, description="task id to cluster, for items with near duplicates; others stand alone"
+    )
+
+    def cluster_of(self, problem: Asked) -> str:
+        """The cluster of a problem, its own key where it stands alone; errors within one are not independent."""
+        return self.clusters.get(problem.task.id, problem.key)
 
     @overload
     def of(self, split: OpenSplit) -> tuple[Problem, ...]: ...
@@ -121,6 +128,7 @@ def sealed(drawn: ProblemSet) -> SplitProblems:
         audit=tuple(seal(problem, Split.AUDIT) for problem in drawn.of(Split.AUDIT)),
         demonstrations=drawn.demonstrations,
         report=drawn.report,
+        clusters=drawn.clusters,
     )
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+from pydantic import Field
 
+from evolve.deal_file import read_deal
+from evolve.near_duplicates import Item, Place, deal
 from evolve.problem_config import FileProblems, JsonSchemaVerifier
 from evolve.problem_types import DrawReport, FamilyDraw, Problem, ProblemsError, ProblemSet, Skipped, VerifierSpec
 from evolve.rules import RULED, rule_of
-from evolve.splits import Split, SplitSizes, is_reserved, normalised_text, split_of
+from evolve.splits import Split, SplitSizes, is_reserved, normalised_text
 from memory.types import Record, content_hash
 from mesh.types import Demonstration, Task
 
@@ -31,6 +35,7 @@ class Row(Record):
     type: str
     key: str
     verifier: VerifierSpec
+    raw: dict[str, Any] = Field(default_factory=dict, description="the line as it was read")
 
 
 def read_rows(config: FileProblems) -> tuple[list[Row], list[Skipped], list[Skipped]]:
@@ -71,10 +76,14 @@ def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozens
     `seed` orders the items, and with `sizes` it decides which are taken; the split of an item never depends on it.
     """
     rows, malformed, duplicates = read_rows(config)
+    places = place_rows(rows, config)
+    malformed += [Skipped(where=row.where, reason=places[row.key].reason) for row in rows if not _split(row, places)]
+    rows = [row for row in rows if _split(row, places)]
     fresh = [row for row in rows if row.key not in exclude]
     share = config.demonstration_share if config.num_demonstrations else 0.0
     reserve = sorted(
-        (r for r in rows if is_reserved(r.key, config.split_seed, share)), key=lambda r: content_hash(r.key)
+        (r for r in rows if is_reserved(places[r.key].cluster, config.split_seed, share)),
+        key=lambda r: content_hash(r.key),
     )
     demonstrations: dict[str, tuple[Demonstration, ...]] = {}
     for row in reserve:
@@ -84,7 +93,7 @@ def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozens
     problems: dict[Split, tuple[Problem, ...]] = {}
     reserved_keys = {row.key for row in reserve}
     for split in Split:
-        mine = [r for r in fresh if r.key not in reserved_keys and _split(r, config) is split]
+        mine = [r for r in fresh if r.key not in reserved_keys and _split(r, places) is split]
         mine.sort(key=lambda r: content_hash([seed, r.key]))
         limit = len(mine) if config.sizes is None else config.sizes.of(split)
         problems[split] = tuple(_problem(row, config, demonstrations.get(row.type, ())) for row in mine[:limit])
@@ -96,7 +105,24 @@ def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozens
         duplicates=tuple(duplicates),
         warnings=_warnings(config, problems, demonstrations, types),
     )
-    return ProblemSet(problems=problems, demonstrations=demonstrations, report=report)
+    return ProblemSet(problems=problems, demonstrations=demonstrations, report=report, clusters=_clusters(rows, places))
+
+
+def place_rows(rows: Sequence[Row], config: FileProblems) -> dict[str, Place]:
+    """Key to place: as `problems add` has written it down, else by near duplicates and the hash.
+
+    Raises:
+        ProblemsError: the file was dealt with other settings than the configuration's.
+    """
+    pinned = read_deal(config).places
+    items = [Item(key=row.key, text=row.question) for row in rows]
+    dealt = deal(items, pinned, seed=config.split_seed, shares=config.shares, config=config.near_duplicates)
+    return {place.key: place for place in dealt}
+
+
+def _clusters(rows: Sequence[Row], places: Mapping[str, Place]) -> dict[str, str]:
+    sizes = Counter(places[row.key].cluster for row in rows)
+    return {row.id: places[row.key].cluster for row in rows if sizes[places[row.key].cluster] > 1}
 
 
 def file_generation(config: FileProblems, seed: int, generation: int) -> ProblemSet:
@@ -176,7 +202,14 @@ def _checked(where: str, raw: dict[str, Any], config: FileProblems) -> Row | str
     identifier = content_hash(key)[:16] if raw.get("id") in (None, "") else str(raw["id"])
     kind = name.strip() if name else config.default_type
     return Row(
-        where=where, id=identifier, question=question.strip(), answer=text, type=kind, key=key, verifier=verifier
+        where=where,
+        id=identifier,
+        question=question.strip(),
+        answer=text,
+        type=kind,
+        key=key,
+        verifier=verifier,
+        raw=raw,
     )
 
 
@@ -184,8 +217,8 @@ def _shown(value: object) -> str:
     return "nothing" if value is None else repr(value)[:60]
 
 
-def _split(row: Row, config: FileProblems) -> Split:
-    return split_of(row.key, config.split_seed, config.shares)
+def _split(row: Row, places: Mapping[str, Place]) -> Split | None:
+    return places[row.key].split
 
 
 def _problem(row: Row, config: FileProblems, demonstrations: tuple[Demonstration, ...]) -> Problem:
