@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from evolve.audit_log import AuditEvent, AuditLog
-from evolve.governance import Decision, Proposed
+from evolve.governance import Decision, Proposed, Ruling, audit_events, rule
+from evolve.governance_config import AutomaticPromotion, PromotionPolicy
 from memory.ledger import Ledger, exclusive_lock
 from memory.types import Record, content_hash
 
@@ -136,6 +137,21 @@ class ApprovalDesk:
     def _reading(self) -> Ledger | None:
         path = self._run / APPROVALS
         return Ledger(path, readonly=True) if path.exists() else None
+
+
+def settle(run: Path, proposed: Proposed, policy: PromotionPolicy, *, now: float) -> Ruling:
+    """Where a promotion stands: files it if somebody may have a say, hears what was said, and logs a final ruling.
+
+    Safe to call again: a run that was cut off while it waited finds its proposal, with the time it was filed.
+    """
+    desk = ApprovalDesk(run)
+    if isinstance(policy, AutomaticPromotion):
+        ruling = rule(proposed, (), policy, proposed_at=now, now=now)
+    else:
+        filed = desk.file(proposed, now)
+        ruling = rule(proposed, desk.decisions(), policy, proposed_at=filed.at, now=now)
+    AuditLog(run).add(audit_events(proposed, ruling, now))
+    return ruling
 
 
 def _filed(ledger: Ledger | None) -> list[Filed]:

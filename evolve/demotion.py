@@ -16,6 +16,7 @@ from pydantic import Field
 from evolve.audit_log import AuditEvent
 from evolve.governance_config import DemotionConfig
 from memory.types import Record, content_hash
+from mesh.types import Deliberation
 from serving.outcomes import LateOutcome
 
 BETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 0.95)
@@ -126,6 +127,17 @@ def live_answers(
         elif own in answers:
             found[key[1]] = answers[own]
     return list(found.values())
+
+
+def said_by(traces: Iterable[Deliberation], adapter: str) -> dict[tuple[str, str], str | None]:
+    """(deliberation, task) to the first answer that the adapter's member gave before it read anybody."""
+    return {
+        (trace.id, part.task.id): own.answer
+        for trace in traces
+        for _, part in trace.walk()
+        for own in reversed(part.round_of(0))
+        if own.adapter == adapter
+    }
 
 
 def demotion_event(name: str, generation: int, adapter: str, live: LiveRecord, at: float) -> AuditEvent | None:

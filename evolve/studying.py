@@ -91,7 +91,8 @@ async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_l
     bases = [*founders, *([baseline] if baseline is not None else [])]
     trained = [m for m in dict.fromkeys([*evolved, *rft]) if m not in bases]
     drawn = await _draw(lab, "study bases", items, bases, budget)
-    drawn += await _draw(lab, "study specialists", items, trained, -(-budget // min(len(evolved), len(rft) or 1)))
+    most = max(-(-budget // len(seats)) for seats in (evolved, rft) if seats)
+    drawn += await _draw(lab, "study specialists", items, trained, most)
     judged = (await lab.judge_all("study", drawn, items)).lookup()
     pool, spends = Pool(drawn), _spends(lab, drawn, baseline, options)
 
@@ -147,7 +148,8 @@ def _seats(lab: Lab, options: StudyOptions) -> tuple[list[Member], list[Member],
     if options.rft is not None:
         last = generations_of(options.rft)[-1]
         share_adapters(options.rft, last, lab.directory / "adapters")
-        rft = [member for member in last.seats if member.adapter is not None]
+        # Two runs may call different specialists by one name.
+        rft = [m.model_copy(update={"name": f"{m.name} (rft)"}) for m in last.seats if m.adapter is not None]
     return list(generations[0].seats), list(generations[-1].seats), rft
 
 

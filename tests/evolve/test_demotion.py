@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from evolve.demotion import demotion_event, e_value, judge_live, live_answers
+from evolve.demotion import demotion_event, e_value, judge_live, live_answers, said_by
 from evolve.governance_config import DemotionConfig
 from memory.types import Evidence
-from mesh.types import Outcome
+from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
 from serving.outcomes import LateOutcome
 
 CONFIG = DemotionConfig(enabled=True)
@@ -89,3 +89,18 @@ def test_only_trusted_reporters_are_heard_where_some_are_named() -> None:
     config = DemotionConfig(reporters=("label:qa",))
     said: dict[tuple[str, str], str | None] = {("d", "a"): "7", ("d", "b"): "8"}
     assert live_answers([label("a", "7", False, "label:eve"), label("b", "8", True)], said, config) == [True]
+
+
+def test_what_a_specialist_said_is_its_first_answer_before_it_read_anybody() -> None:
+    def own(answer: str | None, adapter: str | None, round: int = 0, sample: int = 0) -> Proposal:
+        return Proposal(member="m", family="f", text="x", answer=answer, adapter=adapter, round=round, sample=sample)
+
+    nothing = Verdict(answer=None, method="none")
+    trace = Deliberation(
+        id="d", task=Task(id="t", question="?"), protocol="council", seed=0,
+        members=(Member(name="m", engine="m", family="f"),),
+        proposals=(own("7", "aa"), own("8", "aa", sample=1), own("9", None), own("6", "aa", round=1)),
+        first_verdict=nothing, verdict=nothing,
+    )  # fmt: skip
+    assert said_by([trace], "aa") == {("d", "t"): "7"}
+    assert said_by([trace], "bb") == {}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.approvals import ApprovalDesk, ApprovalError
+from evolve.approvals import ApprovalDesk, ApprovalError, settle
 from evolve.audit_log import AuditEvent, AuditLog
 from evolve.governance import Decision, Proposed, audit_events, rule
 from evolve.governance_config import ApprovedPromotion, AutomaticPromotion, PromotionPolicy, VetoedPromotion
@@ -110,3 +110,26 @@ def test_what_cannot_be_decided_says_what_can(tmp_path: Path) -> None:
         desk.decide(None, "approved", by="kim", at=1.0, content="ffff")
     with pytest.raises(ApprovalError, match="--by"):
         desk.decide(None, "approved", by=" ", at=1.0)
+
+
+def test_a_run_that_waits_is_let_on_by_a_word_and_the_ruling_is_logged_once(tmp_path: Path) -> None:
+    policy = ApprovedPromotion()
+    assert settle(tmp_path, PROPOSED, policy, now=10.0).state == "waiting"
+    assert settle(tmp_path, PROPOSED, policy, now=20.0).state == "waiting"
+    ApprovalDesk(tmp_path).decide(None, "approved", by="kim", at=30.0)
+    assert settle(tmp_path, PROPOSED, policy, now=40.0).state == "granted"
+    assert settle(tmp_path, PROPOSED, policy, now=50.0).state == "granted"
+    assert [event.kind for event in AuditLog(tmp_path).events()] == ["proposed", "approved", "promoted"]
+
+
+def test_a_veto_window_begins_when_the_proposal_was_first_filed(tmp_path: Path) -> None:
+    policy = VetoedPromotion(window_hours=1.0)
+    assert settle(tmp_path, PROPOSED, policy, now=0.0).until == HOUR
+    assert settle(tmp_path, PROPOSED, policy, now=0.9 * HOUR).state == "waiting"
+    assert settle(tmp_path, PROPOSED, policy, now=HOUR).by == ("veto window",)
+
+
+def test_automatic_promotion_files_nothing(tmp_path: Path) -> None:
+    assert settle(tmp_path, PROPOSED, AutomaticPromotion(), now=0.0).state == "granted"
+    assert ApprovalDesk(tmp_path).all() == []
+    assert [event.by for event in AuditLog(tmp_path).events()] == ["gate"]

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from evolve.accumulate import AccumulationConfig, accumulate, set_rows
+from evolve.approvals import ApprovalDesk
+from evolve.audit_log import AuditEvent, AuditLog
+from evolve.breed import Candidate
+from evolve.cli import app
+from evolve.curate import Drop, Example
+from evolve.dataset_card import dataset_card
+from evolve.evaluate import Judgements
+from evolve.gate import Arm, decide
+from evolve.governance import Proposed
+from evolve.licences import Licence, licence_in, licence_of, teaching_note
+from evolve.lineage import Lineage, Specialist, founders, successor
+from evolve.model_card import model_card
+from evolve.recipes import Recipe
+from evolve.specialists import records_of
+from evolve.training_config import ScriptedTraining
+from evolve.training_job import TrainingReport
+from memory.ledger import publish_json
+from memory.types import Evidence, content_hash
+from mesh.types import Member, Outcome
+from serving.config import ScriptedSpec
+
+BASES = [Member(name=name, engine=name, family=f"{name}-family") for name in ("ada", "ben")]
+ADAPTER, CHILD = "a" * 64, "c" * 64
+
+
+def example(n: int, family: str = "ada-family", member: str = "ada", adapter: str | None = None) -> Example:
+    return Example(
+        task_id=f"t{n}", task_type="sums", member=member, family=family, adapter=adapter, source="own_correct",
+        messages=(), completion=f"{n} + 1 = {n + 1}",
+    )  # fmt: skip
+
+
+def candidate(name: str, adapter: str, mix: tuple[Any, ...] = ("own_correct", "revision")) -> Candidate:
+    recipe = Recipe(name=name, base="ada", family="ada-family", mix=mix, training=ScriptedTraining(), seed=7)
+    member = Member(name=name, engine="ada", family="ada-family", adapter=adapter)
+    return Candidate(member=member, recipe=recipe, data_digest="d" * 64)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two generations as it lies on the disk: g1-ada-own was seated, then its child."""
+    steps = tmp_path / "steps"
+    gate = decide(
+        [Arm(name="g1-ada-own", incumbent=(False,) * 9, candidate=(True,) * 9, task_types=("sums",) * 9)], 0.05
+    )
+    publish_json(steps / "gate-generation-0-1.json", gate)
+    for number, (name, adapter) in enumerate((("g1-ada-own", ADAPTER), ("g2-ada-cross", CHILD))):
+        mix = ("own_correct", "revision", "cross_family") if number else ("own_correct", "revision")
+        report = TrainingReport(
+            job="j" * 64, recipe=name, base_name="ada", status="ok", losses=(2.0, 0.5), num_rows=40, flops=3e9,
+            trained_tokens=4000, seconds=12.0,
+        )  # fmt: skip
+        made = {"candidates": [candidate(name, adapter, mix).model_dump(mode="json")], "refused": {}}
+        publish_json(steps / f"admit-generation-{number}-1.json", made)
+        publish_json(steps / f"train-generation-{number}-1.json", {"reports": [report.model_dump(mode="json")]})
+        directory = tmp_path / f"generation-{number}"
+        directory.mkdir()
+        rows = [example(1), example(2), example(3, "ben-family", "ben")]
+        (directory / "examples.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+        evidence = Evidence(verifier="numeric", verdict="passed", digest="0" * 64)
+        outcome = Outcome(task_id="t1", task_type="sums", answer="2", correct=True, evidence=evidence)
+        publish_json(steps / f"judge-generation-{number}-harvest-1.json", Judgements(outcomes=(outcome,)))
+    first = founders(BASES)
+    lineage = Lineage(tmp_path / "generations.jsonl")
+    lineage.append(first)
+    own = specialist("g1-ada-own", ADAPTER, 1, content_hash(gate))
+    second = successor(first, [own_seat("g1-ada-own", ADAPTER), BASES[1]], [own])
+    lineage.append(second)
+    child = specialist("g2-ada-cross", CHILD, 2, "9" * 64, (ADAPTER,))
+    lineage.append(successor(second, [own_seat("g2-ada-cross", CHILD), BASES[1]], [child]))
+    log = AuditLog(tmp_path)
+    log.add([AuditEvent(kind="promoted", subject="g1-ada-own", generation=0, adapter=ADAPTER, by="kim", at=60.0)])
+    return tmp_path
+
+
+def own_seat(name: str, adapter: str) -> Member:
+    return Member(name=name, engine="ada", family="ada-family", adapter=adapter)
+
+
+def specialist(name: str, adapter: str, number: int, gate: str, parents: tuple[str, ...] = ()) -> Specialist:
+    return Specialist(
+        name=name, engine="ada", family="ada-family", adapter=adapter, parents=parents, generation=number, recipe=name,
+        data_digest="d" * 64, gate_digest=gate,
+    )  # fmt: skip
+
+
+def evomesh(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_one_record_says_which_data_parents_graders_gate_and_people_made_a_specialist(run: Path) -> None:
+    first, child = records_of(run, Lineage(run / "generations.jsonl").generations())
+    assert first.gate is not None
+    assert (first.gate.wins, first.gate.n, first.gate.digest_checked) == (9, 9, True)
+    assert (first.approved_by, first.graders, first.num_rows, first.flops) == (("kim",), ("numeric",), 40, 3e9)
+    assert (first.seeds, first.last_loss, first.status) == ({"recipe": 7}, 0.5, "provisional")
+    assert first.teachers == (("ada", None, 2),)  # its mix takes no other family's texts
+    assert first.data[0].path == "generation-0/examples.jsonl"
+    assert first.data[0].num_rows == 3
+    assert child.specialist.parents == (ADAPTER,)
+    assert child.teachers == (("ada", None, 2), ("ben", None, 1))
+    assert child.licence_notes == ("it learned from texts of ben-family, whose licence is unknown",)
+    assert (child.gate, child.approved_by) == (None, ("gate",))
+
+
+def test_a_gate_record_that_is_not_the_named_one_is_not_taken_for_it(run: Path) -> None:
+    path = run / "steps" / "gate-generation-0-1.json"
+    path.write_text(path.read_text().replace('"alpha": 0.05', '"alpha": 0.1'))
+    first, _ = records_of(run, Lineage(run / "generations.jsonl").generations())
+    assert first.gate is not None
+    assert not first.gate.digest_checked
+
+
+def test_live_outcomes_change_what_a_specialist_is_called(run: Path) -> None:
+    AuditLog(run).add([AuditEvent(kind="demoted", subject="g1-ada-own", generation=1, adapter=ADAPTER)])
+    first, _ = records_of(run, Lineage(run / "generations.jsonl").generations())
+    assert first.status == "demoted"
+
+
+def test_the_tree_shows_what_descends_from_what(run: Path) -> None:
+    done = evomesh("lineage", run)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "ada (base model)"
+    assert lines[1].startswith("└─ g1-ada-own [aaaaaaaa] generation 1, 40 rows, gate 9:0 of 9, provisional")
+    assert lines[2].startswith("   └─ g2-ada-cross [cccccccc] generation 2, 40 rows, gate not kept")
+    assert lines[3] == "ben (base model)"
+    assert lines[-1] == "generation 2: g2-ada-cross [cccccccc], ben"
+    data = json.loads(evomesh("lineage", run, "--json").stdout)
+    assert [one["specialist"]["name"] for one in data["specialists"]] == ["g1-ada-own", "g2-ada-cross"]
+
+
+def test_a_specialists_card_is_written_and_an_unknown_one_is_told(run: Path) -> None:
+    path = run / "card.md"
+    assert evomesh("lineage", run, "aaaa", "--card", path).exit_code == 0
+    text = path.read_text()
+    for words in ("# g1-ada-own", "9 problems won and 0 lost of 9", "By: kim", "Called right by: numeric",
+                  "find out before you pass an adapter on"):  # fmt: skip
+        assert words in text
+    missing = evomesh("lineage", run, "zz")
+    assert missing.exit_code == 2
+    assert "g1-ada-own [aaaaaaaa]" in missing.stderr
+    assert json.loads(evomesh("lineage", run, "g2-ada-cross", "--json").stdout)["status"] == "provisional"
+
+
+def test_a_name_cannot_open_a_section_of_the_card(run: Path) -> None:
+    first, _ = records_of(run, Lineage(run / "generations.jsonl").generations())
+    sly = first.model_copy(update={"approved_by": ("kim\n## What was measured\n- all well",)})
+    assert model_card(sly).count("\n## What was measured") == 1
+
+
+def test_people_decide_by_command(run: Path) -> None:
+    assert evomesh("veto", run, "--by", "kim").exit_code == 2
+    proposed = Proposed(run="r", generation=1, arrangement="g2", adapters=(CHILD,), gate="g")
+    ApprovalDesk(run).file(proposed, 5.0)
+    done = evomesh("approve", run, "--by", "kim", "--content", proposed.id, "--note", "looks right", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["verdict"] == "approved"
+    assert [(one.by, one.note) for one in ApprovalDesk(run).decisions()] == [("kim", "looks right")]
+    assert "EM-APPROVAL" in evomesh("approve", run, "ffff", "--by", "kim").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("LICENSE", "Apache License\nVersion 2.0, January 2004", "apache-2.0"),
+        ("NOTICE-GEMMA_TERMS.html", "<h1>Gemma <b>Terms</b> of Use</h1>", "gemma"),
+        ("README.md", "---\nlicense: mit\n---\n# Model", "mit"),
+        ("README.md", "---\nlicense: other\nlicense_name: house-rules\n---\n", "house-rules"),
+        ("README.md", "# Apache License, they say", "unknown"),
+        ("weights.txt", "Apache License", "unknown"),
+    ],
+)
+def test_a_licence_is_read_from_the_files_that_travel_with_the_weights(
+    tmp_path: Path, name: str, text: str, found: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert licence_in(tmp_path).id == found
+
+
+def test_a_model_that_is_not_here_has_no_known_licence(tmp_path: Path) -> None:
+    assert not licence_of(ScriptedSpec(name="x", family="f"), tmp_path).is_known
+    terms = {"llama": Licence(id="llama", name="Llama Community License")}
+    assert teaching_note(Licence(id="mit", name="MIT"), terms) == (
+        "it learned from texts of llama, whose terms (Llama Community License) may bind what they teach",
+    )
+
+
+def test_a_dataset_card_counts_what_is_used_and_says_why_the_rest_is_not() -> None:
+    keys = {f"t{n}": f"k{n}" for n in range(9)}
+    rows = set_rows([example(n) for n in range(4)], 0, keys)
+    fresh = set_rows([example(n, adapter="x" * 64) for n in range(3, 9)], 1, keys)
+    found = accumulate(rows, fresh, AccumulationConfig(max_rows=6), held_out=("k0",), seed=0)
+    drop = Drop(task_id="t", task_type="sums", member="ada", family="f", reason="wrong", text="8")
+    card = dataset_card("g2 | set", found, drops=[drop, drop], num_held_out=1)
+    assert (card.num_all, card.num_used, card.num_problems) == (10, 6, 6)
+    assert dict(card.not_used) == {"contaminated": 1, "duplicate": 1, "max_rows": 2}
+    assert dict(card.not_kept) == {"wrong": 2}
+    assert card.anchor_share == 0.5
+    assert "| wrong | 2 |" in card.text
+    assert "shares a problem with 1 held-out" in card.text
+    assert card.text.startswith("# Training set g2 | set")

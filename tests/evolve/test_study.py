@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from evolve.assess import Arm
+from evolve.cli import app
+from evolve.lineage import Lineage, Specialist, founders, successor
+from evolve.recipes import Recipe, TrainingRow
+from evolve.scripted_train import scripted_shape, train_scripted
+from evolve.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
+from evolve.training_config import ScriptedTraining
+from evolve.training_job import TrainingJob
+from memory.ledger import Ledger
+from mesh.types import Member
+from serving.adapters import AdapterStore
+
+CONFIG = """
+name: study
+run_dir: {directory}/out
+serving:
+  in_process: true
+  engines:
+    - {{kind: scripted, name: ada, family: alpha, skill: 0.3, adapter_gain: 0.6, price_per_hour: 2.0}}
+    - {{kind: scripted, name: ben, family: beta, skill: 0.3, adapter_gain: 0.6, price_per_hour: 2.0}}
+    - {{kind: scripted, name: old, family: gamma, skill: 0.4, price_per_hour: 4.0}}
+"""
+
+
+def arm(role: Any, name: str, right: int, money: float | None, n: int = 100, samples: int = 4) -> StudyArm:
+    scores = tuple(float(index < right) for index in range(n))
+    made = Arm(name=name, scores=scores, num_samples=samples)
+    return StudyArm(role=role, arm=made, output_tokens=50.0, engine_seconds=1.0, money=money)
+
+
+def test_what_a_correct_answer_costs_decides_when_evolution_is_paid() -> None:
+    evolved, old = arm("evolved", "evolved mesh", 80, 0.08), arm("baseline", "old", 50, 0.10)
+    assert evolved.money_per_correct == pytest.approx(0.1)
+    assert old.money_per_correct == pytest.approx(0.2)
+    assert break_even(evolved, old, 50.0) == pytest.approx(500.0)
+    assert break_even(old, evolved, 50.0) is None
+    assert break_even(evolved, old, None) is None
+    assert break_even(evolved, arm("baseline", "old", 0, 0.1), 50.0) is None
+
+
+def test_the_sentence_is_about_what_the_user_has_today_and_tells_what_is_shown() -> None:
+    arms = [
+        arm("evolved", "evolved mesh", 80, 0.08), arm("single", "best single", 70, 0.02),
+        arm("baseline", "old, 4 samples", 50, 0.10), arm("baseline", "old, asked once", 45, 0.02, samples=1),
+    ]  # fmt: skip
+    found = compare_arms(arms, budget=4, investment=50.0)
+    assert found.sentence.startswith(
+        "The evolved mesh is right on 80% of 100 tasks and old, 4 samples on 50% (+30.0 points"
+    )
+    assert "it is better" in found.sentence
+    assert "paid after 500 correct answers" in found.sentence
+    same = compare_arms([arms[0], arm("baseline", "old", 79, None)], budget=4)
+    assert "no difference is shown" in same.sentence
+    alone = compare_arms(arms[:1], budget=4)
+    assert "nothing to compare it with" in alone.sentence
+
+
+def test_arms_of_different_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match="same tasks"):
+        compare_arms([arm("evolved", "e", 1, None), arm("single", "s", 1, None, n=50)], budget=4)
+    with pytest.raises(ValueError, match="evolved mesh first"):
+        compare_arms([arm("single", "s", 1, None)], budget=4)
+
+
+def test_an_arm_has_a_price_only_where_all_its_members_have_one() -> None:
+    spends = {
+        "a": Spend(output_tokens=10, engine_seconds=1.0, price_per_hour=3600.0),
+        "b": Spend(output_tokens=20, engine_seconds=2.0),
+        "c": Spend(output_tokens=100, price_per_million_tokens=5.0),
+    }
+    assert arm_cost({"a": 2}, spends) == (20.0, 2.0, 2.0)
+    assert arm_cost({"a": 1, "b": 1}, spends) == (30.0, 3.0, None)
+    assert arm_cost({"c": 2}, spends)[2] == pytest.approx(0.001)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose second generation seats a specialist on ada; it took an hour."""
+    directory = tmp_path / "run"
+    recipe = Recipe(
+        name="g1-ada-own", base="ada", family="alpha", mix=("own_correct",), training=ScriptedTraining(), seed=1
+    )
+    row = TrainingRow(task_id="t", task_type="sums", messages=(), completion="7")
+    job = TrainingJob(
+        base_name="ada", base_dir="", recipe=recipe, rows=(row,), seed=1, out_dir=str(directory / "training")
+    )
+    assert train_scripted(job).status == "ok"
+    adapter = AdapterStore(directory / "adapters").admit(job.adapter_dir, scripted_shape("ada"), max_rank=16)
+    bases = [Member(name=n, engine=n, family=f) for n, f in (("ada", "alpha"), ("ben", "beta"))]
+    lineage, first = Lineage(directory / "generations.jsonl"), founders(bases)
+    lineage.append(first)
+    made = Specialist(
+        name="g1-ada-own", engine="ada", family="alpha", adapter=adapter.hash, generation=1, recipe="g1-ada-own",
+        data_digest="d", gate_digest="g",
+    )  # fmt: skip
+    seat = Member(name="g1-ada-own", engine="ada", family="alpha", adapter=adapter.hash)
+    lineage.append(successor(first, [seat, bases[1]], [made]))
+    Ledger(directory / "times.jsonl").append("stage", {"stage": "all", "seconds": 3600.0})
+    return directory
+
+
+def study(directory: Path, *more: str) -> Any:
+    config, tasks = directory / "config.yaml", directory / "tasks.jsonl"
+    config.write_text(CONFIG.format(directory=directory))
+    rows = [{"question": f"What is {n} + {n % 7}?", "answer": str(n + n % 7)} for n in range(10, 90)]
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return CliRunner().invoke(app, ["study", str(tasks), "-c", str(config), "--run", str(directory / "run"), *more])
+
+
+def test_the_evolved_mesh_is_studied_against_all_one_could_have_done(tmp_path: Path, run: Path) -> None:
+    done = study(tmp_path, "--baseline", "old", "--baseline-price", "10", "--rft", str(run), "--json")
+    assert done.exit_code == 0, done.output
+    found = Study.model_validate({k: v for k, v in json.loads(done.stdout).items() if k != "directory"})
+    roles = [one.role for one in found.results]
+    assert roles == ["evolved", "generation 0", "single", "self-consistency", "rft", "baseline", "baseline"]
+    assert (found.num_tasks, found.budget, found.investment) == (80, 4, pytest.approx(8.0))
+    assert {one.num_samples for one in found.results} == {4, 1}
+    evolved, first = found.of("evolved"), found.of("generation 0")
+    assert evolved is not None
+    assert first is not None
+    assert first.difference is not None
+    assert first.difference.low > 0.0  # the specialist is much better than its base
+    assert found.results[-1].money_per_correct is not None
+    again = study(tmp_path, "--baseline", "old", "--baseline-price", "10", "--rft", str(run))
+    assert again.stdout.startswith("The evolved mesh is right on ")
+
+
+def test_what_is_wrong_with_a_study_is_told_before_anything_is_spent(tmp_path: Path, run: Path) -> None:
+    done = study(tmp_path, "--baseline", "remote:old")
+    assert done.exit_code == 2
+    assert "scripted:old" in done.stderr
+    (run / "generations.jsonl").unlink()
+    assert study(tmp_path).exit_code == 2
