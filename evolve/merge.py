@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from pydantic import Field
 from evolve.adapter_files import publish_adapter
 from evolve.delta import Reduced, concatenate, dare, reduce_dense, reduce_factors, ties
 from evolve.lora_files import AdapterUnfit, Factors, LoraFile, all_shapes, write_lora
+from evolve.merged_rank import merged_rank
 from evolve.training_config import MergeTraining
+from evolve.training_job import TrainingJob, TrainingReport, publish_report, quarantined
 from memory.types import Record, content_hash
 
 
@@ -69,11 +73,31 @@ def merge_adapters(
     )
 
 
-def merged_rank(ranks: Sequence[int], config: MergeTraining) -> int:
-    """Rank that a merge of adapters of these ranks has."""
-    if config.method == "cat":
-        return sum(ranks)
-    return max(ranks) if config.rank is None else config.rank
+def train_merge(job: TrainingJob) -> TrainingReport:
+    """Carry out a job whose recipe merges its parents, and publish its report; in this process, without torch.
+
+    Parents that do not fit, or a rank that keeps less than `min_energy` of the update, quarantine it.
+
+    Raises:
+        TypeError: the recipe does not merge. OSError: an adapter cannot be read or written.
+    """
+    config, started = job.recipe.training, time.perf_counter()
+    if not isinstance(config, MergeTraining):
+        raise TypeError(f"expected a job with training.kind 'merge', got {config.kind!r}")
+    try:
+        merged = merge_adapters(
+            [Path(parent.directory) for parent in job.parents],
+            config,
+            job.adapter_dir,
+            base_name=job.base_name,
+            seed=job.seed,
+        )
+    except AdapterUnfit as error:
+        report = quarantined(job, str(error))
+    else:
+        report = _report(job, merged, config, time.perf_counter() - started)
+    publish_report(job, report)
+    return report
 
 
 def distance(left: Path, right: Path) -> float:
@@ -91,6 +115,26 @@ def distance(left: Path, right: Path) -> float:
     if whole == 0:
         return 0.0 if apart == 0 else float("inf")
     return float(np.sqrt(apart / whole))
+
+
+def _report(job: TrainingJob, merged: MergeReport, config: MergeTraining, seconds: float) -> TrainingReport:
+    if merged.retained_energy < config.min_energy:
+        shutil.rmtree(job.adapter_dir)
+        reason = (
+            f"rank {merged.rank} keeps {merged.retained_energy:.3f} of the merged update, less than min_energy "
+            f"({config.min_energy:g}); {merged.least_layer} keeps {merged.least_retained:.3f}; raise the rank"
+        )
+        refused = quarantined(job, reason)
+        return refused.model_copy(update={"retained_energy": merged.retained_energy, "seconds": seconds})
+    return TrainingReport(
+        job=job.digest,
+        recipe=job.recipe.name,
+        base_name=job.base_name,
+        status="ok",
+        seconds=seconds,
+        retained_energy=merged.retained_energy,
+        adapter_sha256=merged.adapter_sha256,
+    )
 
 
 def _merge_layer(

@@ -23,6 +23,14 @@ class TokenRow(NamedTuple):
     weight: float = 1.0
 
 
+class TokenPair(NamedTuple):
+    """Two tokenised answers to one prompt, the better first."""
+
+    chosen: TokenRow
+    rejected: TokenRow
+    weight: float = 1.0
+
+
 class PackedRows(NamedTuple):
     """n tree nodes in an order in which parents come first, and m (position, next token) pairs to learn."""
 

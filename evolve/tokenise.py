@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from evolve.pack import TokenRow
-from evolve.recipes import TrainingRow
+from evolve.pack import TokenPair, TokenRow
+from evolve.recipes import PreferenceRow, TrainingRow
 from mesh.types import Message, Part
 from serving.render import Renderer
 from serving.templates import TemplateFacts, Tokenizer
@@ -41,6 +41,37 @@ def tokenise(
     kept = [row for row in found if row is not None and len(row.token_ids) <= max_length]
     mean = sum(row.weight for row in kept) / len(kept) if kept else 1.0
     return [row._replace(weight=row.weight / mean) for row in kept], len(found) - len(kept)
+
+
+def tokenise_pairs(
+    renderer: Renderer, tokenizer: Tokenizer, pairs: Iterable[PreferenceRow], max_length: int
+) -> tuple[list[TokenPair], int]:
+    """Pairs of which both texts are fit as rows are, their weights scaled to a mean of 1; and the number left out.
+
+    A pair whose texts are the same tokens teaches nothing and is left out as well.
+    """
+    found = [_tokenise_pair(renderer, tokenizer, pair) for pair in pairs]
+    kept = [
+        pair
+        for pair in found
+        if pair is not None and max(len(pair.chosen.token_ids), len(pair.rejected.token_ids)) <= max_length
+    ]
+    mean = sum(pair.weight for pair in kept) / len(kept) if kept else 1.0
+    return [pair._replace(weight=pair.weight / mean) for pair in kept], len(found) - len(kept)
+
+
+def _tokenise_pair(renderer: Renderer, tokenizer: Tokenizer, pair: PreferenceRow) -> TokenPair | None:
+    sides = [
+        tokenise_row(
+            renderer,
+            tokenizer,
+            TrainingRow(task_id=pair.task_id, task_type=pair.task_type, messages=pair.messages, completion=text),
+        )
+        for text in (pair.chosen, pair.rejected)
+    ]
+    if sides[0] is None or sides[1] is None or sides[0].token_ids == sides[1].token_ids:
+        return None
+    return TokenPair(sides[0], sides[1], pair.weight)
 
 
 def turn_end(target: Sequence[int], facts: TemplateFacts, tokenizer: Tokenizer) -> int:

@@ -1,4 +1,4 @@
-"""Train one LoRA adapter with TRL and PEFT. Heavy to import: only a training process does.
+"""Train one LoRA adapter with TRL and PEFT: rows, then pairs. Heavy to import: only a training process does.
 
 Two things are done by hand. The loss reads logits at learned positions alone: TRL's own loss, on a CPU, multiplies
 every prompt token with the whole vocabulary. And rows of a batch share their common beginning (`evolve.pack`).
@@ -6,11 +6,12 @@ every prompt token with the whole vocabulary. And rows of a batch share their co
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from datasets import Dataset
@@ -21,35 +22,74 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    TrainerCallback,
 )
 from transformers.utils.logging import disable_progress_bar
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from evolve.adapter_files import publish_adapter
-from evolve.pack import TokenRow, pack_rows, rows_per_pass
-from evolve.tokenise import tokenise
-from evolve.training_config import BaseDtype, LoraTraining
-from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport, diverged, publish_report, quarantined
+from evolve.checkpoint import latest_checkpoint, remove_checkpoints
+from evolve.flops import ModelSize, TokenCounts, forward_flops, training_flops
+from evolve.lora_files import AdapterUnfit, LoraFile
+from evolve.pack import TokenPair, TokenRow, rows_per_pass
+from evolve.tokenise import tokenise, tokenise_pairs
+from evolve.trainers import (
+    Counts,
+    Keeping,
+    LossNotFinite,
+    OnProgress,
+    PackedPreferenceTrainer,
+    PackedSFTTrainer,
+    Watch,
+    collate,
+    collate_pairs,
+    pair_examples,
+    with_reference,
+)
+from evolve.training_config import BaseDtype, LoraTraining, PreferenceTraining
+from evolve.training_job import TrainingJob, TrainingReport, diverged, publish_report, quarantined
 from serving.render import Renderer
+
+__all__ = ["Base", "Bases", "LossNotFinite", "PackedSFTTrainer", "collate", "load_base", "train_lora"]
 
 # Attention alone learns less; embeddings and the head cannot be served as part of an adapter.
 TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-FLOPS_PER_WEIGHT = 4
-"""A multiplication and an addition a weight forward, the same backward; frozen weights take no third pass."""
-
-OnProgress = Callable[[TrainingProgress], None]
 
 
-class LossNotFinite(RuntimeError):
-    """A step's loss was NaN or infinite. The stock trainer would log an older loss in its place and go on."""
+class Base(NamedTuple):
+    """A loaded base model; between two jobs it is as it was loaded."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
 
-def train_lora(job: TrainingJob, on_progress: OnProgress | None = None) -> TrainingReport:
+class Bases:
+    """Base models that stay loaded from one job to the next; one at a time, as memory is for training."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str] | None = None
+        self._base: Base | None = None
+
+    def forget(self) -> None:
+        """Load anew at the next call: the base may not be as it was loaded."""
+        self._base = None
+
+    def get(self, directory: str, dtype: BaseDtype) -> Base:
+        """The base, loaded where it is not the one of the last job. Raises OSError."""
+        if self._base is None or self._key != (directory, dtype):
+            self._base = None
+            gc.collect()
+            self._base = _load(Path(directory), dtype)
+            self._key = (directory, dtype)
+        return self._base
+
+
+def train_lora(job: TrainingJob, on_progress: OnProgress | None = None, bases: Bases | None = None) -> TrainingReport:
     """Train, save the adapter into `job.adapter_dir` and publish the report; the same job gives the same adapter
-    on the same hardware, versions and number of threads.
+    on the same hardware, versions and number of threads, on a base that is loaded for it or in `bases` already,
+    uninterrupted or continued from a checkpoint.
 
-    A loss that is not finite or diverges gives a quarantined report and no adapter.
+    A loss that is not finite or diverges, a parent that does not fit, or too little memory give a quarantined report
+    and no adapter.
 
     Raises:
         TypeError: the recipe does not train a LoRA adapter.
@@ -61,16 +101,24 @@ def train_lora(job: TrainingJob, on_progress: OnProgress | None = None) -> Train
     started = time.perf_counter()
     torch.set_num_threads(training.num_threads)
     disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(job.base_dir, local_files_only=True)
-    model = load_base(Path(job.base_dir), training.base_dtype)
-    rows, num_left_out = tokenise(_renderer(tokenizer, model), tokenizer, job.rows, training.max_length)
+    bases = bases or Bases()
+    base = bases.get(job.base_dir, training.base_dtype)
+    renderer = _renderer(base.tokenizer, base.model)
+    rows, num_left_out = tokenise(renderer, base.tokenizer, job.rows, training.max_length)
+    pairs, num_pairs_left_out = tokenise_pairs(renderer, base.tokenizer, job.pairs, training.max_length)
     if not rows:
         report = quarantined(job, f"no rows to learn from: {num_left_out} left out as longer than max_length or unfit")
     else:
-        report = _train(job, training, model, tokenizer, rows, on_progress, started)
-        report = report.model_copy(update={"num_rows_left_out": num_left_out})
+        report = _Training(job, training, base, rows, pairs, on_progress, started, bases.forget).run()
+    report = report.model_copy(update={"num_rows_left_out": num_left_out, "num_pairs_left_out": num_pairs_left_out})
     publish_report(job, report)
+    remove_checkpoints(Path(job.out_dir))
     return report
+
+
+def _load(directory: Path, dtype: BaseDtype) -> Base:
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return Base(load_base(directory, dtype), tokenizer)
 
 
 def load_base(directory: Path, dtype: BaseDtype = "auto") -> PreTrainedModel:
@@ -98,159 +146,151 @@ def can_share_beginnings(model: PreTrainedModel, longest: int) -> bool:
     return kinds <= {"full_attention", "sliding_attention"}
 
 
-class PackedSFTTrainer(SFTTrainer):
-    """TRL's trainer on packed token trees; it counts what it does and stops at the first loss that is not finite."""
+class _Training:
+    """One job on a loaded base: its stages one after the other, and the base left as it was found."""
 
-    num_trained = num_computed = num_learned = 0
-    _open_loss = 0.0
-
-    def __init__(self, **kwargs: Any) -> None:
-        """As `SFTTrainer`."""
-        super().__init__(**kwargs)
-        self.losses: list[float] = []
-
-    def compute_loss(
+    def __init__(
         self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Weighted mean negative log-likelihood per learned token of the optimizer step."""
-        labels, weights = inputs["labels"], inputs["label_weights"]
-        inputs_of_model = {k: inputs[k] for k in ("input_ids", "position_ids", "attention_mask") if k in inputs}
-        output = model(**inputs_of_model, logits_to_keep=inputs["label_positions"], use_cache=False)
-        nll = torch.nn.functional.cross_entropy(output.logits[0].float(), labels, reduction="none")
-        total = len(labels) if num_items_in_batch is None else num_items_in_batch
-        loss = (nll * weights).sum() / total
-        value = float(loss.detach())
-        if not torch.isfinite(loss):
-            raise LossNotFinite(f"loss is {value} at step {self.state.global_step}")
-        self._open_loss += value
-        self.num_trained += int(inputs["num_row_tokens"])
-        self.num_computed += inputs["input_ids"].numel()
-        self.num_learned += len(labels)
-        return loss
+        job: TrainingJob,
+        training: LoraTraining,
+        base: Base,
+        rows: Sequence[TokenRow],
+        pairs: Sequence[TokenPair],
+        on_progress: OnProgress | None,
+        started: float,
+        forget_base: Callable[[], None],
+    ) -> None:
+        self._job, self._training, self._base = job, training, base
+        self._rows, self._pairs, self._on_progress = rows, list(pairs), on_progress
+        self._begun = self._started = started
+        self._forget_base = forget_base
+        self._notes: list[str] = []
+        self._trainers: list[PackedSFTTrainer] = []
+        self._looked = Counts()
+        if training.preference is not None and 0 < len(self._pairs) < training.preference.min_pairs:
+            self._notes.append(f"{len(self._pairs)} usable pairs, fewer than min_pairs: nothing was learned from them")
+            self._pairs = []
 
-    def close_step(self) -> float:
-        """End of an optimizer step: its loss."""
-        self.losses.append(self._open_loss)
-        self._open_loss = 0.0
-        return self.losses[-1]
-
-
-class _Watch(TrainerCallback):
-    """Closes steps and tells how far training is."""
-
-    def __init__(self, recipe: str, on_progress: OnProgress | None) -> None:
-        self._recipe, self._on_progress = recipe, on_progress
-        self._started = time.perf_counter()
-        self.trainer: PackedSFTTrainer | None = None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after each optimizer step."""
-        loss = self.trainer.close_step() if self.trainer is not None else None
-        if self._on_progress is not None:
-            seconds = time.perf_counter() - self._started
-            self._on_progress(
-                TrainingProgress(
-                    recipe=self._recipe, step=state.global_step, num_steps=state.max_steps, loss=loss, seconds=seconds
-                )
-            )
-
-
-def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """One packed pass: `input_ids` and `position_ids` (1, n), `attention_mask` (1, 1, n, n) where rows share a
-    beginning, and (m,) each of `labels`, `label_positions`, `label_weights`."""
-    rows = [TokenRow(tuple(e["token_ids"]), e["completion_start"], e["weight"]) for e in examples]
-    packed = pack_rows(rows)
-    batch = {
-        "input_ids": torch.from_numpy(packed.token_ids)[None],
-        "position_ids": torch.from_numpy(packed.depths)[None],
-        "labels": torch.from_numpy(packed.label_ids),
-        # The trainer counts this one as it is; of `labels` it would leave out the first.
-        "shift_labels": torch.from_numpy(packed.label_ids),
-        "label_positions": torch.from_numpy(packed.label_positions),
-        "label_weights": torch.from_numpy(packed.label_weights),
-        "num_row_tokens": torch.tensor(sum(len(row.token_ids) for row in rows)),
-    }
-    if len(rows) > 1:
-        batch["attention_mask"] = torch.from_numpy(packed.visible)[None, None]
-    return batch
-
-
-def _train(
-    job: TrainingJob,
-    training: LoraTraining,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[TokenRow],
-    on_progress: OnProgress | None,
-    started: float,
-) -> TrainingReport:
-    watch = _Watch(job.recipe.name, on_progress)
-    num_body, num_head = _num_weights(model)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(training, model, tokenizer, rows, watch, scratch, job.seed)
-        watch.trainer = trainer
-        adapted = cast(PeftModel, trainer.model)
-        begun = time.perf_counter()
-        try:
-            trainer.train()
-            reason = diverged(trainer.losses) or _not_finite(adapted)
-        except LossNotFinite as error:
-            reason = str(error)
-    report = TrainingReport(
-        job=job.digest,
-        recipe=job.recipe.name,
-        base_name=job.base_name,
-        status="quarantined" if reason else "ok",
-        reason=reason or "",
-        losses=tuple(round(loss, 6) for loss in trainer.losses),
-        num_rows=len(rows),
-        trained_tokens=trainer.num_trained,
-        computed_tokens=trainer.num_computed,
-        learned_tokens=trainer.num_learned,
-        seconds=time.perf_counter() - begun,
-        load_seconds=begun - started,
-        flops=float(FLOPS_PER_WEIGHT * (num_body * trainer.num_computed + num_head * trainer.num_learned)),
-        base_dtype=str(model.dtype).removeprefix("torch."),
-    )
-    if reason:
+    def run(self) -> TrainingReport:
+        """The report, the adapter saved if it is fit to be."""
+        adapted: PeftModel | PreTrainedModel = self._base.model
+        size = _size_of(self._base.model)
+        reason: str | None = None
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                adapted = self._start(adapted)
+                adapted = self._learn_rows(adapted, scratch)
+                reason = diverged(self._trainers[0].losses) or _not_finite(adapted)
+                if reason is None and self._preference is not None:
+                    adapted = self._learn_pairs(adapted, self._preference, scratch)
+                    reason = diverged(self._trainers[1].losses) or _not_finite(adapted)
+            except (LossNotFinite, AdapterUnfit) as error:
+                reason = str(error)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._forget_base()
+                reason = self._too_large(error)
+            if self._trainers:
+                adapted = cast(PeftModel, self._trainers[-1].model)
+            num_adapter = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            report = self._report(reason, size._replace(num_adapter=num_adapter))
+            try:
+                if reason is None:
+                    report = report.model_copy(update={"adapter_sha256": self._publish(cast(PeftModel, adapted))})
+            finally:
+                self._trainers.clear()
+                _restore(adapted)
         return report
-    digest = publish_adapter(job.adapter_dir, job.base_name, lambda path: adapted.save_pretrained(str(path)))
-    return report.model_copy(update={"adapter_sha256": digest})
 
+    @property
+    def _preference(self) -> PreferenceTraining | None:
+        return self._training.preference if self._pairs else None
 
-def _trainer(
-    training: LoraTraining,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[TokenRow],
-    watch: _Watch,
-    scratch: str,
-    seed: int,
-) -> PackedSFTTrainer:
-    longest = max(len(row.token_ids) for row in rows)
-    limit = training.max_packed_tokens if can_share_beginnings(model, longest) else 1
-    at_once = rows_per_pass(longest, training.batch_size, limit)
-    steps_per_epoch = -(-len(rows) // training.batch_size)
-    num_steps = min(training.max_steps or steps_per_epoch * training.num_epochs, steps_per_epoch * training.num_epochs)
-    schedule = {"constant": "constant_with_warmup"}.get(training.schedule, training.schedule)
-    trainer = PackedSFTTrainer(
-        model=model,
-        args=SFTConfig(
+    def _start(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        """The base, or the base with the parent's adapter on it, ready to be trained further."""
+        if not self._job.parents:
+            return model
+        directory = Path(self._job.parents[0].directory)
+        targets = LoraFile(directory).config.target_modules
+        if not set(targets) <= set(TARGET_MODULES):
+            raise AdapterUnfit(f"{directory}: expected an adapter on {TARGET_MODULES}, got one on {targets}")
+        return PeftModel.from_pretrained(model, str(directory), is_trainable=True)
+
+    def _learn_rows(self, model: PreTrainedModel | PeftModel, scratch: str) -> PeftModel:
+        training, job = self._training, self._job
+        longest = max(len(row.token_ids) for row in self._rows)
+        at_once = rows_per_pass(longest, training.batch_size, self._packed_tokens(longest))
+        num_steps = _num_steps(len(self._rows), training.batch_size, training.num_epochs, training.max_steps)
+        later = self._preference
+        num_later = 0
+        if later is not None:
+            num_later = _num_steps(len(self._pairs), later.batch_size, later.num_epochs, later.max_steps)
+        watch = Watch(job.recipe.name, self._on_progress, after=num_later)
+        fresh = None if isinstance(model, PeftModel) else _lora_config(training)
+        trainer = PackedSFTTrainer(
+            model=model,
+            args=self._arguments(scratch, at_once, training.batch_size, num_steps, training.learning_rate),
+            data_collator=collate,
+            train_dataset=Dataset.from_list([row._asdict() for row in self._rows]),
+            processing_class=self._base.tokenizer,
+            peft_config=fresh,
+            callbacks=[watch],
+        )
+        return self._train(trainer, watch, "rows", keep_last=later is not None)
+
+    def _learn_pairs(self, model: PeftModel, settings: PreferenceTraining, scratch: str) -> PeftModel:
+        num_steps = _num_steps(len(self._pairs), settings.batch_size, settings.num_epochs, settings.max_steps)
+        longest = max(len(row.token_ids) for pair in self._pairs for row in (pair.chosen, pair.rejected))
+        at_once = rows_per_pass(2 * longest, settings.batch_size, self._packed_tokens(longest))
+        examples, self._looked = with_reference(model, pair_examples(self._pairs), at_once)
+        watch = Watch(self._job.recipe.name, self._on_progress, before=len(self._trainers[0].losses))
+        trainer = PackedPreferenceTrainer(
+            settings=settings,
+            model=model,
+            args=self._arguments(scratch, at_once, settings.batch_size, num_steps, settings.learning_rate),
+            data_collator=collate_pairs,
+            train_dataset=Dataset.from_list(examples),
+            processing_class=self._base.tokenizer,
+            callbacks=[watch],
+        )
+        return self._train(trainer, watch, "pairs")
+
+    def _train(self, trainer: PackedSFTTrainer, watch: Watch, stage: str, *, keep_last: bool = False) -> PeftModel:
+        watch.trainer = trainer
+        # It prints to the standard output, which belongs to the command line.
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = None
+        out_dir = Path(self._job.out_dir)
+        if self._job.checkpoint_steps is not None:
+            trainer.keeping = Keeping(out_dir, self._job.digest, stage)
+            checkpoint, notes = latest_checkpoint(out_dir, stage, self._job.digest)
+            self._notes += notes
+        if not self._trainers:
+            self._begun = time.perf_counter()
+        self._trainers.append(trainer)
+        trainer.train_from(checkpoint)
+        if keep_last and trainer.resumed_steps < trainer.args.max_steps:
+            trainer.keep()
+        return cast(PeftModel, trainer.model)
+
+    def _packed_tokens(self, longest: int) -> int:
+        return self._training.max_packed_tokens if can_share_beginnings(self._base.model, longest) else 1
+
+    def _arguments(self, scratch: str, at_once: int, batch_size: int, num_steps: int, rate: float) -> SFTConfig:
+        training, every = self._training, self._job.checkpoint_steps
+        return SFTConfig(
             output_dir=scratch,
             per_device_train_batch_size=at_once,
-            gradient_accumulation_steps=training.batch_size // at_once,
+            gradient_accumulation_steps=batch_size // at_once,
             max_steps=num_steps,
-            learning_rate=training.learning_rate,
-            lr_scheduler_type=schedule,
+            learning_rate=rate,
+            lr_scheduler_type={"constant": "constant_with_warmup"}.get(training.schedule, training.schedule),
             warmup_steps=round(training.warmup_share * num_steps),
             weight_decay=training.weight_decay,
             max_grad_norm=training.max_grad_norm,
-            seed=seed,
-            data_seed=seed,
+            seed=self._job.seed,
+            data_seed=self._job.seed,
             use_cpu=not torch.cuda.is_available(),
             bf16=False,  # no autocast: the base keeps its own type
             gradient_checkpointing=False,
@@ -260,24 +300,50 @@ def _trainer(
             remove_unused_columns=False,
             max_length=None,
             logging_strategy="no",
-            save_strategy="no",
+            save_strategy="no" if every is None else "steps",
+            save_steps=every or 500,
             report_to="none",
             disable_tqdm=True,
-        ),
-        data_collator=collate,
-        train_dataset=Dataset.from_list([row._asdict() for row in rows]),
-        processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=training.rank,
-            lora_alpha=training.alpha,
-            lora_dropout=0.0,
-            target_modules=TARGET_MODULES,
-            task_type="CAUSAL_LM",
-        ),
-        callbacks=[watch],
-    )
-    trainer.remove_callback(PrinterCallback)  # it prints to the standard output, which belongs to the command line
-    return trainer
+        )
+
+    def _too_large(self, error: BaseException) -> str:
+        training = self._training
+        return (
+            f"out of memory ({str(error).splitlines()[0][:160] if str(error) else type(error).__name__}); lower "
+            f"training.max_packed_tokens ({training.max_packed_tokens}), max_length ({training.max_length}) or rank "
+            f"({training.rank}), or train where there is more memory"
+        )
+
+    def _publish(self, adapted: PeftModel) -> str:
+        job = self._job
+        return publish_adapter(job.adapter_dir, job.base_name, lambda path: adapted.save_pretrained(str(path)))
+
+    def _report(self, reason: str | None, size: ModelSize) -> TrainingReport:
+        job, trainers = self._job, self._trainers
+        counts = [trainer.counts for trainer in trainers]
+        flops = [training_flops(size, _tokens(one)) for one in counts] + [forward_flops(size, _tokens(self._looked))]
+        pairs = trainers[1] if len(trainers) > 1 else None
+        return TrainingReport(
+            job=job.digest,
+            recipe=job.recipe.name,
+            base_name=job.base_name,
+            status="quarantined" if reason else "ok",
+            reason=reason or "",
+            losses=tuple(round(loss, 6) for loss in trainers[0].losses) if trainers else (),
+            num_rows=len(self._rows),
+            trained_tokens=sum(one.trained for one in counts),
+            computed_tokens=sum(one.computed for one in counts) + self._looked.computed,
+            learned_tokens=sum(one.learned for one in counts),
+            seconds=sum(trainer.seconds for trainer in trainers),
+            load_seconds=self._begun - self._started,
+            flops=sum(flops),
+            base_dtype=str(self._base.model.dtype).removeprefix("torch."),
+            pair_losses=tuple(round(loss, 6) for loss in pairs.losses) if pairs is not None else (),
+            num_pairs=len(self._pairs),
+            pairs_won=pairs.pairs_won if isinstance(pairs, PackedPreferenceTrainer) else None,
+            resumed_steps=sum(trainer.resumed_steps for trainer in trainers),
+            notes=tuple(self._notes),
+        )
 
 
 def _renderer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Renderer:
@@ -285,11 +351,54 @@ def _renderer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Ren
     return Renderer(tokenizer, extra_stop_ids=[ends] if isinstance(ends, int) else ends or [])
 
 
-def _num_weights(model: PreTrainedModel) -> tuple[int, int]:
-    """Weights of the layers that every token passes, and of the head that learned positions pass."""
+def _lora_config(training: LoraTraining) -> LoraConfig:
+    return LoraConfig(
+        r=training.rank,
+        lora_alpha=training.alpha,
+        lora_dropout=0.0,
+        target_modules=TARGET_MODULES,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _num_steps(num: int, batch_size: int, num_epochs: int, max_steps: int | None) -> int:
+    whole = -(-num // batch_size) * num_epochs
+    return min(max_steps or whole, whole)
+
+
+def _size_of(model: PreTrainedModel) -> ModelSize:
+    """Weights of the layers that every token passes and of the head that learned positions pass; attention's width."""
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    body = sum(p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings)
-    return body, model.get_output_embeddings().weight.numel()
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return ModelSize(
+        num_body=sum(p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings),
+        num_head=model.get_output_embeddings().weight.numel(),
+        attention_width=width * config.num_attention_heads * config.num_hidden_layers,
+    )
+
+
+def _tokens(counts: Counts) -> TokenCounts:
+    return TokenCounts(computed=counts.computed, learned=counts.learned, attended=counts.attended)
+
+
+def _restore(adapted: PeftModel | PreTrainedModel) -> None:
+    """Take adapter and patches off the base, so that the next job finds it as it was loaded."""
+    base = cast(Any, adapted.unload() if isinstance(adapted, PeftModel) else adapted)
+    # TRL puts a fused head before the model's own forward, anew for every trainer.
+    base.__dict__.pop("forward", None)
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    for weight in base.parameters():
+        weight.grad = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _not_finite(model: torch.nn.Module) -> str | None:

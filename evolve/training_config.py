@@ -115,7 +115,7 @@ class WorkersConfig(Record):
     checkpoint_steps: int | None = Field(
         default=None,
         ge=1,
-        description="optimizer steps between checkpoints, from which a job whose process died goes on; null: from the start",
+        description="optimizer steps between checkpoints, from which a job goes on if its process died; null: none",
     )
     poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a job's progress")
 

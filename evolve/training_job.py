@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from evolve.recipes import Recipe, TrainingRow
+from evolve.recipes import PreferenceRow, Recipe, TrainingRow
 from memory.ledger import publish_json, read_record
 from memory.types import Record, content_hash
 
@@ -18,6 +18,20 @@ ADAPTER_NAME = "adapter"
 SMOOTHING_STEPS = 5
 FEWEST_SMOOTHED = 3
 DIVERGENCE_FACTOR = 2.0
+
+
+# What was added after jobs were first written down, with the value that says nothing: left out of the digest, so that
+# a job which asks for none of it is the same job as ever.
+_LATER: dict[str, Any] = {"pairs": [], "parents": [], "base_fingerprint": ""}
+_LATER_OF_RECIPE: dict[str, Any] = {"role": "proposer", "parents": []}
+_LATER_OF_TRAINING: dict[str, Any] = {"preference": None}
+
+
+class ParentAdapter(Record):
+    """An adapter that a job starts from."""
+
+    adapter: str = Field(description="content hash")
+    directory: str = Field(description="where it lies, for driver and worker")
 
 
 class TrainingJob(Record):
@@ -29,6 +43,16 @@ class TrainingJob(Record):
     rows: tuple[TrainingRow, ...]
     seed: int
     out_dir: str = Field(description="directory of this job's results, on storage that driver and worker share")
+    pairs: tuple[PreferenceRow, ...] = Field(default=(), description="what is learned from after the rows")
+    parents: tuple[ParentAdapter, ...] = Field(
+        default=(), description="in the order of the recipe's parents: one to train further, or several to merge"
+    )
+    base_fingerprint: str = Field(
+        default="", description="content of the base model; without it results are not shared between runs"
+    )
+    checkpoint_steps: int | None = Field(
+        default=None, ge=1, description="steps between two checkpoints, which change no result; None: none are kept"
+    )
 
     @property
     def adapter_dir(self) -> Path:
@@ -37,13 +61,27 @@ class TrainingJob(Record):
 
     @property
     def digest(self) -> str:
-        """Hash of what determines the result: all but where things lie on this machine."""
-        return content_hash(self.model_dump(mode="json", exclude={"base_dir", "out_dir"}))
+        """Hash of what determines the result: all but where things lie on this machine, and names for bandits."""
+        data = self.model_dump(mode="json", exclude={"base_dir", "out_dir", "checkpoint_steps"})
+        data["parents"] = [parent.adapter for parent in self.parents]
+        del data["recipe"]["arm"], data["recipe"]["changes"]
+        for part, later in (
+            (data, _LATER),
+            (data["recipe"], _LATER_OF_RECIPE),
+            (data["recipe"]["training"], _LATER_OF_TRAINING),
+        ):
+            for name, silent in later.items():
+                if name in part and part[name] == silent:
+                    del part[name]
+        return content_hash(data)
 
     @property
     def data_digest(self) -> str:
-        """Hash of the rows alone."""
-        return content_hash([row.model_dump(mode="json") for row in self.rows])
+        """Hash of the rows and pairs alone."""
+        rows = [row.model_dump(mode="json") for row in self.rows]
+        if not self.pairs:
+            return content_hash(rows)
+        return content_hash({"rows": rows, "pairs": [pair.model_dump(mode="json") for pair in self.pairs]})
 
 
 class TrainingProgress(Record):
@@ -72,18 +110,29 @@ class TrainingReport(Record):
     learned_tokens: int = Field(default=0, description="tokens the loss was taken over")
     seconds: float = Field(default=0.0, description="wall seconds of the optimizer steps, without loading")
     load_seconds: float = Field(default=0.0, description="wall seconds of loading and tokenising")
-    flops: float = Field(
-        default=0.0, description="estimate: 4 per weight and computed token (the base gets no gradient)"
-    )
+    flops: float = Field(default=0.0, description="estimate, see `evolve.flops`")
     base_dtype: str = ""
     adapter_sha256: str | None = Field(
         default=None, description="of the weights file in the job's adapter_dir; None when quarantined"
     )
+    pair_losses: tuple[float, ...] = Field(
+        default=(), description="mean loss per pair, one number a step of that stage"
+    )
+    num_pairs: int = Field(default=0, description="pairs learned from")
+    num_pairs_left_out: int = Field(default=0, description="pairs of which a text was unfit, as rows are")
+    pairs_won: float | None = Field(
+        default=None, description="share of pairs whose chosen text gained on the rejected one, over the last pass"
+    )
+    resumed_steps: int = Field(default=0, description="optimizer steps that a checkpoint spared this attempt")
+    retained_energy: float | None = Field(
+        default=None, description="of a merge: share of its update that the rank kept"
+    )
+    notes: tuple[str, ...] = Field(default=(), description="what people should know, such as a checkpoint not used")
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps that were taken."""
-        return len(self.losses)
+        """Optimizer steps that were taken, on rows and on pairs."""
+        return len(self.losses) + len(self.pair_losses)
 
     @property
     def tokens_per_second(self) -> float:

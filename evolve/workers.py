@@ -1,4 +1,8 @@
-"""Training jobs as Ray tasks: one process a job, watched, timed out, started again once if it dies."""
+"""Training jobs on Ray: a process for each job, or one for all jobs of a base; watched, timed out, started again.
+
+Not covered: a base that does not fit on the GPUs of one job. Sharding one (FSDP under Ray Train) is another kind of
+worker, to be written where there are GPUs to try it on.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from pydantic import ValidationError
 from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
     LocalRayletDiedError,
     NodeDiedError,
     OutOfMemoryError,
@@ -22,7 +29,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evolve.scripted_train import train_scripted
+from evolve.train_here import is_light, train_here
 from evolve.training_config import LoraTraining, WorkersConfig
 from evolve.training_job import (
     TrainingJob,
@@ -32,10 +39,23 @@ from evolve.training_job import (
     publish_report,
     quarantined,
 )
+from evolve.training_store import TrainingStore
 from serving.placement import GpuPlace
 
+if TYPE_CHECKING:
+    from evolve.train import Bases
+
 PROGRESS_NAME = "progress.json"
-DEATHS = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, LocalRayletDiedError, TaskUnschedulableError)
+DEATHS = (
+    WorkerCrashedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    LocalRayletDiedError,
+    TaskUnschedulableError,
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+)
 
 OnProgress = Callable[[TrainingProgress], None]
 Work = Callable[[TrainingJob], TrainingReport]
@@ -52,15 +72,18 @@ async def run_jobs(
     *,
     places: Sequence[GpuPlace] = (),
     work: Work | None = None,
+    store: TrainingStore | None = None,
 ) -> list[TrainingReport]:
     """Run all jobs and return their reports in the order of `jobs`.
 
-    A job that an earlier run finished is not repeated. One base trains one adapter at a time; different bases train
-    side by side, `config.max_concurrent` at most. A job that fails, exceeds its time, or whose process died more often
-    than `config.num_retries` allows is quarantined with the reason; the others go on.
-    `places`: GPUs that are free because their engines sleep, one job at a time on each; none: jobs ask Ray for
-    `config.num_gpus`. LoRA jobs need a running Ray; scripted ones run in this process. `work` is what a worker does,
-    for tests.
+    A job that an earlier run finished is not repeated, nor one whose result `store` holds. One base trains one adapter
+    at a time; different bases train side by side, `config.max_concurrent` at most. With `config.warm` one process
+    trains all jobs of a base, else each has its own; the adapters are the same. A job that fails, exceeds its time, or
+    whose process died more often than `config.num_retries` allows is quarantined with the reason; the others go on.
+    With `config.checkpoint_steps` a job that is started again, by this run or a later one, goes on from its checkpoint.
+    `places`: GPUs that are free because their engines sleep, one process at a time on each; none: processes ask Ray for
+    `config.num_gpus`. LoRA jobs need a running Ray; scripted ones and merges run in this process. `work` is what a
+    worker does, for tests.
 
     Raises:
         WorkersError: there are LoRA jobs to run, and Ray is not initialised.
@@ -70,41 +93,80 @@ async def run_jobs(
     free: list[GpuPlace | None] = [*places[: config.max_concurrent]]
     for slot in free or [None] * config.max_concurrent:
         slots.put_nowait(slot)
-    bases: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-
-    async def run(job: TrainingJob) -> TrainingReport:
-        finished = finished_report(job)
+    reports: dict[int, TrainingReport] = {}
+    groups: defaultdict[tuple[bool, str], list[tuple[int, TrainingJob]]] = defaultdict(list)
+    for index, job in enumerate(jobs):
+        finished = finished_report(job) or (store.adopt(job) if store is not None else None)
         if finished is not None:
-            return finished
-        if job.recipe.training.kind == "scripted":
-            return train_scripted(job)
-        async with bases[job.base_dir]:
+            reports[index] = finished
+        else:
+            # Light jobs take no slot; one after the other they take no more memory than one does.
+            light = is_light(job)
+            groups[light, "" if light else job.base_dir].append((index, job))
+
+    async def run(job: TrainingJob, worker: _Worker | None) -> TrainingReport:
+        if worker is None:
+            report = await asyncio.to_thread(train_here, job)
+        else:
+            report = await _run_on_ray(job, config, worker, on_progress)
+        if store is not None:
+            store.keep(job, report)
+        return report
+
+    async def run_base(group: Sequence[tuple[int, TrainingJob]]) -> None:
+        if is_light(group[0][1]):
+            for index, job in group:
+                reports[index] = await run(job, None)
+            return
+        _need_ray()
+        waiting = list(group)
+        while waiting:
+            # Cold, a place goes back after every job, so that many jobs of one base do not keep the others waiting.
+            taken = waiting if config.warm else waiting[:1]
+            waiting = waiting[len(taken) :]
             place = await slots.get()
+            worker = _Worker([job for _, job in taken], config, place, work)
             try:
-                return await _run_on_ray(job, config, place, on_progress, work or train_in_worker)
+                for index, job in taken:
+                    reports[index] = await run(job, worker)
             finally:
+                worker.stop()
                 slots.put_nowait(place)
 
-    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    tasks = [asyncio.create_task(run_base(group)) for group in groups.values()]
     try:
-        return list(await asyncio.gather(*tasks))
+        await asyncio.gather(*tasks)
     finally:
         # Without this, a job of a cancelled or failed run would train on.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    return [reports[index] for index in range(len(jobs))]
 
 
-def train_in_worker(job: TrainingJob) -> TrainingReport:
+def train_in_worker(job: TrainingJob, bases: Bases | None = None) -> TrainingReport:
     """What a worker process does: train, and leave a trace of how far it is beside the results."""
     path = Path(job.out_dir) / PROGRESS_NAME
     write_progress(path, TrainingProgress(recipe=job.recipe.name, step=0, num_steps=0, seconds=0.0))
     # Imports torch, TRL and PEFT: seconds, and memory that only this process should pay for.
     from evolve.train import train_lora
 
-    report = train_lora(job, lambda progress: write_progress(path, progress))
+    report = train_lora(job, lambda progress: write_progress(path, progress), bases)
     path.unlink(missing_ok=True)
     return report
+
+
+class WarmTraining:
+    """What a warm worker does: as `train_in_worker`, with the base loaded at the first job and kept for the others."""
+
+    def __init__(self) -> None:
+        from evolve.train import Bases
+
+        self._bases = Bases()
+
+    def __call__(self, job: TrainingJob) -> TrainingReport:
+        """Train one job. Raises what `evolve.train.train_lora` raises."""
+        return train_in_worker(job, self._bases)
 
 
 def write_progress(path: Path, progress: TrainingProgress) -> None:
@@ -123,25 +185,72 @@ def read_progress(path: Path) -> TrainingProgress | None:
         return None
 
 
+class _Worker:
+    """Starts jobs on Ray: each as a task of its own, or all of them on one actor that keeps the base loaded."""
+
+    def __init__(
+        self, jobs: Sequence[TrainingJob], config: WorkersConfig, place: GpuPlace | None, work: Work | None
+    ) -> None:
+        self._config, self._place, self._work = config, place, work
+        self._num_threads = max(map(_num_threads, jobs))
+        self._actor: Any = None
+
+    def start(self, job: TrainingJob) -> ray.ObjectRef:
+        """The report to come."""
+        job = job.model_copy(update={"checkpoint_steps": self._config.checkpoint_steps})
+        if not self._config.warm:
+            task = ray.remote(**self._options(), max_retries=0, max_calls=1)(self._work or train_in_worker)
+            return task.remote(job)
+        if self._actor is None:
+            # Started again by hand: Ray would not know that a job is to be counted as dead.
+            self._actor = ray.remote(**self._options(), max_restarts=0, max_task_retries=0)(_WarmActor).remote(
+                self._work
+            )
+        return self._actor.train.remote(job)
+
+    def cancel(self, ref: ray.ObjectRef) -> None:
+        """End a job that is still running; a warm process ends with it."""
+        if self._actor is None:
+            ray.cancel(ref, force=True)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the warm process; the next job starts another. What failed in it may have left anything behind."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_cpus": self._num_threads,
+            # The GPUs of a place are an engine's in Ray's books, asleep or not.
+            "num_gpus": 0 if self._place else self._config.num_gpus,
+            "scheduling_strategy": _strategy(self._place),
+            "runtime_env": _environment(self._num_threads, self._config, self._place),
+        }
+
+
+class _WarmActor:
+    """A process that trains one job after the other."""
+
+    def __init__(self, work: Work | None) -> None:
+        self._work = work
+
+    def train(self, job: TrainingJob) -> TrainingReport:
+        if self._work is None:
+            self._work = WarmTraining()
+        return self._work(job)
+
+
 async def _run_on_ray(
-    job: TrainingJob, config: WorkersConfig, place: GpuPlace | None, on_progress: OnProgress | None, work: Work
+    job: TrainingJob, config: WorkersConfig, worker: _Worker, on_progress: OnProgress | None
 ) -> TrainingReport:
-    if not ray.is_initialized():
-        raise WorkersError("expected a running Ray for training, found none; start or join one before run_jobs")
-    task = ray.remote(
-        num_cpus=_num_threads(job),
-        # The GPUs of a place are an engine's in Ray's books, asleep or not.
-        num_gpus=0 if place else config.num_gpus,
-        max_retries=0,
-        max_calls=1,
-        scheduling_strategy=_strategy(place),
-        runtime_env=_environment(job, config, place),
-    )(work)
     deaths: list[str] = []
     while True:
         try:
-            return await _watch(task.remote(job), job, config, on_progress)
+            return await _watch(job, config, worker, on_progress)
         except DEATHS as error:
+            worker.stop()
             deaths.append(f"{type(error).__name__}: {_first_line(error)}")
             if len(deaths) <= config.num_retries:
                 continue
@@ -149,6 +258,7 @@ async def _run_on_ray(
         except TimeoutError as error:
             reason = str(error)
         except RayTaskError as error:
+            worker.stop()
             # Whatever went wrong in there went wrong for this candidate; the others, and the run, go on.
             reason = f"training failed: {_first_line(error.cause)}"
         report = quarantined(job, reason)
@@ -156,12 +266,18 @@ async def _run_on_ray(
         return report
 
 
+def _need_ray() -> None:
+    if not ray.is_initialized():
+        raise WorkersError("expected a running Ray for training, found none; start or join one before run_jobs")
+
+
 async def _watch(
-    ref: ray.ObjectRef, job: TrainingJob, config: WorkersConfig, on_progress: OnProgress | None
+    job: TrainingJob, config: WorkersConfig, worker: _Worker, on_progress: OnProgress | None
 ) -> TrainingReport:
     """Wait for the report, passing progress on. Raises TimeoutError, or what Ray raises for the task."""
     path = Path(job.out_dir) / PROGRESS_NAME
     path.unlink(missing_ok=True)
+    ref = worker.start(job)
     result: asyncio.Future[TrainingReport] = asyncio.wrap_future(ref.future())
     deadline = time.monotonic() + config.timeout_s
     last: TrainingProgress | None = None
@@ -179,7 +295,7 @@ async def _watch(
                 raise TimeoutError(_too_long(job, config, last))
     finally:
         if not result.done():
-            ray.cancel(ref, force=True)
+            worker.cancel(ref)
             # Somebody must hear of the cancelled task, or asyncio complains that nobody did.
             result.add_done_callback(lambda future: future.cancelled() or future.exception())
 
@@ -203,8 +319,8 @@ def _strategy(place: GpuPlace | None) -> Any:
     return "DEFAULT" if place is None else NodeAffinitySchedulingStrategy(place.node, soft=False)
 
 
-def _environment(job: TrainingJob, config: WorkersConfig, place: GpuPlace | None) -> dict[str, dict[str, str]]:
-    threads = str(_num_threads(job))
+def _environment(num_threads: int, config: WorkersConfig, place: GpuPlace | None) -> dict[str, dict[str, str]]:
+    threads = str(num_threads)
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

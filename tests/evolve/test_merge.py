@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from evolve.delta import concatenate, dare, reduce_dense, reduce_factors, ties
 from evolve.lora_files import AdapterUnfit, Factors, LoraFile, write_lora
-from evolve.merge import distance, merge_adapters, merged_rank
+from evolve.merge import distance, merge_adapters
+from evolve.merged_rank import merged_rank
 from evolve.training_config import MergeTraining
 from serving.adapters import AdapterStore, BaseModelShape
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from evolve.merge import distance
 from evolve.pack import TokenRow
 from evolve.recipes import Recipe, TrainingRow
 from evolve.tokenise import tokenise
 from evolve.training_config import LoraTraining
-from evolve.training_job import TrainingJob, TrainingProgress, finished_report
+from evolve.training_job import ParentAdapter, TrainingJob, TrainingProgress, finished_report
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore, BaseModelShape
 from serving.render import Renderer
@@ -177,3 +178,114 @@ def test_a_prompt_that_ends_several_rows_is_learned_for_each(lib):
     assert batch["labels"].tolist() == [3, 4]
     assert batch["label_weights"].tolist() == [1.0, 0.5]
     assert batch["attention_mask"][0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
+
+
+def test_a_warm_base_trains_the_very_adapters_that_a_cold_one_does(lib, base, tmp_path):
+    jobs = [job(base, tmp_path / name, num_epochs=1, **extra) for name, extra in (("a", {}), ("b", {"rank": 2}))]
+    cold = [lib.train_lora(one).adapter_sha256 for one in jobs]
+    bases = lib.Bases()
+    again = [one.model_copy(update={"out_dir": f"{one.out_dir}-warm"}) for one in (*jobs, jobs[0])]
+    warm = [lib.train_lora(one, bases=bases) for one in again]
+    assert [report.adapter_sha256 for report in warm] == [*cold, cold[0]]
+    model = bases.get(str(base), "auto").model
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    assert "forward" not in model.__dict__
+    assert not hasattr(model, "peft_config")
+    assert max(report.load_seconds for report in warm[1:]) < warm[0].load_seconds + 5
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_adapter(lib, base, tmp_path, monkeypatch):
+    whole = job(base, tmp_path / "whole", num_epochs=4)
+    expected = lib.train_lora(whole)
+    assert expected.num_steps == 12
+    cut = whole.model_copy(update={"out_dir": str(tmp_path / "cut"), "checkpoint_steps": 2})
+
+    class Killed(BaseException):
+        pass
+
+    def until(last: int):
+        def hear(progress: TrainingProgress) -> None:
+            if progress.step == last:
+                raise Killed
+
+        return hear
+
+    for last in (5, 8):  # in the middle of an epoch, after a first resumption
+        with pytest.raises(Killed):
+            lib.train_lora(cut, until(last))
+    report = lib.train_lora(cut)
+    assert report.resumed_steps == 6
+    assert (report.adapter_sha256, report.losses) == (expected.adapter_sha256, expected.losses)
+    assert (report.trained_tokens, report.flops) == (expected.trained_tokens, expected.flops)
+    assert sorted(p.name for p in Path(cut.out_dir).iterdir()) == ["adapter", "training_report.json"]
+    assert not [p for p in Path(cut.out_dir).rglob("*") if p.suffix in (".pt", ".pth", ".bin", ".pkl")]
+
+
+def test_a_damaged_checkpoint_is_not_used_and_the_report_says_so(lib, base, tmp_path):
+    expected = lib.train_lora(job(base, tmp_path / "whole", num_epochs=2))
+    cut = job(base, tmp_path / "cut", num_epochs=2).model_copy(update={"checkpoint_steps": 1})
+
+    def stop(progress: TrainingProgress) -> None:
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lib.train_lora(cut, stop)
+    (state,) = Path(cut.out_dir).glob("checkpoint-rows-*/state.safetensors")
+    state.write_bytes(state.read_bytes()[:-1] + b"?")
+    report = lib.train_lora(cut)
+    assert report.adapter_sha256 == expected.adapter_sha256
+    assert report.resumed_steps == 0
+    assert "checkpoint-rows-000003 is damaged and was not used: state.safetensors: expected sha256" in report.notes[0]
+
+
+def test_a_parent_is_trained_further_with_its_own_rank(lib, base, tmp_path):
+    first = job(base, tmp_path / "first", num_epochs=3, learning_rate=0.02)
+    before = lib.train_lora(first)
+    start = ParentAdapter(adapter="a", directory=str(first.adapter_dir))
+    again = job(base, tmp_path / "again", num_epochs=1, learning_rate=0.02, rank=16).model_copy(
+        update={"parents": (start,)}
+    )
+    after = lib.train_lora(again)
+    assert after.status == "ok", after.reason
+    assert after.losses[0] < before.losses[0]
+    assert after.losses[0] == pytest.approx(before.losses[-1], rel=0.3)
+    shape = BaseModelShape.from_directory(base)
+    assert AdapterStore(tmp_path / "store").admit(again.adapter_dir, shape, max_rank=8).rank == 4
+    assert distance(first.adapter_dir, again.adapter_dir) > 0
+
+
+def test_a_parent_that_is_damaged_quarantines_the_candidate(lib, base, tmp_path):
+    (tmp_path / "odd").mkdir()
+    work = job(base, tmp_path / "out").model_copy(
+        update={"parents": (ParentAdapter(adapter="a", directory=str(tmp_path / "odd")),)}
+    )
+    bases = lib.Bases()
+    assert "no parent" not in lib.train_lora(job(base, tmp_path / "fine", num_epochs=1), bases=bases).reason
+    report = lib.train_lora(work, bases=bases)
+    assert report.status == "quarantined"
+    assert "expected a plain LoRA adapter" in report.reason
+
+
+def test_too_little_memory_quarantines_the_candidate_and_the_base_is_loaded_anew(lib, base, tmp_path, monkeypatch):
+    def hungry(self, *args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9999999999 bytes")
+
+    bases = lib.Bases()
+    held = bases.get(str(base), "auto").model
+    with monkeypatch.context() as patch:
+        patch.setattr(lib.PackedSFTTrainer, "compute_loss", hungry)
+        report = lib.train_lora(job(base, tmp_path / "out"), bases=bases)
+    assert report.status == "quarantined"
+    assert "out of memory (DefaultCPUAllocator: can't allocate memory" in report.reason
+    assert "training.max_packed_tokens (4096)" in report.reason
+    assert bases.get(str(base), "auto").model is not held
+
+
+def test_the_estimate_of_operations_is_what_torch_counts(lib, base, tmp_path):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    work = job(base, tmp_path / "out", num_epochs=1, max_packed_tokens=1)
+    with FlopCounterMode(display=False) as counter:
+        report = lib.train_lora(work)
+    assert report.flops == pytest.approx(counter.get_total_flops(), rel=0.12)

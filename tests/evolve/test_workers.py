@@ -11,8 +11,16 @@ import ray
 
 from evolve.recipes import Recipe, TrainingRow
 from evolve.scripted_train import scripted_shape
-from evolve.training_config import LoraTraining, ScriptedTraining, TrainingConfig, WorkersConfig
-from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport, finished_report, publish_report
+from evolve.training_config import LoraTraining, MergeTraining, ScriptedTraining, TrainingConfig, WorkersConfig
+from evolve.training_job import (
+    ParentAdapter,
+    TrainingJob,
+    TrainingProgress,
+    TrainingReport,
+    finished_report,
+    publish_report,
+)
+from evolve.training_store import TrainingStore
 from evolve.workers import WorkersError, run_jobs, write_progress
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore
@@ -209,3 +217,131 @@ class TestOnRay:
         done.adapter_dir.mkdir(parents=True)
         publish_report(done, report)
         assert run([done], work=trained) == [report]
+
+
+WARM = WorkersConfig(timeout_s=60, poll_s=0.05, warm=True)
+
+
+def said(given: TrainingJob, text: str = "") -> TrainingReport:
+    return TrainingReport(
+        job=given.digest, recipe=given.recipe.name, base_name=given.base_name, status="ok", reason=text
+    )
+
+
+def on(base_dir: str, *jobs: TrainingJob) -> list[TrainingJob]:
+    return [one.model_copy(update={"base_dir": base_dir}) for one in jobs]
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("local_ray")
+class TestWarm:
+    def test_all_jobs_of_a_base_share_a_process_and_another_base_has_its_own(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            return said(given, str(os.getpid()))
+
+        left = on("/left", *(lora(tmp_path, name) for name in "abc"))
+        right = on("/right", lora(tmp_path, "d", "right"))
+        a, b, c, d = (report.reason for report in run([left[0], *right, *left[1:]], WARM, work=work))
+        assert a == c == d != b, "reports come in the order of the jobs"
+        deadline = time.monotonic() + 20
+        while any(os.path.exists(f"/proc/{pid}") for pid in (a, b)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in (a, b)), "and nobody is left behind"
+
+    def test_a_warm_process_that_is_killed_is_replaced_and_the_other_jobs_go_on(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            marker = tmp_path / f"died-{given.recipe.name}"
+            if given.recipe.name == "doomed" or (given.recipe.name == "once" and not marker.exists()):
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return said(given, str(os.getpid()))
+
+        jobs = [lora(tmp_path, name) for name in ("fine", "once", "doomed", "last")]
+        fine, once, doomed, last = run(jobs, WARM, work=work)
+        assert [r.status for r in (fine, once, last)] == ["ok"] * 3
+        assert "died 2 time(s): ActorDiedError" in doomed.reason
+        assert len({fine.reason, once.reason, last.reason}) == 3
+        assert finished_report(jobs[2]) == doomed
+
+    def test_what_fails_or_takes_too_long_in_a_warm_process_does_not_touch_the_next_job(self, tmp_path):
+        def work(given: TrainingJob) -> TrainingReport:
+            if given.recipe.name == "bad":
+                raise ValueError("not a language model")
+            if given.recipe.name == "slow":
+                time.sleep(600)
+            return said(given, str(os.getpid()))
+
+        config = WARM.model_copy(update={"timeout_s": 15})
+        bad, slow, fine = run([lora(tmp_path, name) for name in ("bad", "slow", "fine")], config, work=work)
+        assert bad.reason == "training failed: ValueError: not a language model"
+        assert "did not start within 15 s" in slow.reason
+        assert fine.status == "ok"
+
+    def test_a_worker_killed_in_the_middle_goes_on_from_its_checkpoint_to_the_same_adapters(self, tmp_path):
+        from tests.evolve.tiny_model import make_model
+
+        base = str(make_model(tmp_path / "model"))
+        training = LoraTraining(rank=2, alpha=4, batch_size=1, num_epochs=12, num_threads=1)
+
+        def jobs(where: str) -> list[TrainingJob]:
+            made = [job(tmp_path / where, name, training=training) for name in ("one", "two")]
+            return [one.model_copy(update={"base_dir": base}) for one in made]
+
+        expected = run(jobs("cold"), QUICK.model_copy(update={"timeout_s": 300}))
+        assert [r.status for r in expected] == ["ok"] * 2, expected
+
+        def work(given: TrainingJob) -> TrainingReport:
+            from evolve.train import train_lora
+
+            def hear(progress: TrainingProgress) -> None:
+                if progress.step == 7 and not (tmp_path / "died").exists():
+                    (tmp_path / "died").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return train_lora(given, hear)
+
+        config = WARM.model_copy(update={"timeout_s": 300, "checkpoint_steps": 3})
+        found = run(jobs("warm"), config, work=work)
+        assert [r.adapter_sha256 for r in found] == [r.adapter_sha256 for r in expected]
+        assert [r.resumed_steps for r in found] == [6, 0]
+        again = run(jobs("plain"), WARM.model_copy(update={"timeout_s": 300}))
+        assert [r.adapter_sha256 for r in again] == [r.adapter_sha256 for r in expected]
+
+
+def test_merges_run_beside_other_jobs_without_ray(tmp_path):
+    parents = [job(tmp_path, name) for name in ("one", "two")]
+    run(parents)
+    given = tuple(ParentAdapter(adapter=p.recipe.name, directory=str(p.adapter_dir)) for p in parents)
+    recipe = parents[0].recipe.model_copy(update={"name": "merged", "training": MergeTraining(method="cat")})
+    merged = job(tmp_path, "merged").model_copy(update={"recipe": recipe, "parents": given, "rows": ()})
+    report, other = run([merged, job(tmp_path, "three")])
+    assert (report.status, report.retained_energy, other.status) == ("ok", 1.0, "ok")
+    assert AdapterStore(tmp_path / "s").admit(merged.adapter_dir, scripted_shape("left"), max_rank=2).rank == 2
+
+
+def test_a_job_that_another_run_has_done_is_free_and_one_of_another_base_is_not(tmp_path):
+    store = TrainingStore(tmp_path / "store")
+    known = {"base_fingerprint": "aa"}
+    first = job(tmp_path / "a").model_copy(update=known)
+    (report,) = run([first], store=store)
+    second = job(tmp_path / "b").model_copy(update=known)
+    assert store.adopt(second) == report
+    assert (second.adapter_dir / "adapter_model.safetensors").read_bytes() == (
+        first.adapter_dir / "adapter_model.safetensors"
+    ).read_bytes()
+    assert finished_report(second) == report
+    assert store.adopt(job(tmp_path / "c")) is None, "nothing is known of its base"
+    assert store.adopt(job(tmp_path / "d").model_copy(update={"base_fingerprint": "bb"})) is None
+
+
+def test_a_damaged_or_quarantined_result_is_not_taken_from_the_store(tmp_path):
+    store = TrainingStore(tmp_path / "store")
+    work = job(tmp_path / "a").model_copy(update={"base_fingerprint": "aa"})
+    run([work], store=store)
+    weights = tmp_path / "store" / work.digest / "adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert store.adopt(work.model_copy(update={"out_dir": str(tmp_path / "b")})) is None
+    bad = job(tmp_path / "c", training=ScriptedTraining(diverges=True)).model_copy(update={"base_fingerprint": "aa"})
+    run([bad], store=store)
+    assert store.adopt(bad) is None
+    assert [p.name for p in (tmp_path / "store").iterdir()] == [work.digest]
