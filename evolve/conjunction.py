@@ -127,7 +127,7 @@ def hold(
     contests: Sequence[Contest],
     alpha: float,
     *,
-    required: Collection[RivalKind] = ("incumbent",),
+    required: Collection[RivalKind] = (),
     seed: int,
 ) -> ConjunctionRecord:
     """Test every contest: an intersection-union test over its rivals, Holm's procedure over the candidates.

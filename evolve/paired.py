@@ -127,7 +127,8 @@ def clustered_error(steps: np.ndarray, groups: np.ndarray) -> float:
     count = residuals.size
     if count < 2:
         return 0.0
-    return float(math.sqrt(float(np.sum(residuals**2)) * count / (count - 1)) / steps.size)
+    error = math.sqrt(float(np.sum(residuals**2)) * count / (count - 1)) / steps.size
+    return float(error) if error > 1e-12 else 0.0  # equal steps leave rounding behind, which is no variation
 
 
 def _groups(clusters: Sequence[str], n: int) -> np.ndarray:

@@ -1,0 +1,241 @@
+"""Who survives where: the elites of each niche, kept for what they add to the others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from memory.types import Record, content_hash
+
+NEIGHBOURS = 3
+"""Fitter ones to which the distance is averaged in dominated novelty search."""
+
+NicheRole = Literal["proposer", "critic", "synthesiser"]
+
+
+class Niche(Record):
+    """A place that specialists compete for."""
+
+    task_type: str
+    base: str = Field(description="engine whose base model the adapter is for")
+    role: NicheRole = "proposer"
+
+    def __str__(self) -> str:
+        return f"{self.task_type} / {self.base} / {self.role}"
+
+
+class Elite(Record):
+    """A specialist in its niche, with what it was measured to do on the problems of one bank."""
+
+    name: str
+    adapter: str | None = Field(default=None, description="content hash; None: the base itself")
+    niche: Niche
+    generation: int = Field(ge=0, description="the generation it was bred in")
+    bank: str = Field(description="`bank_digest` of the problems that `scores` are about")
+    scores: tuple[float, ...] = Field(min_length=1, description="share of right samples, problem by problem")
+    num_samples: int = Field(ge=1, description="samples a problem behind the scores, all measurements together")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Elite:
+        if not all(0.0 <= score <= 1.0 for score in self.scores):
+            raise ValueError(f"elite {self.name}: expected scores between 0 and 1, got {self.scores}")
+        return self
+
+    @property
+    def accuracy(self) -> float:
+        """Mean score."""
+        return sum(self.scores) / len(self.scores)
+
+
+class Standing(Record):
+    """How an elite stands beside the others of its niche."""
+
+    name: str
+    niche: Niche
+    accuracy: float
+    shared_fitness: float = Field(description="problems solved, each shared among its solvers (M2N2)")
+    novelty: float = Field(description="difficulty-weighted share of problems that it alone solves")
+    rank_value: float | None = Field(description="distance to fitter ones, which decides; None: nobody is fitter")
+    is_kept: bool
+
+
+class Archive(Record):
+    """The elites of all niches. `stale` ones are kept but neither compared nor seated until they are measured again."""
+
+    elites: tuple[Elite, ...] = ()
+
+    def of(self, niche: Niche) -> tuple[Elite, ...]:
+        """The elites of a niche, as they were kept: best first."""
+        return tuple(elite for elite in self.elites if elite.niche == niche)
+
+    @property
+    def niches(self) -> tuple[Niche, ...]:
+        """Every niche that holds somebody, in order of appearance."""
+        return tuple(dict.fromkeys(elite.niche for elite in self.elites))
+
+    def stale(self, banks: Mapping[str, str]) -> tuple[Elite, ...]:
+        """Elites whose problems have changed since they were measured; `banks`: task type to today's bank."""
+        return tuple(elite for elite in self.elites if banks.get(elite.niche.task_type) not in (None, elite.bank))
+
+
+class Update(Record):
+    """An archive after a generation, and why it holds whom."""
+
+    archive: Archive
+    standings: tuple[Standing, ...] = Field(description="every elite that was compared, kept or not")
+    stale: tuple[str, ...] = Field(description="names kept without comparison: measure them again")
+
+
+def bank_digest(keys: Sequence[str]) -> str:
+    """Name of a set of problems in this order, from their canonical keys."""
+    return content_hash(list(keys))
+
+
+def update(
+    archive: Archive, measured: Sequence[Elite], banks: Mapping[str, str], *, per_niche: int = 4, seed: int = 0
+) -> Update:
+    """The archive with these measurements; each niche keeps `per_niche` by dominated novelty search.
+
+    A measurement on the same bank is averaged with the earlier one by samples, so that one lucky draw does not hold a
+    place for ever; one on a new bank replaces it. Elites that were not measured on today's bank stay, uncompared.
+
+    Args:
+        archive: what there was.
+        measured: new specialists and elites measured again.
+        banks: task type to the digest of today's problems.
+        per_niche: places in a niche; stale elites do not count.
+        seed: breaks ties.
+
+    Raises:
+        ValueError: a measurement on problems other than today's, or of another number of problems than its rivals'.
+    """
+    for elite in measured:
+        if banks.get(elite.niche.task_type) != elite.bank:
+            raise ValueError(
+                f"elite {elite.name}: expected a measurement on today's problems of {elite.niche.task_type} "
+                f"({banks.get(elite.niche.task_type)}), got one on {elite.bank}"
+            )
+    everyone = {(elite.niche, elite.name): elite for elite in archive.elites}
+    for elite in measured:
+        key = (elite.niche, elite.name)
+        everyone[key] = _pooled(everyone.get(key), elite)
+    waiting = {(elite.niche, elite.name) for elite in Archive(elites=tuple(everyone.values())).stale(banks)}
+    kept, standings = [], []
+    for niche in dict.fromkeys(niche for niche, _ in everyone):
+        here = [elite for (place, _), elite in everyone.items() if place == niche]
+        fresh = [elite for elite in here if (niche, elite.name) not in waiting]
+        ranked = rank(fresh, seed=seed)
+        standings += [s.model_copy(update={"is_kept": place < per_niche}) for place, s in enumerate(ranked)]
+        by_name = {elite.name: elite for elite in here}
+        kept += [by_name[standing.name] for standing in ranked[:per_niche]]
+        kept += [elite for elite in here if (niche, elite.name) in waiting]
+    return Update(
+        archive=Archive(elites=tuple(kept)),
+        standings=tuple(standings),
+        stale=tuple(sorted({name for _, name in waiting})),
+    )
+
+
+def rank(elites: Sequence[Elite], *, seed: int = 0) -> list[Standing]:
+    """The elites of one niche, measured on one bank, best first: by dominated novelty, then shared fitness."""
+    if not elites:
+        return []
+    table = score_table({elite.name: elite.scores for elite in elites})
+    shared, novel = shared_fitness(table), unique_solves(table)
+    distance = dominated_novelty(shared, table)
+    standings = [
+        Standing(
+            name=elite.name,
+            niche=elite.niche,
+            accuracy=elite.accuracy,
+            shared_fitness=float(shared[index]),
+            novelty=float(novel[index]),
+            rank_value=None if np.isinf(distance[index]) else float(distance[index]),
+            is_kept=True,
+        )
+        for index, elite in enumerate(elites)
+    ]
+    order = sorted(
+        range(len(elites)),
+        key=lambda i: (-distance[i], -round(shared[i], 9), content_hash([seed, elites[i].name])),
+    )
+    return [standings[index] for index in order]
+
+
+def score_table(scores: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """(members, problems) scores. Raises ValueError where the numbers of problems differ."""
+    lengths = {len(row) for row in scores.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"expected scores of the same problems, got lengths {sorted(lengths)}")
+    return np.asarray(list(scores.values()), dtype=float)
+
+
+def shared_fitness(table: np.ndarray) -> np.ndarray:
+    """(members,) sum over problems of s_it / sum_j s_jt: each problem is one unit, shared by score (M2N2, 2508.16204).
+
+    A problem that nobody solves gives nobody anything. The values add up to the number of problems somebody solves.
+    """
+    total = table.sum(axis=0)
+    return np.asarray((table / np.where(total > 0.0, total, 1.0)).sum(axis=1))
+
+
+def unique_solves(table: np.ndarray, difficulty: Sequence[float] | None = None) -> np.ndarray:
+    """(members,) share of problems that a member solves and the others miss, each weighted by its difficulty, 0..1.
+
+    s_it times the product of (1 - s_jt) over the others. `difficulty` is a weight of at least 0 a problem, e.g. 1 less
+    the share that generation 0 solves; None: 1 less the members' mean score (after AC/DC). Weights are normalised.
+    """
+    weights = 1.0 - table.mean(axis=0) if difficulty is None else np.asarray(difficulty, dtype=float)
+    if weights.shape != (table.shape[1],) or weights.min() < 0.0:
+        raise ValueError(f"expected a difficulty of at least 0 for each of {table.shape[1]} problems")
+    if weights.sum() <= 0.0:
+        return np.zeros(table.shape[0])
+    missed = 1.0 - table
+    others = np.stack([np.prod(np.delete(missed, member, axis=0), axis=0) for member in range(table.shape[0])])
+    return np.asarray((table * others) @ weights / weights.sum())
+
+
+def dominated_novelty(fitness: np.ndarray, descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """(members,) mean distance to the nearest `neighbours` fitter ones; infinite where nobody is fitter.
+
+    Dominated novelty search (Bahlous-Boldi et al. 2025): the worse is kept only where it is unlike the better.
+    Of two exact copies the earlier one counts as fitter, so that copies do not hold two places.
+
+    Args:
+        fitness: (members,).
+        descriptors: (members, features); here the score of each problem.
+    """
+    values = np.full(fitness.size, np.inf)
+    for member in range(fitness.size):
+        gaps = np.sqrt(((descriptors - descriptors[member]) ** 2).mean(axis=1))
+        equal = np.isclose(fitness, fitness[member], rtol=0.0, atol=1e-9)
+        earlier_copy = equal & (gaps <= 1e-9) & (np.arange(fitness.size) < member)
+        fitter = ((fitness > fitness[member]) & ~equal) | earlier_copy
+        if fitter.any():
+            values[member] = float(np.sort(gaps[fitter])[:neighbours].mean())
+    return values
+
+
+def heat_map(archive: Archive) -> dict[tuple[str, str, str], float]:
+    """(task type, base, role) to the best accuracy in that niche, for the report; stale elites count."""
+    best: dict[tuple[str, str, str], float] = {}
+    for elite in archive.elites:
+        key = (elite.niche.task_type, elite.niche.base, elite.niche.role)
+        best[key] = max(best.get(key, 0.0), elite.accuracy)
+    return best
+
+
+def _pooled(before: Elite | None, now: Elite) -> Elite:
+    if before is None or before.bank != now.bank:
+        return now
+    total = before.num_samples + now.num_samples
+    scores = [
+        (old * before.num_samples + new * now.num_samples) / total
+        for old, new in zip(before.scores, now.scores, strict=True)
+    ]
+    return now.model_copy(
+        update={"scores": tuple(scores), "num_samples": total, "generation": min(before.generation, now.generation)}
+    )

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from evolve.archive import (
+    Archive,
+    Elite,
+    Niche,
+    bank_digest,
+    dominated_novelty,
+    heat_map,
+    shared_fitness,
+    unique_solves,
+    update,
+)
+
+SUMS, BANK = Niche(task_type="sums", base="ea"), bank_digest(["k1", "k2", "k3", "k4"])
+BANKS = {"sums": BANK}
+
+
+def elite(name: str, *scores: float, bank: str = BANK, samples: int = 4, generation: int = 1) -> Elite:
+    return Elite(name=name, niche=SUMS, generation=generation, bank=bank, scores=scores, num_samples=samples)
+
+
+def test_each_problem_is_shared_among_its_solvers() -> None:
+    table = np.asarray([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.5]])
+    assert shared_fitness(table) == pytest.approx([1.5, 1.5])
+    assert shared_fitness(table).sum() == pytest.approx(3.0)
+
+
+def test_solving_alone_what_is_hard_counts_most() -> None:
+    table = np.asarray([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    assert unique_solves(table) == pytest.approx([0.5, 0.0, 0.5])
+    assert unique_solves(table, [1.0, 1.0, 3.0]) == pytest.approx([0.2, 0.0, 0.6])
+    assert unique_solves(np.ones((2, 3))) == pytest.approx([0.0, 0.0])
+    with pytest.raises(ValueError, match="difficulty"):
+        unique_solves(table, [1.0])
+
+
+def test_the_worse_is_kept_only_where_it_is_unlike_the_better() -> None:
+    fitness = np.asarray([3.0, 2.0, 2.5, 3.0])
+    skills = np.asarray([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.9, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    values = dominated_novelty(fitness, skills, neighbours=2)
+    assert math.isinf(values[0])
+    assert values[1] > values[2] > values[3] == 0.0
+
+
+def test_a_niche_keeps_the_unlike_and_not_the_copies() -> None:
+    found = update(
+        Archive(),
+        [elite("best", 1, 1, 1, 0), elite("copy", 1, 1, 1, 0), elite("odd", 0, 0, 0, 1), elite("weak", 1, 1, 0, 0)],
+        BANKS,
+        per_niche=2,
+    )
+    assert [one.name for one in found.archive.of(SUMS)] == ["odd", "best"] or [
+        one.name for one in found.archive.of(SUMS)
+    ] == ["best", "odd"]
+    assert {standing.name: standing.is_kept for standing in found.standings} == {
+        "best": True,
+        "odd": True,
+        "copy": False,
+        "weak": False,
+    }
+    assert heat_map(found.archive) == {("sums", "ea", "proposer"): 0.75}
+
+
+def test_a_lucky_measurement_does_not_hold_a_place_for_ever() -> None:
+    first = update(Archive(), [elite("lucky", 1, 1, 1, 1, samples=2)], BANKS).archive
+    second = update(first, [elite("lucky", 0, 0, 1, 0, samples=6, generation=5)], BANKS).archive
+    assert second.elites[0].scores == pytest.approx((0.25, 0.25, 1.0, 0.25))
+    assert (second.elites[0].num_samples, second.elites[0].generation) == (8, 1)
+
+
+def test_elites_measured_on_other_problems_wait_uncompared_until_they_are_measured_again() -> None:
+    before = update(Archive(), [elite("old", 1, 1, 1, 1)], BANKS).archive
+    today = bank_digest(["k5", "k6", "k7", "k8"])
+    moved = update(before, [elite("new", 1, 0, 0, 0, bank=today)], {"sums": today}, per_niche=1)
+    assert moved.stale == ("old",)
+    assert [one.name for one in moved.archive.elites] == ["new", "old"]
+    assert [standing.name for standing in moved.standings] == ["new"]
+    again = update(moved.archive, [elite("old", 0, 1, 1, 1, bank=today)], {"sums": today}, per_niche=2)
+    assert again.stale == ()
+    assert again.archive.of(SUMS)[0].bank == today
+    with pytest.raises(ValueError, match="today's problems"):
+        update(before, [elite("late", 1, 0, 0, 0)], {"sums": today})
+
+
+def test_being_stale_in_one_niche_says_nothing_of_another() -> None:
+    gcd = Niche(task_type="gcd", base="ea")
+    other = elite("both", 1, 0, 0, 0, bank="g1").model_copy(update={"niche": gcd})
+    before = update(Archive(), [elite("both", 1, 1, 1, 1), other], BANKS | {"gcd": "g1"}).archive
+    moved = update(before, [], BANKS | {"gcd": "g2"})
+    assert moved.stale == ("both",)
+    assert [(standing.name, standing.niche.task_type) for standing in moved.standings] == [("both", "sums")]
+    assert len(moved.archive.elites) == 2
+
+
+def test_the_order_of_measuring_changes_nothing_that_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    many = [elite(str(i), *(rng.random(4) < 0.5).astype(float).tolist()) for i in range(9)]
+    kept = {one.name for one in update(Archive(), many, BANKS, per_niche=4).archive.elites}
+    assert len(kept) == 4
+    assert update(Archive(), many, BANKS, per_niche=4) == update(Archive(), many, BANKS, per_niche=4)

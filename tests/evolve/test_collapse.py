@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from evolve.collapse import Vitals, distinct_n, entropy, examine, pass_at_k, vitals_of
+
+WORDS = [f"w{index}" for index in range(60)]
+
+
+def draw(
+    rng: np.random.Generator, solve: np.ndarray, *, num_words: int = 60, length: int = 12, samples: int = 8
+) -> Vitals:
+    texts, answers, right = [], [], []
+    for chance in solve:
+        hits = rng.random(samples) < chance
+        texts.append([" ".join(rng.choice(WORDS[:num_words], size=rng.poisson(length) + 2)) for _ in range(samples)])
+        answers.append(["right" if hit else str(rng.integers(6)) for hit in hits])
+        right.append(hits.tolist())
+    return vitals_of("new", 1, [str(i) for i in range(len(solve))], texts, answers, right)
+
+
+def chances(seed: int, n: int = 80) -> np.ndarray:
+    return np.random.default_rng(seed).beta(0.6, 0.8, size=n)
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample() -> None:
+    for right in range(6):
+        row = [True] * right + [False] * (5 - right)
+        subsets = [any(one) for one in combinations(row, 2)]
+        assert pass_at_k(right, 5, 2) == pytest.approx(sum(subsets) / len(subsets))
+    with pytest.raises(ValueError, match="k=6"):
+        pass_at_k(1, 5, 6)
+
+
+def test_variety_is_counted() -> None:
+    assert distinct_n(["a b c", "a b d"]) == pytest.approx(3 / 4)
+    assert distinct_n(["a a a a"]) == pytest.approx(1 / 3)
+    assert distinct_n(["a", ""]) == 1.0
+    assert entropy(["x", "x", "y", "y"]) == 1.0
+    assert entropy([]) == 0.0
+
+
+def test_the_same_model_under_fresh_seeds_raises_no_alarm() -> None:
+    rng, alarms = np.random.default_rng(0), 0
+    for seed in range(10):
+        solve = chances(seed, 50)
+        alarms += bool(examine(draw(rng, solve), draw(rng, solve), k=4).alarms)
+    assert alarms <= 2
+
+
+def test_getting_better_everywhere_raises_no_alarm() -> None:
+    rng, solve = np.random.default_rng(1), chances(1)
+    found = examine(draw(rng, solve), draw(rng, np.sqrt(solve)), k=4)
+    assert found.pass_at_1[1] > found.pass_at_1[0]
+    assert found.answer_entropy[1] < found.answer_entropy[0]
+    assert found.alarms == ()
+
+
+def test_one_thing_said_more_surely_is_narrowing() -> None:
+    rng, solve = np.random.default_rng(2), chances(2, 200)
+    sharper = np.where(solve > 0.35, np.minimum(1.0, solve + 0.3), 0.0)
+    found = examine(draw(rng, solve), draw(rng, sharper), k=8)
+    assert found.pass_at_1[1] > found.pass_at_1[0]
+    assert [alarm.sign for alarm in found.alarms] == ["pass_at_k"]
+    assert found.alarms[0].sentence.startswith("narrowing: pass@8 fell")
+
+
+def test_shrinking_wording_and_growing_length_are_named() -> None:
+    rng, solve = np.random.default_rng(3), chances(3)
+    found = examine(draw(rng, solve), draw(rng, solve, num_words=6, length=24), k=4)
+    assert {"distinct_n", "word_entropy", "length"} <= {alarm.sign for alarm in found.alarms}
+    decline = examine(draw(rng, solve), draw(rng, solve * 0.5), k=4)
+    assert decline.alarms[0].sentence.startswith("decline: pass@4 fell")
+
+
+def test_other_problems_are_compared_without_pairs() -> None:
+    rng = np.random.default_rng(4)
+    before, after = draw(rng, chances(4)), draw(rng, chances(5))
+    moved = after.model_copy(update={"keys": tuple(f"other {key}" for key in after.keys)})
+    assert examine(before, moved, k=4).alarms == ()
+    assert examine(before, moved, k=4).pass_at_1 == examine(before, after, k=4).pass_at_1
+
+
+def test_unequal_numbers_of_samples_are_refused() -> None:
+    with pytest.raises(ValidationError, match="same number of samples"):
+        vitals_of("x", 0, ["a", "b"], [["t"], ["t", "t"]], [["1"], ["1", "1"]], [[True], [True, True]])
