@@ -14,7 +14,7 @@ from evolve.problem_config import BubblewrapRunner, ContainerRunner, ExactVerifi
 from evolve.problem_types import PanelRule, Problem, ReasoningGymVerifier, RegexRule, SchemaRule, UnitTestsRule
 from evolve.runner import Runner, open_runner
 from evolve.scorer import FormulaScorer, GymScorer, RuleScorer, Score
-from evolve.sealed import SealedProblem, open_seal
+from evolve.sealed import SealedProblem, SealError, open_seal
 from evolve.unit_tests import passes
 from evolve.verifiers import is_exact, is_full_score, is_numeric, says
 from memory.types import Evidence, Record, content_hash
@@ -124,15 +124,22 @@ class Judge:
         self._openings[permit.purpose, problem.split.value] += 1
         return self.judge(opened, answer)
 
-    def says_reference(self, problem: SealedProblem, texts: Iterable[str], permit: Permit) -> bool:
-        """Whether one of `texts` holds the reference answer of a sealed problem, word for word; for contamination.
+    def says_reference(
+        self, problem: Problem | SealedProblem, texts: Iterable[str], permit: Permit | None = None
+    ) -> bool:
+        """Whether one of `texts` holds the reference answer, word for word; for the contamination report.
 
         Raises:
-            SealError: as `judge_sealed`.
+            SealError: a sealed problem, and no permit for its split.
         """
-        reference = open_seal(problem, permit).reference
-        self._openings[permit.purpose, problem.split.value] += 1
-        return any(says(text, reference) for text in texts)
+        if isinstance(problem, SealedProblem):
+            if permit is None:
+                raise SealError(f"expected a permit for {problem.split.value} problems, got none")
+            opened = open_seal(problem, permit)
+            self._openings[permit.purpose, problem.split.value] += 1
+        else:
+            opened = problem
+        return any(says(text, opened.reference) for text in texts)
 
     @property
     def openings(self) -> tuple[Opening, ...]:

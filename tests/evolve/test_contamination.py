@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from evolve.contamination import Seen, contamination
+from evolve.judge import Judge
+from evolve.permits import GatePermit
+from evolve.problem_config import ExactVerifier
+from evolve.problem_types import Problem
+from evolve.sealed import SealError, seal
+from evolve.splits import Split
+from mesh.types import Task
+
+LONG = "A ferry with forty seats crosses the bay nine times a day and is always full except on Sundays in winter"
+
+
+def problem(n: int, question: str, reference: str = "secret") -> Problem:
+    task = Task(id=f"t{n}", question=question)
+    return Problem(task=task, reference=reference, verifier=ExactVerifier(), key=f"k{n}")
+
+
+def seen(text: str, key: str | None = None, *, name: str = "e0") -> Seen:
+    return Seen(source="training example", id=name, text=text, key=key)
+
+
+@pytest.fixture
+def judge() -> Iterator[Judge]:
+    with Judge() as judge:
+        yield judge
+
+
+def test_texts_of_other_items_are_clean() -> None:
+    report = contamination([seen("What is 4 plus 5?", "k9")], {Split.GATE: [seal(problem(0, LONG), Split.GATE)]})
+    assert report.clean
+    assert report.rows[0].by_key == report.rows[0].by_wording == 0
+    assert report.sentence.startswith("No training example")
+
+
+def test_the_same_item_is_found_by_its_key_whatever_the_wording() -> None:
+    report = contamination([seen("5 + 4?", "k0")], {Split.DEV: [problem(0, "What is 4 plus 5?")]})
+    assert [(o.split, o.task_id, o.seen_id, o.kind) for o in report.overlaps] == [(Split.DEV, "t0", "e0", "key")]
+
+
+def test_thirteen_words_in_a_row_are_found_and_twelve_are_not() -> None:
+    words = LONG.split()
+    held = {Split.AUDIT: [seal(problem(0, LONG), Split.AUDIT)]}
+    assert not contamination([seen("so " + " ".join(words[:13]).upper() + " then")], held).clean
+    assert contamination([seen(" ".join(words[:12]) + " then " + " ".join(words[12:]))], held).clean
+
+
+def test_a_short_question_must_be_there_whole() -> None:
+    held = {Split.GATE: [problem(0, "What is 12 plus 30?")]}
+    assert contamination([seen("What is 12 plus 31?"), seen("What is 112 plus 30?")], held).clean
+    assert not contamination([seen("He asked: what is 12 plus 30? 42.")], held).clean
+
+
+def test_wording_that_held_out_items_share_is_a_template() -> None:
+    head = "Add up all of the numbers below and say nothing but the sum that you find in the end"
+    held = {Split.GATE: [problem(0, f"{head}: 1 2 3"), problem(1, f"{head}: 4 5 6")]}
+    assert contamination([seen(f"{head}: 7 8 9")], held).clean
+    report = contamination([seen(f"{head}: 4 5 6")], held)
+    assert [o.task_id for o in report.overlaps] == ["t1"]
+
+
+def test_the_answer_counts_only_beside_its_question_and_under_a_permit(judge: Judge) -> None:
+    sealed = {f"t{n}": seal(problem(n, f"Which word is number {n} here?"), Split.GATE) for n in range(2)}
+
+    def says_answer(split: Split, task_id: str, text: str) -> bool:
+        return judge.says_reference(sealed[task_id], [text], GatePermit("contamination"))
+
+    texts = [
+        seen("Which word is number 0 here? It is secret.", name="a"),
+        seen("Which word is number 1 here? Nobody knows.", name="b"),
+        seen("A secret of somebody else.", name="c"),
+    ]
+    report = contamination(texts, {Split.GATE: list(sealed.values())}, says_answer=says_answer)
+    assert [(o.task_id, o.kind) for o in report.overlaps] == [("t0", "wording and answer"), ("t1", "wording")]
+    (row,) = report.rows
+    assert (row.num_items, row.num_texts, row.by_key, row.by_wording, row.by_answer) == (2, 3, 0, 2, 1)
+    assert judge.openings[0].purpose == "contamination"
+    with pytest.raises(SealError, match="got none"):
+        judge.says_reference(sealed["t0"], ["x"])
+    assert judge.says_reference(problem(0, "q"), ["the secret"])
+
+
+def test_the_table_names_every_split_and_source_and_the_overlaps() -> None:
+    memory = Seen(source="memory entry", id="x1", text="What is 12 plus 30?")
+    held = {Split.DEV: [problem(0, "What is 12 plus 30?")], Split.GATE: [problem(1, LONG)]}
+    report = contamination([memory, seen("nothing")], held)
+    table = report.table()
+    assert "| dev | memory entry | 1 | 1 | 0 | 1 | not checked |" in table
+    assert "| gate | training example | 1 | 1 | 0 | 0 | not checked |" in table
+    assert "- dev item t0: memory entry x1, by wording" in table
+    assert report.sentence == "1 held-out items overlap with what was learned or recalled, 0 of them in GATE or AUDIT."
+
+
+def test_nothing_seen_is_an_empty_report() -> None:
+    assert contamination([], {Split.GATE: [problem(0, LONG)]}).clean
