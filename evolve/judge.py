@@ -9,6 +9,7 @@ from types import TracebackType
 
 from pydantic import Field
 
+from evolve.panel import Brief, PanelVerdict
 from evolve.permits import Permit
 from evolve.problem_config import BubblewrapRunner, ContainerRunner, ExactVerifier, MathVerifier, NumericVerifier
 from evolve.problem_types import PanelRule, Problem, ReasoningGymVerifier, RegexRule, SchemaRule, UnitTestsRule
@@ -70,6 +71,7 @@ class Judge:
         self._rules = RuleScorer(timeout_s=timeout_s)
         self._formulas = FormulaScorer(timeout_s=timeout_s)
         self._runners = dict(runners or {})
+        self._panel: dict[tuple[str, str], PanelVerdict] = {}
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
         self._incidents: list[Incident] = []
         self._openings: Counter[tuple[str, str]] = Counter()
@@ -120,9 +122,21 @@ class Judge:
             SealError: the permit is for another split, or the seal is damaged.
             ScorerError: as `judge`.
         """
-        opened = open_seal(problem, permit)
-        self._openings[permit.purpose, problem.split.value] += 1
-        return self.judge(opened, answer)
+        return self.judge(self._opened(problem, permit), answer)
+
+    def take_panel(self, verdicts: Mapping[tuple[str, str], PanelVerdict]) -> None:
+        """What a panel made of answers, by (task id, answer). Free text cannot be judged before."""
+        with self._lock:
+            self._panel.update(verdicts)
+            for known in [known for known in self._known if (known[0], known[2]) in verdicts]:
+                del self._known[known]
+
+    def brief(self, problem: Problem | SealedProblem, permit: Permit | None = None) -> Brief:
+        """What a panel must be told to judge answers to a problem. Raises SealError as `says_reference` does."""
+        opened = self._opened(problem, permit)
+        criteria = opened.verifier.criteria if isinstance(opened.verifier, PanelRule) else ""
+        task = opened.task
+        return Brief(task_id=task.id, question=task.question, reference=opened.reference, criteria=criteria)
 
     def says_reference(
         self, problem: Problem | SealedProblem, texts: Iterable[str], permit: Permit | None = None
@@ -132,14 +146,17 @@ class Judge:
         Raises:
             SealError: a sealed problem, and no permit for its split.
         """
-        if isinstance(problem, SealedProblem):
-            if permit is None:
-                raise SealError(f"expected a permit for {problem.split.value} problems, got none")
-            opened = open_seal(problem, permit)
-            self._openings[permit.purpose, problem.split.value] += 1
-        else:
-            opened = problem
-        return any(says(text, opened.reference) for text in texts)
+        reference = self._opened(problem, permit).reference
+        return any(says(text, reference) for text in texts)
+
+    def _opened(self, problem: Problem | SealedProblem, permit: Permit | None) -> Problem:
+        if isinstance(problem, Problem):
+            return problem
+        if permit is None:
+            raise SealError(f"expected a permit for {problem.split.value} problems, got NoneType")
+        opened = open_seal(problem, permit)
+        self._openings[permit.purpose, problem.split.value] += 1
+        return opened
 
     @property
     def openings(self) -> tuple[Opening, ...]:
@@ -183,7 +200,8 @@ class Judge:
             right, reason = passes(verifier, answer, self._runner(verifier.verifier.runner))
             return right, reason if right is None else ""
         if isinstance(verifier, PanelRule):
-            return None, "free text is judged by a panel"
+            said = self._panel.get((problem.task.id, answer))
+            return (said.right, "no judge could be asked") if said else (None, "free text is judged by a panel")
         return _verdict(
             self._scorer.score(family=verifier.family, settings=verifier.settings, entry=verifier.entry, answer=answer)
         )

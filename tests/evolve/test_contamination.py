@@ -80,7 +80,7 @@ def test_the_answer_counts_only_beside_its_question_and_under_a_permit(judge: Ju
     (row,) = report.rows
     assert (row.num_items, row.num_texts, row.by_key, row.by_wording, row.by_answer) == (2, 3, 0, 2, 1)
     assert judge.openings[0].purpose == "contamination"
-    with pytest.raises(SealError, match="got none"):
+    with pytest.raises(SealError, match="got NoneType"):
         judge.says_reference(sealed["t0"], ["x"])
     assert judge.says_reference(problem(0, "q"), ["the secret"])
 

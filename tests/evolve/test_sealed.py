@@ -27,8 +27,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """A word that opens seals, and the only modules that may take it in, besides the one that defines it."""
 
 READS_KEYS = (
+    "evolve/assess.py",  # open problems alone: it tries a user's verifier before there is a run
     "evolve/gym.py",
     "evolve/judge.py",
+    "evolve/panel.py",  # it is handed a brief, never a problem
     "evolve/sealed.py",
     "evolve/taskfile.py",
 )
