@@ -160,7 +160,7 @@ def rank(elites: Sequence[Elite], *, seed: int = 0) -> list[Standing]:
     ]
     order = sorted(
         range(len(elites)),
-        key=lambda i: (-distance[i], -round(shared[i], 9), content_hash([seed, elites[i].name])),
+        key=lambda i: (-distance[i], -round(float(shared[i]), 9), content_hash([seed, elites[i].name])),
     )
     return [standings[index] for index in order]
 

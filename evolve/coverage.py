@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -130,5 +131,5 @@ def _tie(missed: np.ndarray, members: Sequence[int]) -> tuple[float, tuple[int, 
     return _round((1.0 - missed[list(members)]).sum()), tuple(-index for index in sorted(members))
 
 
-def _round(value: float) -> float:
+def _round(value: Any) -> float:
     return round(float(value), 9)

@@ -93,7 +93,8 @@ def next_step(
     Raises:
         ValueError: the incumbents have fewer results than a rung that is to be decided.
     """
-    active, dropped, seen = sorted(results), {}, 0
+    active, seen = sorted(results), 0
+    dropped: dict[str, str] = {}
     for rung, survivors in zip(plan.rungs, plan.survivors, strict=True):
         if any(len(results[name]) < rung for name in active):
             return Step(arms=tuple(active), start=seen, stop=rung, dropped=dropped)
