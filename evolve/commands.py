@@ -237,16 +237,21 @@ def models_command(store: Path, *, as_json: bool) -> None:
 
 def estimate_command(path: Path, *, as_json: bool) -> None:
     """`evomesh estimate`."""
+    from evolve.bill import bill_lines, bill_of
     from evolve.plan import plan_run
     from evolve.preflight import draw
     from evolve.summary import print_plan
 
     config = load_config(path)
-    plan = plan_run(config, draw(config))
+    problems = draw(config)
+    plan = plan_run(config, problems)
+    bill = bill_of(config, problems, plan)
     if as_json:
-        print_json(plan)
-    else:
-        print_plan(OUT, config, plan)
+        print_json({**plan.model_dump(mode="json"), "bill": bill.model_dump(mode="json")})
+        return
+    print_plan(OUT, config, plan)
+    for line in bill_lines(bill):
+        OUT.print(line, highlight=False, markup=False)
 
 
 def doctor_command(path: Path | None = None, *, as_json: bool) -> None:

@@ -149,9 +149,20 @@ def _councils(config: RunConfig, rates: Rates, stage: str, problems: Sequence[Pr
     )
 
 
+def training_tokens(config: RunConfig, problems: ProblemSet) -> float:
+    """Tokens that one engine's adapters of one generation are expected to be trained on, every pass counted."""
+    return _training_tokens(config, len(_train(config, problems)))
+
+
 def _training_seconds(config: RunConfig, rates: Rates, num_problems: int) -> float:
     if config.training.kind != "lora":
         return 1.0
+    return len(config.serving.engines) * _training_tokens(config, num_problems) / rates.trained_tokens_per_s
+
+
+def _training_tokens(config: RunConfig, num_problems: int) -> float:
+    if config.training.kind != "lora":
+        return 0.0
     seats, recipes = len(config.serving.engines), config.recipes
     rows_of_arm = {
         "own": EXAMPLES_PER_PROBLEM * num_problems * (recipes.own + recipes.placebo + recipes.per_task_type),
@@ -159,8 +170,7 @@ def _training_seconds(config: RunConfig, rates: Rates, num_problems: int) -> flo
     }
     most = recipes.max_rows or 10**9
     rows = sum(min(most, count) for count in rows_of_arm.values())
-    tokens = rows * config.training.num_epochs * TOKENS_PER_ROW
-    return seats * tokens / rates.trained_tokens_per_s
+    return rows * config.training.num_epochs * TOKENS_PER_ROW
 
 
 def _train(config: RunConfig, problems: ProblemSet) -> list[Problem]:
