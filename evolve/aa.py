@@ -55,3 +55,8 @@ def aa_record(records: Iterable[ConjunctionRecord], alpha: float) -> AARecord:
     """Count the A/A arms in all gates that were held, and those of whom the rule said yes."""
     arms = [result for record in records for result in record.results if result.kind == "aa"]
     return AARecord(alpha=alpha, num_arms=len(arms), num_would_pass=sum(arm.would_pass for arm in arms))
+
+
+def aa_is_due(generation: int, every: int) -> bool:
+    """Whether an A/A arm rides along: in generation 0, then in every `every`-th one; 0: in generation 0 alone."""
+    return generation == 0 or (every > 0 and generation % every == 0)

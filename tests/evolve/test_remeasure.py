@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evolve.aa import aa_record
+from evolve.aa import aa_is_due, aa_record
 from evolve.conjunction import Contest, Rival, hold
 from evolve.paired import paired_test
 from evolve.remeasure import expected_luck, remeasured, shrunk
@@ -48,3 +48,8 @@ def test_aa_arms_that_would_have_passed_are_counted_and_many_raise_an_alarm() ->
     assert loud.is_alarm
     assert loud.sentence.endswith("the gate cannot be trusted")
     assert aa_record([], 0.05).sentence == "no A/A arm was held"
+
+
+def test_an_aa_arm_rides_along_first_and_regularly() -> None:
+    assert [number for number in range(8) if aa_is_due(number, 3)] == [0, 3, 6]
+    assert [number for number in range(8) if aa_is_due(number, 0)] == [0]
