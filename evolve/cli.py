@@ -41,8 +41,10 @@ fleet_app = typer.Typer(help="Engines that stay up for serve, batch and evolve a
 app.add_typer(fleet_app, name="fleet")
 outcomes_app = typer.Typer(help="What came of a batch's answers.", no_args_is_help=True)
 traces_app = typer.Typer(help="What was said in a batch, word for word.", no_args_is_help=True)
+problems_app = typer.Typer(help="Tasks of your own that a run learns from and is measured on.", no_args_is_help=True)
 app.add_typer(outcomes_app, name="outcomes")
 app.add_typer(traces_app, name="traces")
+app.add_typer(problems_app, name="problems")
 app.add_typer(memory_app, name="memory")
 app.add_typer(review_app, name="review")
 app.add_typer(audit_app, name="audit")
@@ -757,6 +759,19 @@ def outcomes_import(
 
     options = ImportOptions(batch, key, memory, use_memory, config, reliability, add_to, by, replace)
     _exit(lambda: import_command(labels, options, as_json=as_json))
+
+
+@problems_app.command("add")
+def problems_add(
+    file: Annotated[Path, typer.Argument(help="JSONL or Parquet with more tasks, in the form of those there are.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration whose problems.path is added to.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add tasks to a file: no old one changes its split, and a near duplicate goes where its like is."""
+    from evolve.problem_commands import add_command
+
+    _exit(lambda: add_command(file, config, dry_run=dry_run, as_json=as_json))
 
 
 @traces_app.command("export")

@@ -53,6 +53,7 @@ CODES: tuple[Code, ...] = (
         "The problems of a run cannot be drawn, or their verifier accepts what it must not.",
         "Correct the file or the verifier that the message names; nothing has been spent.",
         "evolve.problem_types.ProblemsError",
+        "evolve.runner.IsolationError",
     ),
     _code(
         "EM-TASKS", ExitCode.BAD_CONFIG,

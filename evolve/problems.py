@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, zip_longest
 
 from evolve.curriculum import sizes_by_family, sizes_by_level
-from evolve.problem_config import FileProblems, GymProblems, ProblemsConfig
+from evolve.problem_config import FileProblems, GymProblems, ProblemsConfig, UnitTestsVerifier
 from evolve.problem_types import (
     DrawReport,
     FamilyDraw,
@@ -143,7 +143,12 @@ def _draw_gym(
 
 
 def check_problems(config: ProblemsConfig) -> None:
-    """Raise ProblemsError now for what a draw would stumble over: unknown families or settings, a missing file."""
+    """Raise now for what a run would stumble over.
+
+    Raises:
+        ProblemsError: an unknown family or setting, a missing file.
+        IsolationError: answers are programs, and there is nothing to run them in.
+    """
     if isinstance(config, GymProblems):
         from evolve.gym import open_family  # see draw_problems
 
@@ -152,6 +157,10 @@ def check_problems(config: ProblemsConfig) -> None:
                 open_family(family.at_level(level), seed=0)
     elif not config.path.is_file():
         raise ProblemsError(f"expected a file of tasks, found none at '{config.path}'; correct the path")
+    elif isinstance(config.verifier, UnitTestsVerifier):
+        from evolve.runner import open_runner  # most runs execute nothing
+
+        open_runner(config.verifier.runner)
 
 
 def _alternate(lists: Iterable[list[Problem]]) -> list[Problem]:
