@@ -25,7 +25,7 @@ Right = Mapping[tuple[str, str], bool]
 
 SOLVED = 0.97
 """From this accuracy on there is nothing left to gain."""
-TOLERATED = {"reference": 1.0, "empty": 0.0, "echo": 0.05, "echo, parsed": 0.05, "shuffled": 0.05}
+TOLERATED = {"reference": 1.0, "empty": 0.0, "echo": 0.05, "shuffled": 0.05}
 """Share of the items on which each kind of answer may be accepted; of references, must be."""
 MAX_ITEMS_TOLD = 100_000
 
@@ -68,6 +68,9 @@ class Findings(Record):
     )
     num_items: int
     constant: Arm = Field(description="each task type's best constant answer, chosen on these very items")
+    copied: Arm | None = Field(
+        default=None, description="the answer that is parsed out of the question itself; None: not tried"
+    )
     alone: tuple[Arm, ...] = Field(description="every member, mean over its samples")
     single: Arm = Field(description="the best member: chosen on one half of the items, measured on the other, and back")
     consistency: Arm = Field(description="that member's vote over as many samples as the mesh takes")
@@ -124,7 +127,11 @@ def probe_shuffled(problems: Sequence[Problem], judge: Judge) -> list[Probe]:
 
 
 def unfit(probes: Sequence[Probe]) -> tuple[str, ...]:
-    """What disqualifies the verifier, one sentence a finding. High constants are no fault of a verifier's."""
+    """What disqualifies the verifier, one sentence a finding.
+
+    That a constant is often right, or what can be copied from the question, is no fault of a verifier's: those are
+    ways of answering that a member has to beat.
+    """
     found = []
     for probe in probes:
         limit = TOLERATED.get(probe.probe)
@@ -288,14 +295,17 @@ def _solved(findings: Findings) -> str | None:
     return f"there is nothing to gain: {best.name} is right on {best.mean:.0%} already; take harder tasks"
 
 
-def _constant_is_as_good(findings: Findings) -> str | None:
+def _guessing_is_as_good(findings: Findings) -> str | None:
     best = max((findings.mesh, findings.consistency, findings.single), key=lambda arm: arm.mean)
-    difference = best.against(findings.constant)
+    guesses = [findings.constant, *([findings.copied] if findings.copied is not None else [])]
+    guess = max(guesses, key=lambda arm: arm.mean)
+    difference = best.against(guess)
     if difference is None or difference.low > 0.0:
         return None
+    what = "a constant answer" if guess is findings.constant else "copying from the question"
     return (
-        f"no way of asking is shown to beat a constant answer: {best.name} has {best.mean:.0%} and the best constant "
-        f"{findings.constant.mean:.0%} (difference {_points(difference)}); these answers are guessed, not worked out"
+        f"no way of asking is shown to beat {what}: {best.name} has {best.mean:.0%} and {guess.name} "
+        f"{guess.mean:.0%} (difference {_points(difference)}); these answers are guessed, not worked out"
     )
 
 
@@ -326,7 +336,7 @@ def _night_is_too_short(findings: Findings) -> str | None:
 
 
 _RULES: tuple[Callable[[Findings], str | None], ...] = (
-    _verifier_is_unfit, _too_few_items, _nobody_solves_any, _solved, _constant_is_as_good, _gate_sees_nothing,
+    _verifier_is_unfit, _too_few_items, _nobody_solves_any, _solved, _guessing_is_as_good, _gate_sees_nothing,
     _night_is_too_short,
 )  # fmt: skip
 
@@ -371,11 +381,28 @@ def _note_constants(findings: Findings) -> str | None:
     return f"The constant {worst.probe} is right on {worst.rate:.0%} of {worst.task_type}: show it beside every result."
 
 
-_NOTES: tuple[Callable[[Findings], str | None], ...] = (_note_mesh, _note_council, _note_independence, _note_constants)
+def _note_copies(findings: Findings) -> str | None:
+    high = [p for p in findings.probes if p.probe == "echo, parsed" and p.rate > 0.05]
+    if not high:
+        return None
+    worst = max(high, key=lambda probe: probe.rate)
+    return (
+        f"What is read out of the question itself is right on {worst.rate:.0%} of {worst.task_type}: copying is a "
+        "way of answering there."
+    )
+
+
+_NOTES: tuple[Callable[[Findings], str | None], ...] = (
+    _note_mesh,
+    _note_council,
+    _note_independence,
+    _note_constants,
+    _note_copies,
+)
 
 _PROBES = {
     "empty": "the empty answer", "echo": "the question itself as its answer",
-    "echo, parsed": "what is parsed out of the question", "shuffled": "another item's reference",
+    "shuffled": "another item's reference",
 }  # fmt: skip
 
 

@@ -122,7 +122,15 @@ def bill_sentence(config: RunConfig, problems: ProblemSet, options: AssessOption
 
 def _table(findings: Findings) -> Table:
     table = Table("way of answering", "right", "95% interval", "samples an item", title_justify="left")
-    arms: list[Arm] = [findings.constant, *findings.alone, findings.single, findings.consistency, findings.mesh]
+    copied = [] if findings.copied is None else [findings.copied]
+    arms: list[Arm] = [
+        findings.constant,
+        *copied,
+        *findings.alone,
+        findings.single,
+        findings.consistency,
+        findings.mesh,
+    ]
     arms += [arm for arm in (findings.council_vote, findings.council) if arm is not None]
     for arm in (*arms, findings.ceiling, findings.reach):
         table.add_row(arm.name, share(arm.mean), _interval(arm.accuracy), str(arm.num_samples or ""))

@@ -35,6 +35,7 @@ from evolve.taskfile import read_rows
 from evolve.verifiers import read_number
 from memory.types import Record
 from mesh.measuring import measure_traces
+from mesh.parse import parse_answer
 from mesh.types import Deliberation
 from serving.config import prices
 
@@ -139,6 +140,7 @@ async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Asse
         probes=probes,
         num_items=len(items),
         constant=_constant(items, lab.judge),
+        copied=_copied(items, lab.judge),
         alone=tuple(
             Arm(name=s.name, scores=tuple(member_scores(pool, s, items, judged)), num_samples=1) for s in seats
         ),
@@ -207,6 +209,13 @@ def _constant(items: Sequence[Problem], judge: Judge) -> Arm:
     shown = ", ".join(f"'{answer}'" for answer in dict.fromkeys(best.values()))
     scores = tuple(float(judge.judge(problem, best[problem.task.type]).correct) for problem in items)
     return Arm(name=f"best constant ({shown})", scores=scores)
+
+
+def _copied(items: Sequence[Problem], judge: Judge) -> Arm:
+    """Item by item, whether what a parser reads out of the question is right."""
+    said = [(problem, parse_answer(problem.task.question, problem.task.answer_kind)) for problem in items]
+    scores = tuple(float(judge.judge(problem, answer).correct) for problem, answer in said)
+    return Arm(name="copied from the question", scores=scores)
 
 
 async def _councils(lab: Lab, items: Sequence[Problem], options: AssessOptions) -> list[Deliberation]:

@@ -22,11 +22,14 @@ from evolve.assess import (
     unfit,
     vote_replicates,
 )
+from evolve.assessing import AssessOptions, choose_items, guess_problems
 from evolve.cli import app
+from evolve.config import RunConfig
 from evolve.evaluate import Pool
 from evolve.judge import Judge, Probe
 from evolve.problem_config import ExactVerifier, NumericVerifier
-from evolve.problem_types import Problem
+from evolve.problem_types import DrawReport, Problem, ProblemSet
+from evolve.splits import Split
 from memory.types import content_hash
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 
@@ -103,6 +106,15 @@ def test_a_high_constant_is_no_fault_of_the_verifier_but_is_told() -> None:
     probe = Probe(task_type="gcd", probe="'2'", accepted=4, n=10)
     assert unfit([probe]) == ()
     assert any("The constant '2' is right on 40% of gcd" in note for note in advice(probes=(probe,)).notes)
+
+
+def test_what_can_be_copied_from_the_question_has_to_be_beaten_and_is_no_fault_of_the_verifier() -> None:
+    probe = Probe(task_type="larger", probe="echo, parsed", accepted=12, n=26)
+    assert unfit([probe]) == ()
+    found = advice(probes=(probe,), copied=arm("copied from the question", 47))
+    assert "beat copying from the question" in found.sentence
+    assert any("right on 46% of larger" in note for note in found.notes)
+    assert advice(copied=arm("copied from the question", 20)).evolve
 
 
 def test_the_mesh_is_compared_with_one_member_asked_as_often() -> None:
@@ -250,3 +262,35 @@ def test_a_file_that_is_none_ends_with_its_code(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "EM-PROBLEMS" in done.stderr
     assert look(tmp_path, tmp_path / "none.jsonl", 0.5, 0.5).exit_code == 4
+
+
+def run_config(directory: Path) -> RunConfig:
+    engines = [{"kind": "scripted", "name": name, "family": name} for name in ("ada", "ben")]
+    return RunConfig.model_validate(
+        {
+            "name": "x", "run_dir": directory, "serving": {"engines": engines}, "training": {"kind": "scripted"},
+            "problems": {"kind": "file", "path": "t"},
+        }
+    )  # fmt: skip
+
+
+def test_as_many_items_are_taken_as_fit_into_the_minutes_and_never_one_of_the_gate(tmp_path: Path) -> None:
+    made = {
+        split: tuple(problem(f"{split.value}-{n}") for n in range(200)) for split in Split
+    }  # fmt: skip
+    problems, config = ProblemSet(problems=made, report=DrawReport(source="test")), run_config(tmp_path)
+    counts = [len(choose_items(config, problems, AssessOptions(minutes=minutes))) for minutes in (1.0, 5.0, 15.0, 90.0)]
+    assert counts == sorted(counts)
+    assert counts[0] == 1  # the engines alone take longer than a minute; one item is the least there is to say
+    assert 50 < counts[1] < counts[2] < 400
+    assert counts[3] == 400
+    chosen = choose_items(config, problems, AssessOptions(minutes=90.0))
+    assert {item.task.id.split("-")[0] for item in chosen} == {"train", "dev"}
+    assert len(choose_items(config, problems, AssessOptions(num_items=7))) == 7
+
+
+def test_a_file_nobody_described_is_read_as_numbers_where_its_answers_are(tmp_path: Path) -> None:
+    numbers = guess_problems(tasks_file(tmp_path, 30))
+    assert (numbers.answer_kind, numbers.verifier.kind) == ("number", "numeric")
+    words = guess_problems(tasks_file(tmp_path, 30, "tea"))
+    assert (words.answer_kind, words.verifier.kind) == ("text", "exact")

@@ -206,7 +206,7 @@ def test_a_dataset_card_counts_what_is_used_and_says_why_the_rest_is_not() -> No
     assert (card.num_all, card.num_used, card.num_problems) == (10, 6, 6)
     assert dict(card.not_used) == {"contaminated": 1, "duplicate": 1, "max_rows": 2}
     assert dict(card.not_kept) == {"wrong": 2}
-    assert card.anchor_share == 0.5
+    assert card.anchor_share == pytest.approx(1 / 3)
     assert "| wrong | 2 |" in card.text
     assert "shares a problem with 1 held-out" in card.text
     assert card.text.startswith("# Training set g2 | set")
