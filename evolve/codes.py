@@ -243,6 +243,7 @@ CODES: tuple[Code, ...] = (
         "What the journal of a run accepted is not what lies on the disk.",
         "Restore the file that the message names; never edit inside a run directory.",
         "evolve.journal.JournalError",
+        "evolve.sealed.SealError",
     ),
     _code(
         "EM-LEDGER", ExitCode.FAILED,
@@ -284,7 +285,7 @@ CODES: tuple[Code, ...] = (
         "EM-JUDGE", ExitCode.FAILED,
         "The process that judges answers died or did not start.",
         "Give the same command again; if it comes back, see which task it judged in the message.",
-        "evolve.scorer.ScorerError", "mesh.symbolic.SymbolicError",
+        "evolve.child.ScorerError", "mesh.symbolic.SymbolicError",
     ),
     _code(
         "EM-DISK-FULL", ExitCode.FAILED,
