@@ -48,6 +48,9 @@ class LoraFile:
     """
 
     def __init__(self, directory: Path, *, max_rank: int = 512) -> None:
+        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (directory / name).is_file()]
+        if missing:
+            raise AdapterUnfit(f"{directory}: expected a plain LoRA adapter: {', '.join(missing)} is missing")
         facts, reasons = examine(directory, None, max_rank=max_rank)
         if facts is None or reasons:
             raise AdapterUnfit(f"{directory}: expected a plain LoRA adapter: {'; '.join(reasons)}")

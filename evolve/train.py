@@ -316,7 +316,12 @@ class _Training:
 
     def _publish(self, adapted: PeftModel) -> str:
         job = self._job
-        return publish_adapter(job.adapter_dir, job.base_name, lambda path: adapted.save_pretrained(str(path)))
+
+        def write(path: Path) -> None:
+            # Left to itself PEFT asks a hub whether the base's vocabulary has grown.
+            adapted.save_pretrained(str(path), save_embedding_layers=False)
+
+        return publish_adapter(job.adapter_dir, job.base_name, write)
 
     def _report(self, reason: str | None, size: ModelSize) -> TrainingReport:
         job, trainers = self._job, self._trainers

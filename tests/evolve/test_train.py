@@ -261,10 +261,10 @@ def test_a_parent_that_is_damaged_quarantines_the_candidate(lib, base, tmp_path)
         update={"parents": (ParentAdapter(adapter="a", directory=str(tmp_path / "odd")),)}
     )
     bases = lib.Bases()
-    assert "no parent" not in lib.train_lora(job(base, tmp_path / "fine", num_epochs=1), bases=bases).reason
     report = lib.train_lora(work, bases=bases)
     assert report.status == "quarantined"
-    assert "expected a plain LoRA adapter" in report.reason
+    assert "expected a plain LoRA adapter: adapter_config.json" in report.reason
+    assert lib.train_lora(job(base, tmp_path / "fine", num_epochs=1), bases=bases).status == "ok"
 
 
 def test_too_little_memory_quarantines_the_candidate_and_the_base_is_loaded_anew(lib, base, tmp_path, monkeypatch):
@@ -283,9 +283,12 @@ def test_too_little_memory_quarantines_the_candidate_and_the_base_is_loaded_anew
 
 
 def test_the_estimate_of_operations_is_what_torch_counts(lib, base, tmp_path):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     work = job(base, tmp_path / "out", num_epochs=1, max_packed_tokens=1)
-    with FlopCounterMode(display=False) as counter:
+    # The CPU's fused attention is not counted; written out as products it is.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         report = lib.train_lora(work)
-    assert report.flops == pytest.approx(counter.get_total_flops(), rel=0.12)
+    # Not estimated: the first layer's inputs need no gradient, 1/4 of two layers' frozen backward here, less in others.
+    assert report.flops == pytest.approx(counter.get_total_flops(), rel=0.1)
