@@ -279,7 +279,8 @@ CODES: tuple[Code, ...] = (
         "EM-TRAINING", ExitCode.FAILED,
         "A specialist could not be trained: no worker, no device, or a loss that is not finite.",
         "Free the device that the message names, or lower the learning rate; the same command goes on from there.",
-        "evolve.workers.WorkersError", "evolve.train.LossNotFinite",
+        "evolve.workers.WorkersError", "evolve.trainers.LossNotFinite",
+        "evolve.checkpoint.CheckpointDamaged", "evolve.lora_files.AdapterUnfit",
     ),
     _code(
         "EM-JUDGE", ExitCode.FAILED,
