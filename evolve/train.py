@@ -178,8 +178,7 @@ class _Training:
         reason: str | None = None
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                adapted = self._start(adapted)
-                adapted = self._learn_rows(adapted, scratch)
+                adapted = self._learn_rows(self._start(self._base.model), scratch)
                 reason = diverged(self._trainers[0].losses) or _not_finite(adapted)
                 if reason is None and self._preference is not None:
                     adapted = self._learn_pairs(adapted, self._preference, scratch)

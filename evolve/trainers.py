@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import TrainerCallback
@@ -112,7 +112,7 @@ class PackedSFTTrainer(SFTTrainer):
         for name, value in meta.counts.items():
             setattr(self, name, value)
         if meta.step >= self.args.max_steps:
-            load_weights(checkpoint, self.model)
+            load_weights(checkpoint, self._learner)
         else:
             self.train(resume_from_checkpoint=str(checkpoint))
 
@@ -123,32 +123,45 @@ class PackedSFTTrainer(SFTTrainer):
         """Write a checkpoint at the present step."""
         if self.keeping is None:
             return
-        schedule = self.lr_scheduler.state_dict()
+        optimizer, scheduler = self._steppers
+        schedule = scheduler.state_dict()
         meta = Checkpoint(
             job=self.keeping.job,
             stage=self.keeping.stage,
             step=self.state.global_step,
             sha256={},
             schedule=json.loads(json.dumps(schedule, default=lambda _: None)),
-            rates=tuple(group["lr"] for group in self.optimizer.param_groups),
+            rates=tuple(group["lr"] for group in optimizer.param_groups),
             counts={name: int(getattr(self, name)) for name in _COUNTS},
             losses=tuple(self.losses),
             seconds=self._seconds_so_far(),
         )
         state = json.dumps(asdict(self.state) | {"stateful_callbacks": {}, "log_history": []}, default=lambda _: None)
-        write_checkpoint(self.keeping.out_dir, self.model, self.optimizer, state, meta)
+        write_checkpoint(self.keeping.out_dir, self._learner, optimizer, state, meta)
+
+    @property
+    def _learner(self) -> torch.nn.Module:
+        return cast(torch.nn.Module, self.model)
+
+    @property
+    def _steppers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        """Optimizer and schedule, which there are from the first step on."""
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        return self.optimizer, self.lr_scheduler
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.keep()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(Path(resume_from_checkpoint), self.model)
+        load_weights(Path(resume_from_checkpoint), self._learner)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             meta = read_meta(Path(checkpoint))
-            load_optimizer(Path(checkpoint), self.optimizer, meta.rates)
-            self.lr_scheduler.load_state_dict(dict(meta.schedule))
+            optimizer, scheduler = self._steppers
+            load_optimizer(Path(checkpoint), optimizer, meta.rates)
+            scheduler.load_state_dict(dict(meta.schedule))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
