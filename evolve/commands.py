@@ -27,6 +27,7 @@ from serving.config import prices
 from serving.fleet import Fleet
 
 if TYPE_CHECKING:
+    from evolve.doctor import DoctorReport
     from serving.recalling import Recaller
 
 OUT = Console()
@@ -254,17 +255,26 @@ def doctor_command(path: Path | None = None, *, as_json: bool) -> None:
     from evolve.doctor import DoctorReport, diagnose
     from evolve.doctor_placement import check_placement
 
-    placed = () if path is None else check_placement(load_mesh(path).serving)
-    report = DoctorReport(findings=(*diagnose().findings, *placed))
+    if path is None:
+        report = diagnose()
+    else:
+        serving = load_mesh(path).serving
+        models = {spec.name: spec.model for spec in serving.engines if spec.kind == "vllm"}
+        here = diagnose(serving.model_store, models=models).findings
+        report = DoctorReport(findings=(*here, *check_placement(serving)))
     if as_json:
         print_json(report)
-        return
+    else:
+        _show_findings(report)
+    if not report.ok:
+        raise SystemExit(ExitCode.MISSING)
+
+
+def _show_findings(report: DoctorReport) -> None:
     table = Table("check", "level", "found", "what to do")
     for finding in report.findings:
         table.add_row(finding.name, finding.level, finding.found, finding.advice)
     OUT.print(table)
-    if not report.ok:
-        raise SystemExit(ExitCode.MISSING)
 
 
 def validate_command(path: Path, *, as_json: bool) -> None:
