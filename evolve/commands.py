@@ -28,6 +28,7 @@ from serving.fleet import Fleet
 
 if TYPE_CHECKING:
     from evolve.doctor import DoctorReport
+    from serving.config import ServingConfig
     from serving.recalling import Recaller
 
 OUT = Console()
@@ -336,7 +337,7 @@ async def serving(
             raise ConfigError(f"{run_dir}: expected a run with generations, found none; leave --run out")
         members = latest.seats
     if not quiet:
-        OUT.print("starting engines: minutes with real models", style="dim")
+        OUT.print(_what_comes(config.serving), style="dim")
     fleet = await open_fleet(config.serving, adapters)
     try:
         for member in members:
@@ -345,3 +346,12 @@ async def serving(
         yield fleet, members
     finally:
         await close_fleet(fleet)
+
+
+def _what_comes(config: ServingConfig) -> str:
+    from serving.fleet_record import read_fleet
+
+    record = None if config.in_process else read_fleet(config.fleet)
+    if record is not None and record.is_alive:
+        return f"joining the fleet of process {record.pid}"
+    return "starting engines: minutes with real models"
