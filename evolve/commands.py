@@ -27,6 +27,8 @@ from serving.config import prices
 from serving.fleet import Fleet
 
 if TYPE_CHECKING:
+    from evolve.doctor import DoctorReport
+    from serving.config import ServingConfig
     from serving.recalling import Recaller
 
 OUT = Console()
@@ -259,17 +261,26 @@ def doctor_command(path: Path | None = None, *, as_json: bool) -> None:
     from evolve.doctor import DoctorReport, diagnose
     from evolve.doctor_placement import check_placement
 
-    placed = () if path is None else check_placement(load_mesh(path).serving)
-    report = DoctorReport(findings=(*diagnose().findings, *placed))
+    if path is None:
+        report = diagnose()
+    else:
+        serving = load_mesh(path).serving
+        models = {spec.name: spec.model for spec in serving.engines if spec.kind == "vllm"}
+        here = diagnose(serving.model_store, models=models).findings
+        report = DoctorReport(findings=(*here, *check_placement(serving)))
     if as_json:
         print_json(report)
-        return
+    else:
+        _show_findings(report)
+    if not report.ok:
+        raise SystemExit(ExitCode.MISSING)
+
+
+def _show_findings(report: DoctorReport) -> None:
     table = Table("check", "level", "found", "what to do")
     for finding in report.findings:
         table.add_row(finding.name, finding.level, finding.found, finding.advice)
     OUT.print(table)
-    if not report.ok:
-        raise SystemExit(ExitCode.MISSING)
 
 
 def validate_command(path: Path, *, as_json: bool) -> None:
@@ -331,7 +342,7 @@ async def serving(
             raise ConfigError(f"{run_dir}: expected a run with generations, found none; leave --run out")
         members = latest.seats
     if not quiet:
-        OUT.print("starting engines: minutes with real models", style="dim")
+        OUT.print(_what_comes(config.serving), style="dim")
     fleet = await open_fleet(config.serving, adapters)
     try:
         for member in members:
@@ -340,3 +351,12 @@ async def serving(
         yield fleet, members
     finally:
         await close_fleet(fleet)
+
+
+def _what_comes(config: ServingConfig) -> str:
+    from serving.fleet_record import read_fleet
+
+    record = None if config.in_process else read_fleet(config.fleet)
+    if record is not None and record.is_alive:
+        return f"joining the fleet of process {record.pid}"
+    return "starting engines: minutes with real models"

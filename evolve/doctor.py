@@ -22,7 +22,7 @@ import psutil
 from pydantic import Field
 
 from memory.types import Record
-from serving.config import PackagedModel
+from serving.config import ModelSource, PackagedModel
 from serving.models import PREPARE_HINT, ModelStore
 from serving.weights import PACKAGED, ModelError
 
@@ -54,8 +54,13 @@ class DoctorReport(Record):
         return all(finding.level != "fail" for finding in self.findings)
 
 
-def diagnose(model_store: Path = Path("models"), directory: Path = Path(".")) -> DoctorReport:
-    """Look at this machine, this environment and the model store. `directory` is where runs will be written."""
+def diagnose(
+    model_store: Path = Path("models"), directory: Path = Path("."), models: Mapping[str, ModelSource] | None = None
+) -> DoctorReport:
+    """Look at this machine, this environment and the model store. `directory` is where runs will be written.
+
+    `models`: those that have to be there, by a name to show; None: those of the quickstart.
+    """
     cpuinfo = Path("/proc/cpuinfo")
     gpus = list_gpus()
     installed = installed_versions()
@@ -71,7 +76,7 @@ def diagnose(model_store: Path = Path("models"), directory: Path = Path(".")) ->
             check_gpus(gpus, installed),
             check_engine(installed, bool(gpus)),
             *check_versions(installed, read_lock(_REQUIREMENTS, installed)),
-            *check_models(model_store),
+            *check_models(model_store, models),
         )
     )
 
@@ -194,12 +199,13 @@ def check_versions(installed: Mapping[str, str], locked: Mapping[str, str]) -> l
     return findings or [Finding(name="packages", level="ok", found=f"all {len(locked)} as locked")]
 
 
-def check_models(store: Path) -> list[Finding]:
-    """Every shipped model: prepared, and every file with the hash it had then."""
+def check_models(store: Path, models: Mapping[str, ModelSource] | None = None) -> list[Finding]:
+    """Every model that has to be there (None: the shipped ones): prepared, and every file with the hash it had then."""
     findings = []
-    for name in PACKAGED:
+    wanted = {name: PackagedModel(name=name) for name in PACKAGED} if models is None else models
+    for name, source in wanted.items():
         try:
-            path = ModelStore(store).path(PackagedModel(name=name))
+            path = ModelStore(store).path(source)
             findings.append(Finding(name=f"model {name}", level="ok", found=f"{path}, every hash verified"))
         except ModelError as error:
             found = str(error).removesuffix(f"; {PREPARE_HINT}")

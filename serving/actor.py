@@ -467,12 +467,16 @@ class RayCarrier:
 
     async def call(self, method: str, *arguments: object) -> Any:
         """What the actor's method returns. Raises as every verb of `Carrier` does."""
+        if not ray.is_initialized():
+            # Asked once more while everything closes; Ray would start a cluster for it.
+            raise EngineLost("this process has left the cluster", died=False)
         try:
             reference = getattr(self._actor, method).remote(*arguments)
             try:
                 result = await asyncio.wrap_future(reference.future())
             except asyncio.CancelledError:
-                ray.cancel(reference)
+                if ray.is_initialized():
+                    ray.cancel(reference)
                 raise
         except ActorUnavailableError as error:
             # What Ray says of an actor that it starts again, and of one whose node does not answer.

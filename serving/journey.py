@@ -15,7 +15,7 @@ from memory.types import Record
 from mesh.types import Deliberation, Exchange, Usage
 from serving.batch_journal import JOURNAL, Note
 from serving.endpoint.requestlog import REQUESTS, RequestLine
-from serving.kept_traces import KeptTrace, find_traces
+from serving.kept_traces import COMPLETION, KeptTrace, find_traces
 from serving.outcomes import OUTCOMES, LateOutcome
 
 _SHORTEST = 4
@@ -71,6 +71,7 @@ def journey_of(wanted: str, states: Sequence[Path], places: Sequence[Path], *, n
     `states` are directories of doors (request log, outcomes), `places` where traces are looked for, as `find_traces`
     takes them. An id may be shortened to its first characters, 4 or more; a task's may not.
     """
+    wanted = wanted.removeprefix(COMPLETION)
     lines = [found for state in states for found in requests_like(state, wanted)]
     ids = [wanted, *(line.deliberation for line, _ in lines if line.deliberation is not None)]
     traces = {

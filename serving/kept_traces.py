@@ -22,6 +22,8 @@ from serving.endpoint.deliberations import SUFFIX, Kept, read_kept
 from serving.roster import Roster
 from serving.traces import ROWS_PER_GROUP, TraceError
 
+COMPLETION = "chatcmpl-"
+"""Stands before a deliberation's id in what OpenAI's clients get."""
 _HEAD = 4096
 """A trace as JSON begins with its id and its task's: that much of a file tells whether it is the one."""
 _SHORTEST = 4
@@ -51,6 +53,7 @@ def find_traces(places: Sequence[Path], wanted: str) -> list[KeptTrace]:
     over, but for a file that is named itself: that raises TraceError.
     """
     found: dict[tuple[str, str], KeptTrace] = {}
+    wanted = wanted.removeprefix(COMPLETION)
     for place in places:
         for one in _in_place(place, wanted):
             found.setdefault((one.trace.id, one.trace.task.id), one)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from mesh.engine import EngineError
 from serving.hosting import EngineDied, EngineLost
-from serving.mailroom import process_of
+from serving.mailroom import linger_s, process_of
 from serving.replica import State
 from serving.wire import Reply, Report, decode_reply
 
@@ -170,6 +170,8 @@ class Mailbox:
         except EngineError as error:
             self.trouble = str(error)
         else:
+            # Whichever process that is: what lay with an earlier one has been given up.
+            self._box, self._num_had = "", 0
             self.state, self.trouble = "up", ""
 
     def _note(self, report: Report) -> None:
@@ -180,7 +182,11 @@ class Mailbox:
     def _flush_soon(self) -> None:
         if not self._is_flushing:
             self._is_flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop, seconds = asyncio.get_running_loop(), linger_s(len(self._asked))
+            if seconds:
+                loop.call_later(seconds, self._flush)
+            else:
+                loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_flushing = False
@@ -223,7 +229,8 @@ class Mailbox:
             asked = self._asked.get(request_id)
             if asked is not None:
                 asked.box = box
-        self._flush()
+        if self._outbox or self._cancelled:
+            self._flush_soon()
 
     async def _collect(self) -> None:
         era = self._era

@@ -18,6 +18,12 @@ SILENT_S = 60.0
 ALWAYS_TAKEN = ("count_tokens", "profile")
 """Verbs that cost the engine nothing: they are never refused for want of room, and not counted."""
 
+LINGER_S = 0.02
+"""Seconds for which what comes next is waited for where much is under way: a call of Ray costs both its ends a
+millisecond of CPU, whatever it carries."""
+MANY = 8
+"""Requests under way between a client and an engine from which on there is something to wait for."""
+
 Serve = Callable[[Request], Awaitable[Answer]]
 Refuse = Callable[[int, Counter[int]], EngineBusy | None]
 """Whether a request of this rank is refused, given how many of each rank are pending; None: it is taken in."""
@@ -95,6 +101,8 @@ class Mailroom:
         if not box.replies:
             box.has_replies.clear()
             await self._wait(box, wait_s)
+            if box.replies and box.running:
+                await asyncio.sleep(linger_s(len(box.running)))
         last = num_had if box.id == box_id else 0
         return (
             box.id,
@@ -173,6 +181,11 @@ class Mailroom:
         self._sweeper = None
         if self._boxes:
             self._sweep_later()
+
+
+def linger_s(num_running: int) -> float:
+    """Seconds that requests, or replies, wait for others to travel with, while so many are under way."""
+    return LINGER_S if num_running >= MANY else 0.0
 
 
 def process_of(box_id: str) -> str:

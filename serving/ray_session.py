@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -116,7 +120,8 @@ def join_ray(address: str, *, with_token: bool = False) -> LocalRay:
         # Given an address, Ray shows no token unless it is told to.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _own_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise FleetError(
             f"expected a Ray cluster at {address}, could not join it: {error}; is it running, and is its token in "
@@ -136,17 +141,32 @@ def asks_for_token() -> bool:
 
 
 def _start_private(config: RayConfig) -> None:
-    ray.init(
-        # Not None: Ray would join whatever cluster it finds on this machine.
-        address="local",
-        num_cpus=config.num_cpus,
-        object_store_memory=config.object_store_mib * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address=_LOOPBACK,
-        _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
-    )
+    with _own_signals():
+        ray.init(
+            # Not None: Ray would join whatever cluster it finds on this machine.
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mib * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address=_LOOPBACK,
+            _temp_dir=None if config.temp_dir is None else str(config.temp_dir.resolve()),
+        )
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps what this process does on SIGTERM: Ray puts its own answer, which is to exit, in the place of any other."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        is_ours = before not in (None, signal.SIG_DFL)
+        if is_ours and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+            # As asyncio has it: system calls go on after a signal.
+            signal.siginterrupt(signal.SIGTERM, False)
 
 
 def stay_on_loopback() -> None:

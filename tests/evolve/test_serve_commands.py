@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,32 @@ def test_a_door_opens_answers_keeps_and_closes_when_it_is_told_to(tmp_path: Path
     assert state.stat().st_mode & 0o077 == 0
     assert len(Ledger(state / "requests.jsonl", readonly=True).entries()) == 2
     assert len(list((state / "deliberations" / "local").iterdir())) == 1
+
+
+def test_a_door_over_a_cluster_lets_what_is_under_way_end(tmp_path: Path) -> None:
+    slow = "  in_process: false\n  ray: {object_store_mib: 80}\n  start_timeout_s: 300\n  engines:\n"
+    path = config(tmp_path)
+    path.write_text(
+        path.read_text()
+        .replace("  in_process: true\n  engines:\n", slow)
+        .replace("skill: 1.0}", "skill: 1.0, latency_s: 1.5}")
+    )
+    with serving(path) as (process, said), ThreadPoolExecutor() as pool:
+
+        def ask() -> httpx.Response:
+            url = f"{said['url']}/v1/chat/completions"
+            return httpx.post(url, json={"model": "mesh", **QUESTION}, timeout=120, trust_env=False)
+
+        asked = pool.submit(ask)
+        log = tmp_path / "state" / "requests.jsonl"
+        time.sleep(1.0)
+        assert not asked.done()
+        # Ray has its own answer to the signal, which is to exit.
+        process.send_signal(signal.SIGTERM)
+        answer = asked.result()
+        assert (answer.status_code, answer.json()["mesh"]["answer"]) == (200, "42")
+        assert process.wait(timeout=120) == 0
+    assert len(Ledger(log, readonly=True).entries()) == 1
 
 
 def test_a_door_in_safe_mode_answers_with_one_base_member(tmp_path: Path) -> None:
