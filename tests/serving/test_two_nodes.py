@@ -92,7 +92,9 @@ def test_room_that_the_cluster_does_not_have_is_given_up_and_given_back(cluster:
     config = config_of(cluster, tmp_path, ada, ben, placement_timeout_s=1.0)
 
     async def start() -> None:
-        with pytest.raises(FleetError, match=r"expected room for 1 replicas within 1 s.*no node offers the resource"):
+        with pytest.raises(
+            FleetError, match=r"(?s)expected room for 1 replicas within 1 s.*no node offers the resource"
+        ):
             await start_fleet(config, AdapterStore(tmp_path / "adapters"))
 
     asyncio.run(start())
