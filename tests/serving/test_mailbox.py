@@ -24,7 +24,7 @@ from serving.requests import Answer, Request, Requests
 from serving.wire import Report, answer_of, decode_reply, encode_request
 
 ADA = Member(name="ada", engine="alpha", family="one")
-SILENCE_S, WAIT_S = 0.05, 0.2
+SILENCE_S, BRIEF_S, WAIT_S = 0.25, 0.05, 0.2
 
 
 class Engine:
@@ -129,8 +129,8 @@ class Client:
 
     timeout_s = 20.0
 
-    def __init__(self, carrier: Loopback) -> None:
-        self.mailbox = Mailbox("alpha", carrier, start_timeout_s=5.0, silence_s=SILENCE_S, wait_s=WAIT_S)
+    def __init__(self, carrier: Loopback, silence_s: float) -> None:
+        self.mailbox = Mailbox("alpha", carrier, start_timeout_s=5.0, silence_s=silence_s, wait_s=WAIT_S)
 
     @property
     def state(self) -> State:
@@ -153,9 +153,9 @@ class Client:
         await self.mailbox.wait_up()
 
 
-def post_office(seconds: float = 0.0, **options: Any) -> tuple[Loopback, Client]:
+def post_office(seconds: float = 0.0, *, silence_s: float = 10.0, **options: Any) -> tuple[Loopback, Client]:
     carrier = Loopback(Engine(seconds), **options)
-    return carrier, Client(carrier)
+    return carrier, Client(carrier, silence_s)
 
 
 REQUESTS = Requests()
@@ -258,7 +258,7 @@ def test_what_is_lost_on_the_way_back_is_not_computed_again(method: str) -> None
 
 def test_a_retry_joins_the_request_that_still_runs() -> None:
     async def run() -> None:
-        carrier, client = post_office(seconds=4 * SILENCE_S)
+        carrier, client = post_office(seconds=4 * SILENCE_S, silence_s=SILENCE_S)
         asked = request("slow")
         answer = asyncio.create_task(Pool("alpha", [client]).ask(asked, "", may_wait=True))
         await settle()
@@ -272,7 +272,7 @@ def test_a_retry_joins_the_request_that_still_runs() -> None:
 
 def test_silence_is_an_absence_and_what_was_asked_is_given_up_when_it_is_back() -> None:
     async def run() -> None:
-        carrier, client = post_office(seconds=60.0)
+        carrier, client = post_office(seconds=60.0, silence_s=SILENCE_S)
         asking = asyncio.create_task(client.ask(request("slow")))
         await settle()
         carrier.speaks.clear()
@@ -295,7 +295,7 @@ def test_silence_is_an_absence_and_what_was_asked_is_given_up_when_it_is_back() 
 
 def test_a_driver_that_stood_still_itself_blames_nobody() -> None:
     async def run() -> None:
-        carrier, client = post_office(seconds=0.02)
+        carrier, client = post_office(seconds=0.02, silence_s=SILENCE_S)
         asked = [asyncio.create_task(client.ask(request("x" * size))) for size in range(5)]
         await settle()
         time.sleep(STOOD_STILL_S + WAIT_S + SILENCE_S + 0.1)  # noqa: ASYNC251
@@ -430,7 +430,7 @@ def test_what_was_given_up_and_asked_again_at_once_is_served() -> None:
 def test_whatever_happens_on_the_way_every_request_gets_its_own_answer(seed: int) -> None:
     async def run() -> None:
         chance = random.Random(seed)
-        offices = [post_office(seconds=0.002) for _ in range(2)]
+        offices = [post_office(seconds=0.002, silence_s=BRIEF_S) for _ in range(2)]
         pool = Pool("alpha", [client for _, client in offices])
 
         async def ask(size: int) -> None:
@@ -454,7 +454,7 @@ def test_whatever_happens_on_the_way_every_request_gets_its_own_answer(seed: int
 
         async def falls_silent(carrier: Loopback) -> None:
             carrier.speaks.clear()
-            asyncio.get_running_loop().call_later(chance.random() * 2 * SILENCE_S, carrier.speaks.set)
+            asyncio.get_running_loop().call_later(chance.random() * 2 * BRIEF_S, carrier.speaks.set)
 
         await asyncio.gather(trouble(), *(ask(size) for size in range(60)))
 
