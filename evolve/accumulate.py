@@ -16,6 +16,7 @@ from pydantic import Field
 
 from evolve.curate import Example
 from evolve.label_source import TRUST, LabelSource
+from evolve.learning_config import AccumulationConfig
 from evolve.paths import path_of
 from memory.types import Record, content_hash
 
@@ -23,27 +24,6 @@ SetDropReason = Literal[
     "contaminated", "unlabelled", "duplicate", "same_path", "cap_per_problem", "cap_per_source", "anchor_share",
     "max_rows",
 ]  # fmt: skip
-
-
-class AccumulationConfig(Record):
-    """How a generation's training set is made of all generations' verified examples."""
-
-    anchor_share: float = Field(
-        default=0.25, ge=0.0, lt=1.0,
-        description="at least this share of the used rows is by base models, before anything was trained; a set with "
-        "too few of them is cut down until it holds",
-    )  # fmt: skip
-    max_rows: int | None = Field(default=None, ge=1, description="rows used at most; null: all that are left")
-    max_per_problem: int = Field(default=4, ge=1, description="rows of one problem, of all members and generations")
-    max_source_share: float = Field(
-        default=1.0,
-        gt=0.0,
-        le=1.0,
-        description="largest share of the rows that one author may have, before max_rows and anchor_share",
-    )
-    labels: tuple[LabelSource, ...] = Field(
-        default=("verifier",), description="whose word counts: verifier, cross_family, consensus"
-    )
 
 
 class SetRow(Record):

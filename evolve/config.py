@@ -7,11 +7,14 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from evolve.gate_wear import WearConfig
+from evolve.governance_config import GovernanceConfig
+from evolve.learning_config import AccumulationConfig, CurationConfig, QualityConfig
 from evolve.problem_config import FileProblems, ProblemsConfig
 from evolve.training_config import LoraTraining, RecipesConfig, TrainingConfig, WorkersConfig
 from memory.config import MemoryConfig
@@ -38,14 +41,6 @@ class HarvestConfig(Record):
     councils_per_type: int = Field(default=6, ge=0, description="of these, how many go through a full council as well")
 
 
-class CurationConfig(Record):
-    """Which verified traces a specialist learns from."""
-
-    max_per_problem: int = Field(default=2, ge=1, description="distinct answers of one member kept for one problem")
-    max_per_type: int = Field(default=120, ge=1, description="examples of one member kept for one task type")
-    max_completion_chars: int = Field(default=400, ge=1, description="a longer completion is dropped")
-
-
 class GateConfig(Record):
     """What a candidate has to show before it is seated."""
 
@@ -57,14 +52,66 @@ class GateConfig(Record):
     expected_discordance: float = Field(
         default=0.2, gt=0.0, le=1.0, description="share of problems expected to differ; for the plan, not the decision"
     )
+    required: tuple[Literal["placebo", "budget"], ...] = Field(
+        default=("budget",),
+        description="what a finalist must beat besides the incumbents. placebo: an adapter trained on shuffled targets "
+        "(needs recipes.placebo); budget: one more sample of the best incumbent in its place",
+    )
+    aa_every: int = Field(
+        default=4, ge=0, description="an A/A arm, the incumbents anew, rides along in generation 0 and every so many"
+    )
+    remeasure: bool = Field(
+        default=True, description="the winner is measured again on DEV items kept for it, so that its gain is no luck"
+    )
+    wear: WearConfig = Field(default=WearConfig(), description="what a GATE set that was used before still proves")
 
 
 class EvaluationConfig(Record):
     """How much is drawn for choosing and for reporting."""
 
     dev_samples_per_member: int = Field(default=2, ge=1, description="first proposals for each DEV problem")
+    screen_items: int = Field(
+        default=16, ge=0, description="DEV problems on which a candidate that is plainly broken is stopped; 0: none"
+    )
+    keep: float = Field(
+        default=0.5, gt=0.0, lt=1.0, description="share of arrangements that see more DEV problems after each rung"
+    )
+    remeasure_share: float = Field(
+        default=0.25, ge=0.0, lt=1.0, description="share of DEV problems kept from choosing, to measure the winner on"
+    )
+    max_elites: int = Field(
+        default=0, ge=0, description="specialists of the archive without a seat that are tried again each generation"
+    )
+    emergence_tasks: int = Field(
+        default=12, ge=0, description="tasks only the mesh solved that members are asked alone, each generation"
+    )
+    emergence_samples: int = Field(default=30, ge=1, description="samples alone before a solution counts as emergent")
+    temperatures: tuple[float, ...] = Field(
+        default=(),
+        description="tried on DEV for every member before AUDIT, the best is audited; empty: the configured one",
+    )
     audit_samples_per_member: int = Field(default=2, ge=1, description="first proposals for each AUDIT problem")
     audit_councils_per_type: int = Field(default=15, ge=0, description="AUDIT problems of each type put to the council")
+
+
+class RunBudget(Record):
+    """What a run may cost. A generation that would exceed it is not begun: what there is is audited and reported."""
+
+    output_tokens: int | None = Field(default=None, ge=1, description="tokens written, all stages; null: no limit")
+    hours: float | None = Field(default=None, gt=0.0, description="time of all stages together; null: no limit")
+    flops: float | None = Field(default=None, gt=0.0, description="of training; null: no limit")
+    disk_gib: float | None = Field(default=None, gt=0.0, description="size of the run directory; null: no limit")
+    cost: float | None = Field(
+        default=None, gt=0.0, description="money, at the engines' price_per_hour; null: no limit"
+    )
+
+
+class TrackingConfig(Record):
+    """Where numbers go besides the report."""
+
+    tensorboard: bool = Field(default=True, description="event files in the run directory, under tensorboard/")
+    trackio: str | None = Field(default=None, description="project of a local trackio; null: none")
+    mlflow: str | None = Field(default=None, description="tracking URI of an MLflow server or file store; null: none")
 
 
 class MeshConfig(Record):
@@ -101,6 +148,24 @@ class RunConfig(MeshConfig):
     workers: WorkersConfig = Field(default=WorkersConfig(), description="where they are trained")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="DEV and AUDIT")
     gate: GateConfig = Field(default=GateConfig(), description="the promotion test")
+    accumulation: AccumulationConfig = Field(
+        default=AccumulationConfig(), description="how training sets grow over generations"
+    )
+    quality: QualityConfig = Field(default=QualityConfig(), description="which texts disqualify a candidate")
+    governance: GovernanceConfig = Field(
+        default=GovernanceConfig(), description="who has the last word, and what live outcomes may take back"
+    )
+    budget: RunBudget = Field(default=RunBudget(), description="what the run may cost")
+    tracking: TrackingConfig = Field(default=TrackingConfig(), description="where numbers go besides the report")
+
+    @model_validator(mode="after")
+    def _required_rivals_are_bred(self) -> RunConfig:
+        if "placebo" in self.gate.required and not self.recipes.placebo:
+            raise ValueError(
+                "gate.required names placebo, but recipes.placebo is false, so that nothing could ever pass; set "
+                "recipes.placebo: true, or take placebo out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _nobody_is_asked_during_a_run(self) -> RunConfig:

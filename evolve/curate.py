@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from evolve.config import CurationConfig
 from evolve.credit import Credit
+from evolve.learning_config import CurationConfig, CurationRules
 from evolve.paths import path_of
 from evolve.problem_types import Problem
 from memory.types import Record, content_hash
@@ -61,17 +61,6 @@ class Example(Record):
     messages: tuple[Message, ...] = Field(description="the task's proposal prompt, without anything recalled")
     completion: str = Field(description="up to the answer and no further, without a terminator")
     weight: float = Field(default=1.0, gt=0.0)
-
-
-class CurationRules(Record):
-    """What may be asked of a set beyond the caps of `CurationConfig`; the defaults ask for nothing more."""
-
-    distinct_paths: bool = Field(
-        default=False, description="keep one example of each way to an answer, not one of each wording"
-    )
-    max_per_source: int | None = Field(
-        default=None, ge=1, description="examples of one source (first proposals, revisions) of a member; null: any"
-    )
 
 
 class Drop(Record):

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from evolve.config import CurationConfig
 from evolve.credit import Credit
 from evolve.curate import Example, curate
+from evolve.learning_config import CurationConfig
 from evolve.problem_types import Problem
 from memory.types import Record, content_hash
 from mesh.parse import own_words

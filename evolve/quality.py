@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
+from evolve.learning_config import QualityConfig
 from evolve.recipes import TrainingRow
 from memory.types import Record
 
@@ -24,31 +25,6 @@ LOOP_CHARS = 24
 LOOP_PERIOD = 48
 """Longest pattern that is looked for, in characters."""
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
-
-
-class QualityConfig(Record):
-    """From where on a candidate's texts disqualify it. Shares may exceed the incumbent's own by `margin`, if larger."""
-
-    min_texts: int = Field(default=16, ge=1, description="with fewer texts nothing is judged")
-    max_empty: float = Field(default=0.2, ge=0, le=1, description="share of texts without a word")
-    max_looping: float = Field(default=0.1, ge=0, le=1, description="share of texts that end in a loop")
-    max_unfinished: float = Field(default=0.5, ge=0, le=1, description="share of texts cut off at the token limit")
-    max_unseen: float = Field(
-        default=0.3,
-        ge=0,
-        le=1,
-        description="share of words that no row has, in prompt or completion; numbers are not words",
-    )
-    max_same: float = Field(
-        default=0.4, ge=0, le=1, description="share by which the commonest text may exceed that of the rows"
-    )
-    min_distinct: float = Field(
-        default=0.4, ge=0, le=1, description="different word pairs, against as many words of the rows"
-    )
-    max_length_ratio: float = Field(
-        default=3.0, gt=1, description="typical length against the rows of the same task type, either way"
-    )
-    margin: float = Field(default=0.1, ge=0, le=1, description="what counts as no worse than the incumbent")
 
 
 class Sample(Record):

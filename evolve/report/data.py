@@ -7,11 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from evolve.report.evolution import Counts, EvolutionView
 from evolve.report.holdings import Holdings
 from evolve.report.measure import Accuracy, Comparison
 from memory.types import Record
-
-Counts = tuple[tuple[str, int], ...]
 
 
 class StageView(Record):
@@ -143,6 +142,9 @@ class SpecialistView(Record):
     generation: int
     parents: tuple[str, ...] = Field(description="names of specialists, or the base model's name")
     niche: str = Field(default="", description="what it is for; empty: every task")
+    role: str = "proposer"
+    recipe: str = ""
+    inherits: tuple[str, ...] = Field(default=(), description="names whose weights it started from or merges")
 
 
 class MemoryView(Record):
@@ -207,6 +209,7 @@ class ReportData(Record):
     talk: tuple[TalkView, ...] = ()
     examples: tuple[ExampleView, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="warnings and limits worth a reader's attention")
+    evolution: EvolutionView = EvolutionView()
 
     @property
     def wall_seconds(self) -> float | None:

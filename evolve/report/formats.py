@@ -7,7 +7,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from evolve.report.data import AccuracyRow, Counts
+from evolve.report.data import AccuracyRow
+from evolve.report.evolution import Counts
 from evolve.report.headline import points, share, signed
 from evolve.report.measure import Comparison
 
