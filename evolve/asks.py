@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from evolve.config import RunConfig
 from evolve.lab import Ask
-from evolve.problem_types import Problem
+from evolve.sealed import Asked
 from memory.types import Recall
 from mesh.config import CouncilConfig, VoteConfig
 from mesh.seeds import derive_seed
 from mesh.types import Member, Sampling
 
-Recalled = Callable[[Problem], Recall]
+_A = TypeVar("_A", bound=Asked)
+
+Recalled = Callable[[Asked], Recall]
 
 
 def proposal_asks(
-    config: RunConfig, stage: str, problems: Iterable[Problem], members: Sequence[Member], num_samples: int
+    config: RunConfig, stage: str, problems: Iterable[Asked], members: Sequence[Member], num_samples: int
 ) -> list[Ask]:
     """First proposals of each member on its own for each problem, so that any set of seats can be replayed."""
     return [
@@ -36,7 +39,7 @@ def proposal_asks(
 def council_asks(
     config: RunConfig,
     stage: str,
-    problems: Iterable[Problem],
+    problems: Iterable[Asked],
     members: Sequence[Member],
     recalled: Recalled = lambda _: Recall(),
 ) -> list[Ask]:
@@ -55,9 +58,9 @@ def council_asks(
     ]
 
 
-def first_of_each_type(problems: Iterable[Problem], num_items: int, *, skip: int = 0) -> list[Problem]:
+def first_of_each_type(problems: Iterable[_A], num_items: int, *, skip: int = 0) -> list[_A]:
     """`num_items` problems of every task type, after `skip` of them; wraps around where a type has too few."""
-    by_type: dict[str, list[Problem]] = defaultdict(list)
+    by_type: dict[str, list[_A]] = defaultdict(list)
     for problem in problems:
         by_type[problem.task.type].append(problem)
     chosen = []
@@ -67,7 +70,7 @@ def first_of_each_type(problems: Iterable[Problem], num_items: int, *, skip: int
     return chosen
 
 
-def _limits(config: RunConfig, problem: Problem) -> dict[str, object]:
+def _limits(config: RunConfig, problem: Asked) -> dict[str, object]:
     sampling: Sampling = config.deliberation.sampling
     return {
         "sampling": sampling.model_copy(update={"max_tokens": problem.max_tokens}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from evolve.problem_types import Problem
+from evolve.sealed import Asked
 from memory.types import Record
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
@@ -41,7 +41,7 @@ class Pool:
 
 
 def member_scores(
-    pool: Pool, member: Member, problems: Sequence[Problem], judged: dict[tuple[str, str], bool]
+    pool: Pool, member: Member, problems: Sequence[Asked], judged: dict[tuple[str, str], bool]
 ) -> list[float]:
     """Share of the member's samples that are right, problem by problem; no sample counts as 0."""
     scores = []
@@ -53,7 +53,7 @@ def member_scores(
 
 
 def vote_scores(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], judged: dict[tuple[str, str], bool]
+    pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: dict[tuple[str, str], bool]
 ) -> list[float]:
     """1 where the vote of these seats is right, else 0, problem by problem."""
     verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
@@ -61,7 +61,7 @@ def vote_scores(
 
 
 def right_votes(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], judged: Mapping[tuple[str, str], bool]
+    pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: Mapping[tuple[str, str], bool]
 ) -> tuple[bool, ...]:
     """Was the vote of these seats right, problem by problem; an abstention is wrong."""
     verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
@@ -69,7 +69,7 @@ def right_votes(
 
 
 def success_counts(
-    pool: Pool, member: Member, problems: Sequence[Problem], judged: Mapping[tuple[str, str], bool]
+    pool: Pool, member: Member, problems: Sequence[Asked], judged: Mapping[tuple[str, str], bool]
 ) -> list[tuple[int, int]]:
     """(right samples, samples) of a member, problem by problem; abstentions are samples that are not right."""
     counts = []

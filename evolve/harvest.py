@@ -9,8 +9,9 @@ from evolve.asks import council_asks, first_of_each_type, proposal_asks
 from evolve.evaluate import Judgements
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
-from evolve.problem_types import Problem, ProblemSet
+from evolve.problem_types import Problem
 from evolve.remembering import RecalledByTask, recall_all, reflect_all, remember, remember_patterns
+from evolve.sealed import SplitProblems
 from evolve.splits import Split
 from memory.types import Record
 from mesh.types import Deliberation
@@ -24,7 +25,7 @@ class Harvest(Record):
     judged: Judgements
 
 
-async def gather(lab: Lab, generation: Generation, problems: ProblemSet) -> Harvest:
+async def gather(lab: Lab, generation: Generation, problems: SplitProblems) -> Harvest:
     """Draw `samples_per_member` proposals for each TRAIN problem, hold councils on some, judge and remember all."""
     settings, number = lab.config.harvest, generation.number
     train = _of_generation(lab, generation, problems)
@@ -39,7 +40,7 @@ async def gather(lab: Lab, generation: Generation, problems: ProblemSet) -> Harv
     return Harvest(proposals=tuple(proposals), councils=tuple(councils), judged=judged)
 
 
-async def hold_councils(lab: Lab, generation: Generation, problems: ProblemSet) -> list[Deliberation]:
+async def hold_councils(lab: Lab, generation: Generation, problems: SplitProblems) -> list[Deliberation]:
     """Full councils of today's seats on some of the generation's TRAIN problems, recalling earlier outcomes."""
     number = generation.number
     chosen = first_of_each_type(_of_generation(lab, generation, problems), lab.config.harvest.councils_per_type)
@@ -51,7 +52,7 @@ async def hold_councils(lab: Lab, generation: Generation, problems: ProblemSet) 
 
 
 async def last_councils(
-    lab: Lab, generation: Generation, problems: ProblemSet
+    lab: Lab, generation: Generation, problems: SplitProblems
 ) -> tuple[list[Deliberation], Judgements]:
     """The councils of a generation that is not followed by another round of learning; judged and remembered."""
     councils = await hold_councils(lab, generation, problems)
@@ -75,7 +76,7 @@ def telling(proposals: Sequence[Deliberation], judged: Judgements) -> list[Delib
     return [deliberation for _, deliberation in chosen.values()]
 
 
-def _of_generation(lab: Lab, generation: Generation, problems: ProblemSet) -> list[Problem]:
+def _of_generation(lab: Lab, generation: Generation, problems: SplitProblems) -> list[Problem]:
     """The generation's own slice of TRAIN: fresh items for each, as long as there are enough."""
     count = lab.config.harvest.problems_per_type
     return first_of_each_type(problems.of(Split.TRAIN), count, skip=generation.number * count)

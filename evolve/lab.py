@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,17 +12,19 @@ from evolve.config import RunConfig
 from evolve.evaluate import Judgements, answers_of
 from evolve.journal import Journal
 from evolve.judge import Judge
-from evolve.problem_types import Problem, ProblemSet
-from evolve.problems import draw_problems
+from evolve.permits import Permit
+from evolve.problem_types import Problem
+from evolve.problems import draw_generation, draw_problems
 from evolve.progress import Observer, StageTime
 from evolve.scripted_train import scripted_shape
+from evolve.sealed import Asked, SealedProblem, SealError, SplitProblems, sealed
 from memory.ledger import Ledger
 from memory.store import Memory
 from memory.types import Namespace, Recall, Record, content_hash
 from mesh.config import ProtocolConfig
 from mesh.deliberate import deliberate
 from mesh.job import Job
-from mesh.types import Deliberation, Member, Task
+from mesh.types import Deliberation, Member, Outcome, Task
 from serving.adapters import AdapterStore
 from serving.admission import BaseModelShape
 from serving.config import EngineSpec, ScriptedSpec, VllmSpec, prices
@@ -147,9 +149,16 @@ class Lab:
         return held
 
     async def judge_all(
-        self, stage: str, deliberations: Sequence[Deliberation], problems: Iterable[Problem]
+        self,
+        stage: str,
+        deliberations: Sequence[Deliberation],
+        problems: Iterable[Asked],
+        permit: Permit | None = None,
     ) -> Judgements:
-        """What the judge says of every distinct answer of a stage."""
+        """What the judge says of every distinct answer of a stage. GATE and AUDIT problems need their permit.
+
+        Raises SealError: a sealed problem without a permit, or with one for another split.
+        """
         by_id = {problem.task.id: problem for problem in problems}
         pairs = answers_of(deliberations)
 
@@ -157,7 +166,7 @@ class Lab:
             self.observer.stage(f"judge {stage}", len(pairs))
             outcomes = []
             for task_id, answer in pairs:
-                outcomes.append(self.judge.judge(by_id[task_id], answer))
+                outcomes.append(self._judged(by_id[task_id], answer, permit))
                 self.observer.advance()
             return Judgements(outcomes=tuple(outcomes))
 
@@ -165,16 +174,51 @@ class Lab:
         name = f"judge-{stage}".replace(" ", "-")
         return await self.journal.record(name, {"pairs": pairs, "problems": keys}, Judgements, work)
 
-    async def draw_problems(self) -> ProblemSet:
-        """The problems of the run, by split."""
+    def _judged(self, problem: Asked, answer: str, permit: Permit | None) -> Outcome:
+        if isinstance(problem, Problem):
+            return self.judge.judge(problem, answer)
+        assert isinstance(problem, SealedProblem), "problems are open or sealed"
+        if permit is None:
+            raise SealError(
+                f"'{problem.task.id}' is a {problem.split.value} problem; only the gate and the audit judge it"
+            )
+        return self.judge.judge_sealed(problem, answer, permit)
 
-        async def work() -> ProblemSet:
+    async def draw_problems(self) -> SplitProblems:
+        """AUDIT of the run, and TRAIN, DEV and GATE of generation 0; GATE and AUDIT sealed before anything is kept."""
+
+        async def work() -> SplitProblems:
             self.observer.stage("draw problems", 1)
             with self.timed("draw problems"):
-                return draw_problems(self.config.problems, self.config.seed)
+                return sealed(draw_problems(self.config.problems, self.config.seed))
 
         inputs = self.config.problems.model_dump(mode="json")
-        problems = await self.journal.record("problems", inputs, ProblemSet, work)
+        return self._say_notes(await self.journal.record("problems", inputs, SplitProblems, work))
+
+    async def draw_generation(self, number: int, seen: Collection[str], levels: Mapping[str, int]) -> SplitProblems:
+        """TRAIN, DEV and GATE of a later generation: items that no generation before has seen, where there are such.
+
+        Args:
+            number: of the generation, from 1.
+            seen: canonical keys that were drawn before.
+            levels: task type to the level of its TRAIN items.
+        """
+        stage = f"generation {number} problems"
+
+        async def work() -> SplitProblems:
+            self.observer.stage(stage, 1)
+            with self.timed(stage):
+                config = self.config
+                return sealed(draw_generation(config.problems, config.seed, number, seen, levels=levels))
+
+        inputs = {
+            "problems": self.config.problems.model_dump(mode="json"),
+            "seen": content_hash(sorted(seen)),
+            "levels": dict(sorted(levels.items())),
+        }
+        return self._say_notes(await self.journal.record(f"problems-generation-{number}", inputs, SplitProblems, work))
+
+    def _say_notes(self, problems: SplitProblems) -> SplitProblems:
         for note in problems.report.notes:
             self.observer.say(note)
         return problems

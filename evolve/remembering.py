@@ -9,7 +9,7 @@ from pydantic import Field
 
 from evolve.evaluate import Judgements
 from evolve.lab import Lab
-from evolve.problem_types import Problem
+from evolve.sealed import Asked
 from evolve.splits import Split
 from memory.store import Memory
 from memory.types import Cue, Observation, Recall, Record
@@ -26,7 +26,7 @@ class RecalledByTask(Record):
 
     by_task: dict[str, Recall]
 
-    def of(self, problem: Problem) -> Recall:
+    def of(self, problem: Asked) -> Recall:
         """What was recalled for a problem; empty where nothing was."""
         return self.by_task.get(problem.task.id, Recall())
 
@@ -46,7 +46,7 @@ class Reflections(Record):
     dropped: tuple[Dropped, ...] = Field(default=(), description="what was written and not kept, with the reason")
 
 
-async def recall_all(lab: Lab, stage: str, problems: Sequence[Problem], memory: Memory | None = None) -> RecalledByTask:
+async def recall_all(lab: Lab, stage: str, problems: Sequence[Asked], memory: Memory | None = None) -> RecalledByTask:
     """What memory gives for each problem; only what was learnt on TRAIN. `memory` None: that of the run.
 
     What is held out is drawn by the namespace, the stage and the task: known before anybody deliberates, and the same
@@ -63,7 +63,7 @@ async def recall_all(lab: Lab, stage: str, problems: Sequence[Problem], memory: 
     return await lab.journal.record(name, [p.task.id for p in problems], RecalledByTask, work)
 
 
-def _cue(lab: Lab, stage: str, problem: Problem) -> Cue:
+def _cue(lab: Lab, stage: str, problem: Asked) -> Cue:
     return Cue(
         text=problem.task.question,
         namespaces=lab.reads,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from evolve.conjunction import Contest, Rival, RivalKind
 from evolve.evaluate import Pool, right_votes
 from evolve.gate import ArmKind
-from evolve.problem_types import Problem
+from evolve.sealed import Asked
 from mesh.types import Member
 
 Seats = tuple[Member, ...]
@@ -58,7 +58,7 @@ def contest_of(
     pool: Pool,
     candidate: Sequence[Member],
     rivals: Mapping[RivalKind, Sequence[Member]],
-    problems: Sequence[Problem],
+    problems: Sequence[Asked],
     judged: Mapping[tuple[str, str], bool],
     *,
     kind: ArmKind = "candidate",

@@ -13,7 +13,7 @@ from scipy.special import stdtr, stdtrit
 from evolve.evaluate import Pool
 from evolve.intervals import Interval
 from evolve.paired import clustered_error
-from evolve.problem_types import Problem
+from evolve.sealed import Asked
 from memory.types import Record
 from mesh.equivalence import canonical
 from mesh.types import Member
@@ -63,7 +63,7 @@ class Contributions(Record):
 
 
 def ballot_box(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], judged: Mapping[tuple[str, str], bool]
+    pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: Mapping[tuple[str, str], bool]
 ) -> BallotBox:
     """The first proposals of these seats for these problems; abstentions are no ballots."""
     rows = []

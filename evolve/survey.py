@@ -6,9 +6,10 @@ from pydantic import Field
 
 from evolve.judge import VerifierAudit, best_constant, verifier_audit
 from evolve.lab import Lab
-from evolve.problem_types import Problem, ProblemSet
+from evolve.problem_types import Problem
 from evolve.report.data import ConstantAnswer
 from evolve.report.measure import Accuracy
+from evolve.sealed import SplitProblems
 from evolve.splits import Split
 from memory.types import Record
 
@@ -23,7 +24,7 @@ class Survey(Record):
     constants: dict[str, ConstantAnswer] = Field(description="by task type; '' over all types, each with its own best")
 
 
-async def survey(lab: Lab, problems: ProblemSet) -> Survey:
+async def survey(lab: Lab, problems: SplitProblems) -> Survey:
     """Try the verifier on TRAIN and DEV items, and find the best constant answer of every task type on them."""
     items = [*problems.of(Split.TRAIN), *problems.of(Split.DEV)]
 
