@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from evolve.candidate import Candidate
 from evolve.credit import credit
 from evolve.curate import Curated, curate
 from evolve.harvest import Harvest
@@ -22,15 +23,6 @@ from memory.types import Record
 from mesh.types import Member
 from serving.adapters import AdapterRefused
 from serving.placement import GpuPlace
-
-
-class Candidate(Record):
-    """A trained adapter that was admitted and sits in a running engine, waiting to be measured."""
-
-    member: Member
-    recipe: Recipe
-    data_digest: str = Field(description="hash of the rows it learned from")
-    parents: tuple[str, ...] = Field(default=(), description="adapters whose traces it learned from")
 
 
 class Brood(Record):
