@@ -146,23 +146,26 @@ def _rank(row: SetRow, seed: int) -> tuple[int, bool, str]:
 
 def _per_problem(rows: Iterable[SetRow], config: AccumulationConfig, drops: dict[str, SetDropReason]) -> list[SetRow]:
     """Rows that say something new of their problem, as many as it may have."""
-    texts: set[tuple[str, str]] = set()
-    paths: set[tuple[str, str, str]] = set()
-    counts: Counter[str] = Counter()
+    texts: set[tuple[str, ...]] = set()
+    paths: set[tuple[str, ...]] = set()
+    counts: Counter[tuple[str, ...]] = Counter()
     left = []
     for row in rows:
-        text = (row.key, " ".join(row.example.completion.split()))
-        path = (row.key, row.example.member, path_of(row.example.completion))
+        place = (row.key, row.example.role)
+        text = (*place, " ".join(row.example.completion.split()))
+        # An objection has no steps to an answer: its wording is all there is.
+        is_step_free = row.example.role == "critic"
+        path = text if is_step_free else (*place, row.example.member, path_of(row.example.completion))
         if text in texts:
             drops[row.id] = "duplicate"
         elif path in paths:
             drops[row.id] = "same_path"
-        elif counts[row.key] >= config.max_per_problem:
+        elif counts[place] >= config.max_per_problem:
             drops[row.id] = "cap_per_problem"
         else:
             texts.add(text)
             paths.add(path)
-            counts[row.key] += 1
+            counts[place] += 1
             left.append(row)
     return left
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from memory.types import Record
 from mesh.equivalence import same_answer
-from mesh.types import Deliberation, Proposal, positions
+from mesh.types import Deliberation, Exchange, Message, Proposal, positions
 
 CreditKind = Literal[
     "own_correct", "own_wrong", "wrong_to_right", "stayed_right", "right_to_wrong", "stayed_wrong", "abstained"
@@ -76,6 +76,23 @@ class VoteCredit(Record):
     could_be_right: bool = Field(description="one of the options was right; False: no vote could have been")
 
 
+class RoleCredit(Record):
+    """What one member said to others' answers, with the prompt it saw: what critics and synthesisers learn from."""
+
+    task_id: str
+    member: str
+    family: str
+    adapter: str | None
+    role: Literal["critique", "synthesis"]
+    kind: Literal["right", "wrong", "abstained", "unheard", "invalid"] = Field(
+        description="of a critique, 'right': it spoke against a wrong answer, and one who held that ended right; "
+        "'unheard' and 'invalid' as in `CritiqueCredit`"
+    )
+    messages: tuple[Message, ...] = Field(description="the prompt, exactly as the engine got it")
+    text: str
+    answer: str | None = Field(default=None, description="of a synthesis; None: a critique, or none could be read")
+
+
 class PhaseCredit(Record):
     """How often one member did well in one phase, of all traces."""
 
@@ -118,6 +135,14 @@ def credit_critiques(deliberations: Iterable[Deliberation], correct: IsCorrect) 
 def credit_votes(deliberations: Iterable[Deliberation], correct: IsCorrect) -> list[VoteCredit]:
     """One credit a vote, in the order of the traces."""
     return [found for deliberation in deliberations for found in _votes_of(deliberation, correct)]
+
+
+def credit_roles(deliberations: Iterable[Deliberation], correct: IsCorrect) -> list[RoleCredit]:
+    """One credit a critique, and one an answer that was written after reading others', in the order of the traces.
+
+    Left out is what a trace holds no prompt of. An objection to a right answer is wrong whatever became of it.
+    """
+    return [found for deliberation in deliberations for found in _roles_of(deliberation, correct)]
 
 
 def count_phases(
@@ -260,3 +285,59 @@ def _votes_of(deliberation: Deliberation, correct: IsCorrect) -> list[VoteCredit
             )
         )
     return credits
+
+
+def _roles_of(deliberation: Deliberation, correct: IsCorrect) -> list[RoleCredit]:
+    credits = []
+    for said in _critiques_of(deliberation, correct):
+        asked = _prompt_of(deliberation, said.member, ("critique",), said.round, said.text)
+        if asked is not None:
+            credits.append(_critique_role(said, asked))
+    for proposal in deliberation.proposals:
+        asked = _prompt_of(deliberation, proposal.member, ("synthesise", "revise"), proposal.round, proposal.text)
+        if proposal.round > 0 and asked is not None:
+            credits.append(_synthesis_role(deliberation.task.id, proposal, asked, correct))
+    return credits
+
+
+def _prompt_of(
+    deliberation: Deliberation, member: str, phases: tuple[str, ...], number: int, text: str
+) -> Exchange | None:
+    for exchange in deliberation.exchanges:
+        if (exchange.member, exchange.round) == (member, number) and exchange.phase in phases:
+            if any(said.text.strip() == text.strip() for said in exchange.completions):
+                return exchange
+    return None
+
+
+def _critique_role(said: CritiqueCredit, asked: Exchange) -> RoleCredit:
+    right: dict[CritiqueKind, Literal["right", "unheard", "invalid"]] = {
+        "fixed": "right",
+        "unheard": "unheard",
+        "invalid": "invalid",
+    }
+    return RoleCredit(
+        task_id=said.task_id,
+        member=said.member,
+        family=said.family,
+        adapter=said.adapter,
+        role="critique",
+        kind=right.get(said.kind, "wrong"),
+        messages=asked.messages,
+        text=said.text,
+    )
+
+
+def _synthesis_role(task_id: str, proposal: Proposal, asked: Exchange, correct: IsCorrect) -> RoleCredit:
+    right = proposal.answer is not None and correct(task_id, proposal.answer)
+    return RoleCredit(
+        task_id=task_id,
+        member=proposal.member,
+        family=proposal.family,
+        adapter=proposal.adapter,
+        role="synthesis",
+        kind="abstained" if proposal.answer is None else "right" if right else "wrong",
+        messages=asked.messages,
+        text=proposal.text,
+        answer=proposal.answer,
+    )

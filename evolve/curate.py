@@ -9,17 +9,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from evolve.credit import Credit
+from evolve.credit import Credit, RoleCredit
 from evolve.learning_config import CurationConfig, CurationRules
 from evolve.paths import path_of
 from evolve.problem_types import Problem
+from evolve.training_config import Role
 from memory.types import Record, content_hash
 from mesh.equivalence import same_answer
 from mesh.parse import own_words, parse_answer
 from mesh.propose import proposal_messages
 from mesh.types import AnswerKind, Message
 
-Source = Literal["own_correct", "revision"]
+Source = Literal["own_correct", "revision", "critique", "synthesis"]
+Said = Credit | RoleCredit
 DropReason = Literal[
     "unparsable",
     "wrong",
@@ -32,6 +34,8 @@ DropReason = Literal[
     "cap_per_type",
     "same_path",
     "cap_per_source",
+    "unheard",
+    "invalid",
 ]
 
 MAX_IMBALANCE = 3
@@ -39,6 +43,12 @@ MAX_IMBALANCE = 3
 BALANCED_FROM = 24
 """...but types below this many examples hold nobody back."""
 
+_ROLES: dict[Source, Role] = {
+    "own_correct": "proposer",
+    "revision": "proposer",
+    "critique": "critic",
+    "synthesis": "synthesiser",
+}
 _MARKER = re.compile(r"answer|####|\\boxed", re.IGNORECASE)
 _PEERS = re.compile(
     r"\b(?:[Aa]nswers?|[Oo]ptions?|[Pp]ositions?) [A-H]\b|\b(?:peers?|others|objections?|other (?:answers?|members?))\b"
@@ -47,7 +57,7 @@ _CONTROL = re.compile(r"<\|[^|>\n]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<
 
 
 class Example(Record):
-    """Something to learn from: the prompt of a first proposal, and a verified answer to it.
+    """Something to learn from: a prompt, and what proved right as the reply to it.
 
     Taught to another family than its author's it is a cross-family example; that is the recipe's choice.
     """
@@ -57,10 +67,21 @@ class Example(Record):
     member: str = Field(description="who wrote the completion")
     family: str = Field(description="model family of the author")
     adapter: str | None = Field(default=None, description="adapter that wrote it; None: the base model")
-    source: Source = Field(description="'own_correct': a first proposal; 'revision': after reading peers")
-    messages: tuple[Message, ...] = Field(description="the task's proposal prompt, without anything recalled")
-    completion: str = Field(description="up to the answer and no further, without a terminator")
+    source: Source = Field(
+        description="'own_correct': a first proposal; 'revision': after reading peers, taught as if it had not; "
+        "'critique': an objection after which somebody ended right; 'synthesis': an answer to others' answers"
+    )
+    messages: tuple[Message, ...] = Field(
+        description="the task's proposal prompt, without anything recalled; of a critique or synthesis, what its "
+        "author saw"
+    )
+    completion: str = Field(description="up to the answer and no further, without a terminator; a critique is whole")
     weight: float = Field(default=1.0, gt=0.0)
+
+    @property
+    def role(self) -> Role:
+        """Whose work it teaches."""
+        return role_of(self.source)
 
 
 class Drop(Record):
@@ -110,8 +131,13 @@ class Curated(Record):
         )
 
 
+def role_of(source: Source) -> Role:
+    """Whose work an example of this source teaches; examples of one role never displace those of another."""
+    return _ROLES[source]
+
+
 def curate(
-    credits: Iterable[Credit],
+    credits: Iterable[Said],
     problems: Sequence[Problem],
     config: CurationConfig,
     *,
@@ -122,22 +148,23 @@ def curate(
     """Examples out of credits; each credit becomes one example or one drop.
 
     Args:
-        credits: every proposal with its judgement, see `evolve.credit`.
+        credits: every proposal with its judgement, see `evolve.credit`; and what critics and synthesisers said.
         problems: the TRAIN problems; a credit for any other task is contaminated.
-        config: caps, each for one member.
+        config: caps, each for one member in one role.
         held_out: canonical keys of DEV, GATE and AUDIT items; a problem with one of them is contaminated.
         seed: decides which examples stay where a cap bites. The same input gives the same output.
         rules: what is asked for beyond the caps; None: nothing.
     """
     by_id = {problem.task.id: problem for problem in problems if problem.key not in held_out}
-    candidates: list[tuple[Credit, Example]] = []
+    candidates: list[tuple[Said, Example]] = []
     drops: list[Drop] = []
     for item in credits:
-        result = _example(item, by_id.get(item.task_id), config)
+        problem = by_id.get(item.task_id)
+        result = _example(item, problem, config) if isinstance(item, Credit) else _of_role(item, problem, config)
         if isinstance(result, Example):
             candidates.append((item, result))
         else:
-            drops.append(_drop(item, by_id.get(item.task_id), result))
+            drops.append(_drop(item, problem, result))
     kept, refused = _capped(candidates, config, seed, rules or CurationRules())
     drops += [_drop(item, by_id[item.task_id], reason) for item, reason in refused]
     return Curated(examples=tuple(kept), drops=tuple(drops))
@@ -190,25 +217,54 @@ def _example(item: Credit, problem: Problem | None, config: CurationConfig) -> E
     )
 
 
+def _of_role(item: RoleCredit, problem: Problem | None, config: CurationConfig) -> Example | DropReason:
+    if item.kind != "right":
+        return "unparsable" if item.kind == "abstained" else item.kind
+    if problem is None:
+        return "contaminated"
+    completion: str | None = item.text.strip()
+    if item.role == "synthesis":
+        completion = clean_completion(item.text, item.answer or "", problem.task.answer_kind)
+    if not completion:
+        return "unparsable"
+    if _CONTROL.search(completion):
+        return "control_token"
+    if len(completion) > config.max_completion_chars:
+        return "too_long"
+    return Example(
+        task_id=item.task_id,
+        task_type=problem.task.type,
+        member=item.member,
+        family=item.family,
+        adapter=item.adapter,
+        source=item.role,
+        messages=item.messages,
+        completion=completion,
+    )
+
+
 def _capped(
-    candidates: Sequence[tuple[Credit, Example]], config: CurationConfig, seed: int, rules: CurationRules
-) -> tuple[list[Example], list[tuple[Credit, DropReason]]]:
+    candidates: Sequence[tuple[Said, Example]], config: CurationConfig, seed: int, rules: CurationRules
+) -> tuple[list[Example], list[tuple[Said, DropReason]]]:
     """(kept, refused with reason). First proposals go before revisions, then a seeded order decides."""
-    refused: list[tuple[Credit, DropReason]] = []
-    seen: set[tuple[str, str, str]] = set()
-    paths: set[tuple[str, str, str]] = set()
+    refused: list[tuple[Said, DropReason]] = []
+    seen: set[tuple[str, ...]] = set()
+    paths: set[tuple[str, ...]] = set()
     num_of_source: Counter[tuple[str, Source]] = Counter()
-    num_of_problem: Counter[tuple[str, str]] = Counter()
-    left: list[tuple[Credit, Example]] = []
+    num_of_problem: Counter[tuple[str, ...]] = Counter()
+    left: list[tuple[Said, Example]] = []
     for item, example in sorted(candidates, key=lambda pair: _rank(pair[1], seed)):
-        text = (example.member, example.task_id, " ".join(example.completion.split()))
-        path = (*text[:2], path_of(example.completion)) if rules.distinct_paths else text
+        place = (example.member, example.role, example.task_id)
+        text = (*place, " ".join(example.completion.split()))
+        # An objection has no steps to an answer: its wording is all there is.
+        by_path = rules.distinct_paths and example.role != "critic"
+        path = (*place, path_of(example.completion)) if by_path else text
         source = (example.member, example.source)
         if text in seen:
             refused.append((item, "duplicate"))
         elif path in paths:
             refused.append((item, "same_path"))
-        elif num_of_problem[text[:2]] >= config.max_per_problem:
+        elif num_of_problem[place] >= config.max_per_problem:
             refused.append((item, "cap_per_problem"))
         elif rules.max_per_source is not None and num_of_source[source] >= rules.max_per_source:
             refused.append((item, "cap_per_source"))
@@ -216,14 +272,14 @@ def _capped(
             seen.add(text)
             paths.add(path)
             num_of_source[source] += 1
-            num_of_problem[text[:2]] += 1
+            num_of_problem[place] += 1
             left.append((item, example))
     limits = _type_limits([example for _, example in left], config)
-    num_of_type: Counter[tuple[str, str]] = Counter()
+    num_of_type: Counter[tuple[str, ...]] = Counter()
     kept: list[Example] = []
     for item, example in left:
-        group = (example.member, example.task_type)
-        if num_of_type[group] >= limits[example.member]:
+        group = (example.member, example.role, example.task_type)
+        if num_of_type[group] >= limits[group[:2]]:
             refused.append((item, "cap_per_type"))
         else:
             num_of_type[group] += 1
@@ -235,18 +291,18 @@ def _rank(example: Example, seed: int) -> tuple[bool, str]:
     return example.source != "own_correct", content_hash([seed, example.task_id, example.member, example.completion])
 
 
-def _type_limits(examples: Iterable[Example], config: CurationConfig) -> Mapping[str, int]:
-    """Member to the most examples it may have of one task type."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+def _type_limits(examples: Iterable[Example], config: CurationConfig) -> Mapping[tuple[str, ...], int]:
+    """(member, role) to the most examples it may have of one task type."""
+    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for example in examples:
-        counts[example.member][example.task_type] += 1
+        counts[example.member, example.role][example.task_type] += 1
     return {
-        member: min(config.max_per_type, MAX_IMBALANCE * max(BALANCED_FROM, min(of_type.values())))
-        for member, of_type in counts.items()
+        place: min(config.max_per_type, MAX_IMBALANCE * max(BALANCED_FROM, min(of_type.values())))
+        for place, of_type in counts.items()
     }
 
 
-def _drop(item: Credit, problem: Problem | None, reason: DropReason) -> Drop:
+def _drop(item: Said, problem: Problem | None, reason: DropReason) -> Drop:
     return Drop(
         task_id=item.task_id,
         task_type="" if problem is None else problem.task.type,

@@ -26,7 +26,9 @@ class DatasetCard(Record):
     by_label: tuple[tuple[str, int], ...] = Field(description="(who says so, rows used)")
     by_type: tuple[tuple[str, int], ...]
     by_author: tuple[tuple[str, int], ...] = Field(description="(member or member@adapter, rows used)")
-    by_source: tuple[tuple[str, int], ...] = Field(description="(own_correct or revision, rows used)")
+    by_source: tuple[tuple[str, int], ...] = Field(
+        description="(own_correct, revision, critique or synthesis, rows used)"
+    )
     by_generation: tuple[tuple[str, int], ...]
     not_used: tuple[tuple[str, int], ...] = Field(description="(reason, verified rows that are kept and not used)")
     not_kept: tuple[tuple[str, int], ...] = Field(default=(), description="(reason, answers that became no row)")

@@ -30,10 +30,12 @@ class ChosenRejected(Record):
     member: str = Field(description="whose wrong answer it is: the pair teaches this member")
     family: str = Field(description="model family of that member")
     author: str = Field(description="who wrote the chosen text")
+    author_family: str = Field(description="model family of the author")
     origin: Origin
     messages: tuple[Message, ...] = Field(description="the task's proposal prompt")
     chosen: str
     rejected: str
+    weight: float = Field(default=1.0, gt=0.0, description="in the loss, relative to the others")
 
 
 def preference_pairs(
@@ -89,6 +91,7 @@ def _pairs_of(
             member=member,
             family=family,
             author=example.member,
+            author_family=example.family,
             origin=_origin(example, member, family),
             messages=example.messages,
             chosen=example.completion,

@@ -117,6 +117,11 @@ class Pair(Protocol):
 
     @property
     def family(self) -> str:
+        """Model family of the member whose wrong answer it is, which the pair teaches."""
+        ...
+
+    @property
+    def author_family(self) -> str:
         """Model family of the chosen text's author."""
         ...
 
@@ -154,6 +159,9 @@ class RowSelection(Record):
     rows: tuple[TrainingRow, ...]
     left_out: dict[str, int] = Field(default_factory=dict, description="reason to number of examples")
     refusal: str = Field(default="", description="why this recipe is not worth training; empty: it is")
+    adapters: tuple[str, ...] = Field(
+        default=(), description="adapters that wrote the rows, sorted; bases are not named"
+    )
 
 
 def recipes_for(
@@ -169,6 +177,9 @@ def recipes_for(
     max_ranks: Mapping[str, int] | None = None,
 ) -> tuple[Recipe, ...]:
     """Every recipe of a generation, engine by engine in seat order; `task_types` matter for `per_task_type` alone.
+
+    An engine's placebo is the twin of its first recipe that learns from rows: same rows, seed and hyper-parameters,
+    shuffled targets. Without such a recipe it has none.
 
     Args:
         parents: adapters that may be trained further or merged, the best first; those of engines without a seat are
@@ -186,7 +197,11 @@ def recipes_for(
             _recipe(generation, engine, families[engine], arm, seed)
             for arm in _arms(config, training, task_types, own_parents, limit, (seed, generation, engine))
         ]
-        recipes += _chosen(made, config, bandit or BanditState(), generation, seed)
+        made = _chosen(made, config, bandit or BanditState(), generation, seed)
+        twin = next((recipe for recipe in made if recipe.start != "merge"), None)
+        recipes += made
+        if config.placebo and twin is not None:
+            recipes.append(_placebo_of(twin, f"g{generation}-{engine}-placebo"))
     return tuple(recipes)
 
 
@@ -196,41 +211,67 @@ def rows_for(recipe: Recipe, examples: Iterable[Example], config: RecipesConfig)
     A limit of rows is shared out evenly over task types. A placebo's targets are shuffled within each task type.
     A merge learns from no rows.
     """
-    if recipe.start == "merge":
-        return RowSelection(rows=())
-    left_out: Counter[str] = Counter()
-    chosen: dict[tuple[str, str], TrainingRow] = {}
-    for example in examples:
-        reason = _unfit(recipe, example)
-        row = TrainingRow(
+    chosen, left_out = examples_for(recipe, examples, config)
+    rows = [
+        TrainingRow(
             task_id=example.task_id,
             task_type=example.task_type,
             messages=example.messages,
             completion=example.completion,
             weight=example.weight,
         )
-        if reason is None and (row.task_id, row.completion) in chosen:
-            reason = "same task and answer text as another row"
-        if reason is None:
-            chosen[row.task_id, row.completion] = row
-        else:
-            left_out[reason] += 1
-    rows = _spread(chosen.values(), recipe.seed)
-    if config.max_rows is not None and len(rows) > config.max_rows:
-        left_out["more than max_rows"] = len(rows) - config.max_rows
-        rows = rows[: config.max_rows]
+        for example in chosen
+    ]
     if recipe.placebo:
         rows = shuffle_targets(rows, recipe.seed)
     refusal = ""
-    if len(rows) < config.min_rows:
+    if len(rows) < config.min_rows and recipe.start != "merge":
         refusal = f"{len(rows)} rows, fewer than min_rows ({config.min_rows})"
-    return RowSelection(rows=tuple(rows), left_out=dict(sorted(left_out.items())), refusal=refusal)
+    return RowSelection(
+        rows=tuple(rows),
+        left_out=left_out,
+        refusal=refusal,
+        adapters=tuple(sorted({example.adapter for example in chosen if example.adapter is not None})),
+    )
+
+
+def examples_for(
+    recipe: Recipe, examples: Iterable[Example], config: RecipesConfig
+) -> tuple[list[Example], dict[str, int]]:
+    """The examples that the recipe's rows are made of, in their order; and reason to number of the others."""
+    if recipe.start == "merge":
+        return [], {}
+    left_out: Counter[str] = Counter()
+    found: dict[tuple[str, str, str], Example] = {}
+    for example in examples:
+        reason = _unfit(recipe, example)
+        # Task ids may come again in another generation, for another question.
+        place = (example.task_id, example.messages[-1].text, example.completion)
+        if reason is None and place in found:
+            reason = "same task and answer text as another row"
+        if reason is None:
+            found[place] = example
+        else:
+            left_out[reason] += 1
+    chosen = _spread(found.values(), recipe.seed)
+    if config.max_rows is not None and len(chosen) > config.max_rows:
+        left_out["more than max_rows"] = len(chosen) - config.max_rows
+        chosen = chosen[: config.max_rows]
+    return chosen, dict(sorted(left_out.items()))
+
+
+def ingredient_of(example: Example, family: str) -> str:
+    """What an example is to a recipe for `family`; what another family said as critic or synthesiser is in no mix."""
+    if example.family == family:
+        return example.source
+    return "cross_family" if example.role == "proposer" else f"another family's {example.source}"
 
 
 def pairs_for(recipe: Recipe, pairs: Iterable[Pair]) -> PairSelection:
     """Choose the recipe's pairs; none where its training learns from none.
 
-    A recipe that takes other families' answers takes their pairs too. A placebo's pairs are turned round by a seeded
+    A pair teaches the family whose mistake it holds; where a recipe takes other families' answers, the chosen text may
+    be theirs. A placebo's pairs are turned round by a seeded
     coin, so that nothing but the form of the two texts can be learned. Fewer than `min_pairs` give none at all.
     """
     settings = recipe.training.preference if isinstance(recipe.training, LoraTraining) else None
@@ -297,7 +338,6 @@ class _Arm(Record):
     mix: tuple[Ingredient, ...]
     training: RecipeTraining
     task_types: tuple[str, ...] = ()
-    placebo: bool = False
     role: Role = "proposer"
     parents: tuple[str, ...] = ()
     key: str = Field(default="", description="under which a bandit counts it; empty: `name`")
@@ -329,8 +369,6 @@ def _arms(
     for number, merge in enumerate(config.merges):
         yield from _merge_arms(merge, number, config, parents, max_rank)
     yield from _mutated_arms(config, training, parents, max_rank, place)
-    if config.placebo:
-        yield _Arm(name="placebo", mix=OWN, training=training, placebo=True)
 
 
 def _warm_arms(training: TrainingConfig, parents: Sequence[Parent]) -> Iterator[_Arm]:
@@ -402,13 +440,16 @@ def _recipe(generation: int, engine: str, family: str, arm: _Arm, seed: int) -> 
         mix=arm.mix,
         task_types=arm.task_types,
         training=arm.training,
-        placebo=arm.placebo,
         seed=_seed(seed, name),
         role=arm.role,
         parents=arm.parents,
-        arm="" if arm.placebo else f"{engine}/{arm.key or arm.name}",
+        arm=f"{engine}/{arm.key or arm.name}",
         changes=arm.changes,
     )
+
+
+def _placebo_of(twin: Recipe, name: str) -> Recipe:
+    return twin.model_copy(update={"name": name, "placebo": True, "arm": "", "changes": ()})
 
 
 def _chosen(
@@ -416,12 +457,12 @@ def _chosen(
 ) -> list[Recipe]:
     if config.bandit is None:
         return list(made)
-    arms = [recipe.arm for recipe in made if recipe.arm]
+    arms = [recipe.arm for recipe in made]
     taken = Counter(choose(bandit, arms, config.bandit, generation=generation, seed=seed))
     kept = []
     for recipe in made:
         # Several recipes of one arm come in order, so the first ones are its best.
-        if not recipe.arm or taken[recipe.arm] > 0:
+        if taken[recipe.arm] > 0:
             kept.append(recipe)
             taken[recipe.arm] -= 1
     return kept
@@ -430,8 +471,12 @@ def _chosen(
 def _unfit_pair(recipe: Recipe, pair: Pair) -> str | None:
     if recipe.task_types and pair.task_type not in recipe.task_types:
         return "another task type"
-    if pair.family != recipe.family and "cross_family" not in recipe.mix:
-        return "another family's"
+    if recipe.role != "proposer":
+        return "pairs are of first answers"
+    if pair.family != recipe.family:
+        return "another family's mistake"
+    if pair.author_family != recipe.family and "cross_family" not in recipe.mix:
+        return "another family's answer"
     return "chosen and rejected are the same text" if pair.chosen == pair.rejected else None
 
 
@@ -442,15 +487,19 @@ def _turned(row: PreferenceRow) -> PreferenceRow:
 def _unfit(recipe: Recipe, example: Example) -> str | None:
     if recipe.task_types and example.task_type not in recipe.task_types:
         return "another task type"
-    ingredient: str = example.source if example.family == recipe.family else "cross_family"
+    ingredient = ingredient_of(example, recipe.family)
     return None if ingredient in recipe.mix else f"not in the mix: {ingredient}"
 
 
-def _spread(rows: Iterable[TrainingRow], seed: int) -> list[TrainingRow]:
-    """In a seeded order that takes one row of each task type in turn, so that any beginning of it is balanced."""
-    by_type: dict[str, list[TrainingRow]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: content_hash([seed, row.task_id, row.completion])):
-        by_type[row.task_type].append(row)
+def _spread(examples: Iterable[Example], seed: int) -> list[Example]:
+    """In a seeded order that takes one of each task type in turn, so that any beginning of it is balanced."""
+
+    def rank(example: Example) -> tuple[str, str]:
+        return content_hash([seed, example.task_id, example.completion]), example.messages[-1].text
+
+    by_type: dict[str, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=rank):
+        by_type[example.task_type].append(example)
     queues = [by_type[task_type] for task_type in sorted(by_type)]
     longest = max(map(len, queues), default=0)
     return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]

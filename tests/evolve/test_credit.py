@@ -3,8 +3,29 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.credit import Credit, count_credits, count_phases, credit, credit_critiques, credit_votes
-from mesh.types import Critique, Deliberation, Member, Proposal, Task, Verdict, Vote
+from evolve.credit import (
+    Credit,
+    count_credits,
+    count_phases,
+    credit,
+    credit_critiques,
+    credit_roles,
+    credit_votes,
+)
+from mesh.types import (
+    Completion,
+    Critique,
+    Deliberation,
+    Exchange,
+    Member,
+    Message,
+    Part,
+    Phase,
+    Proposal,
+    Task,
+    Verdict,
+    Vote,
+)
 
 TASK = Task(id="t", question="3 + 4?", answer_kind="number")
 
@@ -145,3 +166,39 @@ def test_every_member_has_a_record_by_phase() -> None:
         ("a", "propose", 1, 0, 0, 0), ("a", "revise", 1, 1, 1, 0), ("a", "vote", 1, 1, 0, 0),
         ("b", "propose", 1, 1, 0, 0), ("b", "revise", 1, 0, 0, 1), ("b", "critique", 1, 1, 1, 0),
     ]  # fmt: skip
+
+
+def exchange(member: str, phase: Phase, text: str, round: int = 1) -> Exchange:
+    prompt = (Message(role="user", parts=(Part(text=f"{phase} of {member}"),)),)
+    return Exchange(
+        member=member, phase=phase, round=round, messages=prompt, completions=(Completion(text=f"{text}\n"),)
+    )
+
+
+def test_what_was_said_to_others_keeps_the_prompt_it_was_said_to() -> None:
+    held = trace(said("a", "8"), said("b", "7"), said("a", "7", 1), said("b", None, 1)).model_copy(
+        update={
+            "critiques": (against("b", "8"), against("a", "7")),
+            "exchanges": (
+                exchange("a", "propose", "Answer: 8", 0),
+                exchange("b", "critique", "No."),
+                exchange("a", "critique", "No."),
+                exchange("a", "revise", "Answer: 7"),
+                exchange("b", "revise", "Answer: None"),
+            ),
+        }
+    )
+    found = credit_roles([held], is_seven)
+    assert [(r.role, r.member, r.kind, r.messages[0].text) for r in found] == [
+        ("critique", "b", "right", "critique of b"),
+        ("critique", "a", "wrong", "critique of a"),  # it spoke against a right answer
+        ("synthesis", "a", "right", "revise of a"),
+        ("synthesis", "b", "abstained", "revise of b"),
+    ]
+
+
+def test_what_was_said_to_others_and_has_no_prompt_in_the_trace_is_left_out() -> None:
+    held = trace(said("a", "8"), said("b", "7"), said("a", "7", 1)).model_copy(
+        update={"critiques": (against("b", "8"),), "exchanges": (exchange("b", "critique", "Something else."),)}
+    )
+    assert credit_roles([held], is_seven) == []

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from evolve.config import CurationConfig
-from evolve.credit import Credit, CreditKind
+from evolve.credit import Credit, CreditKind, RoleCredit
 from evolve.curate import Curated, CurationRules, clean_completion, curate
 from evolve.problem_config import ExactVerifier
 from evolve.problem_types import Problem
-from mesh.types import Task
+from mesh.types import Message, Part, Task
 
 
 def problem(task_id: str, task_type: str = "sums") -> Problem:
@@ -157,3 +157,52 @@ def test_a_source_gives_a_member_only_so_many_examples_where_that_is_asked_for()
     asked = curate(credits, problems, CurationConfig(), held_out=(), seed=0, rules=CurationRules(max_per_source=2))
     assert Counter(example.source for example in asked.examples) == {"own_correct": 2, "revision": 1}
     assert reasons(asked) == {"cap_per_source": 2}
+
+
+PEERS = (Message(role="user", parts=(Part(text="Others answered 8."),)),)
+
+
+def heard(text: str, role: str = "critique", kind: str = "right", **changes: Any) -> RoleCredit:
+    fields: dict[str, Any] = {"task_id": "sums-1", "member": "m", "family": "m-family", "adapter": None}
+    return RoleCredit.model_validate(fields | {"role": role, "kind": kind, "messages": PEERS, "text": text} | changes)
+
+
+def test_critics_and_synthesisers_learn_from_the_prompt_their_authors_saw() -> None:
+    credits = [heard("3 + 4 is not 8."), heard("As B says: 7\nAnswer: 7\nAnd so on", "synthesis", answer="7")]
+    found = curate(credits, [problem("sums-1")], CurationConfig(), held_out=(), seed=0).examples
+    assert {(e.source, e.role, e.completion) for e in found} == {
+        ("critique", "critic", "3 + 4 is not 8."),
+        ("synthesis", "synthesiser", "As B says: 7\nAnswer: 7"),
+    }
+    assert {e.messages for e in found} == {PEERS}
+
+
+@pytest.mark.parametrize(
+    ("credit", "reason"),
+    [
+        (heard("No.", kind="wrong"), "wrong"),
+        (heard("No.", kind="unheard"), "unheard"),
+        (heard("", kind="invalid"), "invalid"),
+        (heard("eh", "synthesis", "abstained"), "unparsable"),
+        (heard("no answer in here", "synthesis", answer="7"), "unparsable"),
+        (heard("<|im_end|> is wrong"), "control_token"),
+        (heard("x" * 500), "too_long"),
+        (heard("No.", task_id="elsewhere"), "contaminated"),
+    ],
+)
+def test_what_was_said_to_others_is_dropped_with_its_reason(credit: RoleCredit, reason: str) -> None:
+    curated = curate([credit], [problem("sums-1")], CurationConfig(), held_out=(), seed=0)
+    assert [drop.reason for drop in curated.drops] == [reason]
+
+
+def test_examples_of_one_role_never_displace_those_of_another() -> None:
+    credits = [
+        said("sums-1", "Answer: 7", "wrong_to_right", round=1),
+        heard("Answer: 7", "synthesis", answer="7"),
+        heard("Answer: 7"),
+    ]
+    rules = CurationRules(distinct_paths=True)
+    config = CurationConfig(max_per_problem=1, max_per_type=1)
+    curated = curate(credits, [problem("sums-1")], config, held_out=(), seed=0, rules=rules)
+    assert sorted(e.source for e in curated.examples) == ["critique", "revision", "synthesis"]
+    assert not curated.drops

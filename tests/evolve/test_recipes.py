@@ -128,6 +128,49 @@ def test_a_placebo_learns_from_the_same_rows_with_other_targets():
     assert all(p.completion != r.completion for p, r in zip(placebo, real, strict=True))
 
 
+def test_an_engines_placebo_is_the_twin_of_its_first_recipe_with_rows():
+    config = RecipesConfig(own=False, cross_family=True, placebo=True, min_rows=1)
+    real, placebo = bred(config)
+    assert (placebo.name, placebo.placebo, placebo.arm) == ("g1-left-placebo", True, "")
+    assert (placebo.seed, placebo.mix, placebo.training) == (real.seed, real.mix, real.training)
+    examples = [example(n) for n in range(10)] + [example(n, "gcd", family="gemma") for n in range(10)]
+    cut = RecipesConfig(min_rows=1, max_rows=8)
+    own, form = (rows_for(one, examples, cut).rows for one in (real, placebo))
+    assert [row.messages for row in own] == [row.messages for row in form]
+    assert Counter(row.completion for row in own) == Counter(row.completion for row in form)
+    only_merges = RecipesConfig(own=False, merges=(MergeTraining(),), placebo=True)
+    assert [r.name for r in bred(only_merges, parent(1), parent(2))] == ["g1-left-merge-svd"]
+
+
+def test_critics_and_synthesisers_learn_from_their_own_family_and_nobody_else_learns_from_them():
+    examples = [
+        example(1, source="critique"),
+        example(2, source="synthesis"),
+        example(3, source="critique", family="gemma"),
+        example(4),
+    ]
+    config = RecipesConfig(own=False, cross_family=True, roles=("critic", "synthesiser"), min_rows=1)
+    cross, critic, synthesiser = bred(config)
+    assert [[row.completion for row in rows_for(r, examples, config).rows] for r in (cross, critic, synthesiser)] == [
+        ["4"],
+        ["1"],
+        ["2"],
+    ]
+    assert rows_for(cross, examples, config).left_out == {
+        "not in the mix: another family's critique": 1,
+        "not in the mix: critique": 1,
+        "not in the mix: synthesis": 1,
+    }
+
+
+def test_one_task_id_with_two_questions_is_two_tasks_and_authors_are_named():
+    first = example(1).model_copy(update={"adapter": "aa"})
+    other = first.model_copy(update={"messages": example(2).messages, "adapter": "bb"})
+    found = rows_for(recipe(), [first, other], ALL)
+    assert len(found.rows) == 2
+    assert found.adapters == ("aa", "bb")
+
+
 ROWS = st.lists(
     st.builds(
         lambda task_type, completion, number: TrainingRow(
@@ -260,6 +303,7 @@ class Made(NamedTuple):
     chosen: str
     rejected: str
     family: str = "llama"
+    author_family: str = "llama"
     task_type: str = "sum"
     messages: tuple[Message, ...] = (Message(role="user", parts=(Part(text="?"),)),)
     weight: float = 1.0
@@ -276,16 +320,21 @@ def test_pairs_are_chosen_as_rows_are_and_every_other_one_is_counted():
         Made("b", "7", "7"),
         Made("c", "1", "2", family="gemma"),
         Made("d", "1", "2", task_type="gcd"),
+        Made("e", "1", "2", author_family="gemma"),
     ]
     found = pairs_for(recipe(training=lora(), task_types=("sum",)), pairs)
     assert [(p.task_id, p.chosen, p.rejected) for p in found.pairs] == [("a", "4", "5")]
     assert found.left_out == {
-        "another family's": 1,
+        "another family's answer": 1,
+        "another family's mistake": 1,
         "another task type": 1,
         "chosen and rejected are the same text": 1,
         "same task and texts as another pair": 1,
     }
-    assert len(pairs_for(recipe(training=lora(), mix=("cross_family",)), pairs).pairs) == 3
+    cross = pairs_for(recipe(training=lora(), mix=("cross_family",)), pairs)
+    assert sorted(p.task_id for p in cross.pairs) == ["a", "d", "e"]
+    critic = pairs_for(recipe(training=lora(), mix=("critique",), role="critic"), pairs)
+    assert (critic.pairs, critic.left_out) == ((), {"pairs are of first answers": 6})
 
 
 def test_too_few_pairs_give_none_and_a_training_without_that_stage_takes_none():
