@@ -303,11 +303,8 @@ def _roles_of(deliberation: Deliberation, correct: IsCorrect) -> list[RoleCredit
 def _prompt_of(
     deliberation: Deliberation, member: str, phases: tuple[str, ...], number: int, text: str
 ) -> Exchange | None:
-    for exchange in deliberation.exchanges:
-        if (exchange.member, exchange.round) == (member, number) and exchange.phase in phases:
-            if any(said.text.strip() == text.strip() for said in exchange.completions):
-                return exchange
-    return None
+    own = (one for one in deliberation.exchanges if (one.member, one.round) == (member, number) and one.phase in phases)
+    return next((one for one in own if any(said.text.strip() == text.strip() for said in one.completions)), None)
 
 
 def _critique_role(said: CritiqueCredit, asked: Exchange) -> RoleCredit:

@@ -246,7 +246,7 @@ def examples_for(
     for example in examples:
         reason = _unfit(recipe, example)
         # Task ids may come again in another generation, for another question.
-        place = (example.task_id, example.messages[-1].text, example.completion)
+        place = (example.task_id, _asked(example), example.completion)
         if reason is None and place in found:
             reason = "same task and answer text as another row"
         if reason is None:
@@ -495,7 +495,7 @@ def _spread(examples: Iterable[Example], seed: int) -> list[Example]:
     """In a seeded order that takes one of each task type in turn, so that any beginning of it is balanced."""
 
     def rank(example: Example) -> tuple[str, str]:
-        return content_hash([seed, example.task_id, example.completion]), example.messages[-1].text
+        return content_hash([seed, example.task_id, example.completion]), _asked(example)
 
     by_type: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(examples, key=rank):
@@ -503,6 +503,10 @@ def _spread(examples: Iterable[Example], seed: int) -> list[Example]:
     queues = [by_type[task_type] for task_type in sorted(by_type)]
     longest = max(map(len, queues), default=0)
     return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+
+
+def _asked(example: Example) -> str:
+    return "\n".join(message.text for message in example.messages[-1:])
 
 
 def _seed(seed: int, name: str) -> int:
