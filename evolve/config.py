@@ -86,6 +86,9 @@ class EvaluationConfig(Record):
         default=12, ge=0, description="tasks only the mesh solved that members are asked alone, each generation"
     )
     emergence_samples: int = Field(default=30, ge=1, description="samples alone before a solution counts as emergent")
+    tuning_items_per_type: int = Field(
+        default=20, ge=1, description="DEV problems of each type on which temperatures and the best single are chosen"
+    )
     temperatures: tuple[float, ...] = Field(
         default=(),
         description="tried on DEV for every member before AUDIT, the best is audited; empty: the configured one",

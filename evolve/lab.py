@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -236,6 +237,10 @@ class Lab:
         name, directory = self.base_of(engine_name)
         return BaseModelShape.from_directory(Path(directory)) if directory else scripted_shape(name)
 
+    def rank_of(self, adapter: str) -> int:
+        """LoRA rank of an admitted adapter, by its content hash."""
+        return self.adapters.get(adapter).rank
+
     def spec(self, engine_name: str) -> EngineSpec:
         """The configuration of an engine."""
         return next(engine for engine in self.config.serving.engines if engine.name == engine_name)
@@ -299,4 +304,5 @@ def _stage_time(stage: str, started: float, held: Sequence[Deliberation]) -> Sta
         seconds=time.perf_counter() - started,
         output_tokens=sum(usage.output_tokens for usage in usages),
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        engine_seconds=math.fsum(usage.engine_seconds for usage in usages),
     )

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from evolve.audit import Audit, audit
 from evolve.breed import Brood, breed
+from evolve.candidate import Candidate
+from evolve.contamination import Contamination
+from evolve.curriculum import LevelStep
 from evolve.evaluate import Judgements
+from evolve.exposure import check_contamination
+from evolve.governance import Ruling
 from evolve.harvest import Harvest, gather, last_councils
+from evolve.inherit import inherited, level_steps, nothing_yet
 from evolve.lab import Lab
 from evolve.lineage import Generation, founders
-from evolve.problem_types import ProblemSet
+from evolve.past import Past
+from evolve.probe import Probe, probe_emergence
+from evolve.problem_config import FileProblems
 from evolve.promote import enter_first, promote
+from evolve.sealed import SplitProblems
 from evolve.seats import base_seats
-from evolve.select import Selection, compare_on_dev, hold_gate
+from evolve.select import Selection, select
+from evolve.spending import Purse
 from evolve.survey import Survey, survey
 from memory.types import Record
 from mesh.types import Deliberation
@@ -21,39 +33,57 @@ class Round(Record):
     """One generation: what it said, what was bred from it, and what was chosen of that."""
 
     generation: Generation
+    problems: SplitProblems = Field(description="what it was asked, chosen and gated on")
     harvest: Harvest
+    probe: Probe
     brood: Brood
     selection: Selection
+    ruling: Ruling | None = Field(default=None, description="the last word on what passed the gate; None: nothing did")
+    levels: tuple[LevelStep, ...] = Field(default=(), description="where its TRAIN problems move next")
 
 
 class Run(Record):
     """A finished run; everything the report shows is derived from it."""
 
-    problems: ProblemSet
+    problems: SplitProblems = Field(description="of generation 0, and AUDIT")
     survey: Survey
     rounds: tuple[Round, ...]
     last: Generation
     last_councils: tuple[Deliberation, ...]
     last_judged: Judgements
     audit: Audit
+    contamination: Contamination
+    stopped: str = Field(default="", description="why there are fewer generations than asked for; empty: there are not")
 
 
 async def evolve(lab: Lab) -> Run:
-    """The whole run. Every step that was accepted before is read back instead of repeated."""
+    """The whole run. Every step that was accepted before is read back instead of repeated.
+
+    Raises:
+        PromotionWaits: what passed a gate waits for people; the same call goes on once they have decided.
+    """
     problems = await lab.draw_problems()
     surveyed = await survey(lab, problems)
     generation = founders(base_seats(lab.config))
     enter_first(lab, generation)
-    rounds = []
-    for _ in range(lab.config.num_generations):
-        harvest = await gather(lab, generation, problems)
-        brood = await breed(lab, generation, harvest, problems)
-        dev = await compare_on_dev(lab, generation, brood.candidates, problems, surveyed.constants)
-        selection = await hold_gate(lab, generation, dev, problems)
-        rounds.append(Round(generation=generation, harvest=harvest, brood=brood, selection=selection))
-        generation = await promote(lab, generation, brood, selection)
-    councils, judged = await last_councils(lab, generation, problems)
-    audited = await audit(lab, rounds[0].generation, generation, problems, surveyed.constants)
+    past, purse = nothing_yet(problems, lab.config), Purse(lab, problems)
+    rounds: list[Round] = []
+    stopped = ""
+    for number in range(lab.config.num_generations):
+        stopped = await purse.objection(report.flops for report in (rounds[-1].brood.reports if rounds else ()))
+        if stopped:
+            lab.observer.say(f"generation {number} is not begun: {stopped}")
+            break
+        today = await _todays(lab, number, problems, past)
+        this = await _round(lab, generation, today, past)
+        generation, ruling = await promote(lab, generation, this.brood, _everybody(this, past), this.selection)
+        levels = level_steps(past, today, this.harvest, lab.config)
+        rounds.append(this.model_copy(update={"ruling": ruling, "levels": levels}))
+        past = inherited(past, today, this.harvest, this.brood, this.selection, generation, lab.config, lab.rank_of)
+    councils, judged = await last_councils(lab, generation, rounds[-1].problems if rounds else problems)
+    audited = await audit(lab, rounds, generation, problems, surveyed.constants)
+    held = [*(council for one in rounds for council in one.harvest.councils), *councils]
+    exposed = await check_contamination(lab, past.rows, held, [problems, *(one.problems for one in rounds)])
     return Run(
         problems=problems,
         survey=surveyed,
@@ -62,4 +92,28 @@ async def evolve(lab: Lab) -> Run:
         last_councils=tuple(councils),
         last_judged=judged,
         audit=audited,
+        contamination=exposed,
+        stopped=stopped,
     )
+
+
+async def _round(lab: Lab, generation: Generation, problems: SplitProblems, past: Past) -> Round:
+    harvest = await gather(lab, generation, problems)
+    probe = await probe_emergence(lab, generation, harvest, problems)
+    brood = await breed(lab, generation, harvest, problems, past)
+    selection = await select(lab, generation, brood.candidates, brood.selections, problems, past)
+    return Round(
+        generation=generation, problems=problems, harvest=harvest, probe=probe, brood=brood, selection=selection
+    )
+
+
+async def _todays(lab: Lab, number: int, problems: SplitProblems, past: Past) -> SplitProblems:
+    """Fresh problems for every generation; a user's file has no others to give, and is taken slice by slice."""
+    if number == 0 or isinstance(lab.config.problems, FileProblems):
+        return problems
+    return await lab.draw_generation(number, past.seen_keys, past.levels)
+
+
+def _everybody(this: Round, past: Past) -> tuple[Candidate, ...]:
+    """Whoever may have passed the gate: this generation's candidates, and specialists of the archive."""
+    return (*this.brood.candidates, *past.elites)

@@ -14,6 +14,8 @@ class StageTime(Record):
     seconds: float
     output_tokens: int = 0
     prompt_tokens: int = 0
+    engine_seconds: float = 0.0
+    """Busy time of engines, calls under way together sharing each second; 0 where no engine was asked."""
 
 
 class Observer(Protocol):

@@ -1,169 +1,129 @@
-"""Who is seated next: candidates compared with incumbents on DEV, the best of them put to the gate."""
+"""Who is seated next: chosen on DEV, put to the gate, measured again, and kept in the archive of niches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import Field
 
-from evolve.asks import proposal_asks
-from evolve.audit import VOTE, Pair, table_rows
-from evolve.breed import Candidate
-from evolve.evaluate import Pool, member_scores, vote_scores
-from evolve.gate import Arm, GateRecord, decide
+from evolve.archive import Archive, Elite, Niche, Update, bank_digest, update
+from evolve.arrangements import Arrangement
+from evolve.candidate import Candidate
+from evolve.conjunction import ConjunctionRecord
+from evolve.dev import DevRecord, compare_on_dev, measure_again
+from evolve.gate import GateRecord
+from evolve.gate_wear import Level
+from evolve.gatekeeping import chosen_of, hold_gate
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
-from evolve.problem_types import ProblemSet
-from evolve.report.data import AccuracyTable, ConstantAnswer
-from evolve.report.measure import Comparison, compare
-from evolve.splits import Split
+from evolve.past import Past
+from evolve.recipes import RowSelection
+from evolve.remeasure import Remeasured
+from evolve.sealed import SplitProblems
+from evolve.shapley import to_retire
 from memory.types import Record
-from mesh.types import Member
 
-
-class Arrangement(Record):
-    """A way to seat the mesh: today's seats with one or several candidates in their engines' places."""
-
-    name: str
-    seats: tuple[Member, ...]
-    candidates: tuple[str, ...] = Field(description="names of the candidates that are seated")
-
-
-class DevScore(Record):
-    """One arrangement on DEV, beside the incumbents on the same problems."""
-
-    arrangement: Arrangement
-    vote: Comparison
-
-
-class DevRecord(Record):
-    """What DEV showed, and what goes to the gate because of it."""
-
-    scores: tuple[DevScore, ...] = ()
-    candidates: dict[str, Comparison] = Field(default_factory=dict, description="each candidate beside its incumbent")
-    table: AccuracyTable = AccuracyTable(split="DEV")
-    finalists: tuple[Arrangement, ...] = ()
-    reason: str = Field(default="", description="why nothing goes to the gate; empty when something does")
+PER_NICHE = 4
 
 
 class Selection(Record):
     """What came of a generation's candidates."""
 
     dev: DevRecord
-    gate: GateRecord | None = Field(default=None, description="None: no finalist, so no gate was held")
+    level: Level | None = Field(default=None, description="of the gate; None: nothing was to be decided")
+    conjunction: ConjunctionRecord | None = Field(default=None, description="every contest; None: no gate was held")
+    gate: GateRecord | None = Field(default=None, description="the same in short; None: no gate was held")
     chosen: Arrangement | None = Field(default=None, description="None: the incumbents stay seated")
+    remeasured: Remeasured | None = Field(default=None, description="the chosen on fresh problems")
+    archive: Update = Field(description="the archive of niches with this generation's measurements")
+    retired: dict[str, str] = Field(
+        default_factory=dict, description="specialists that are shown to take away from the vote, with the figures"
+    )
     reason: str
 
 
-def arrangements(seats: Sequence[Member], candidates: Sequence[Candidate]) -> list[Arrangement]:
-    """Each candidate alone in its engine's seat; then the first candidate of every engine together.
-
-    `candidates` come best first, so the joint arrangement seats the best of each engine.
-    """
-    alone = [_seat_all(seats, [candidate]) for candidate in candidates]
-    best = {candidate.member.engine: candidate for candidate in reversed(candidates)}
-    return [*alone, _seat_all(seats, list(best.values()))] if len(best) > 1 else alone
-
-
-async def compare_on_dev(
+async def select(
     lab: Lab,
     generation: Generation,
     candidates: Sequence[Candidate],
-    problems: ProblemSet,
-    constants: Mapping[str, ConstantAnswer],
-) -> DevRecord:
-    """Replay the vote with and without each candidate; only an arrangement that does better on DEV is a finalist."""
-    if not candidates:
-        return DevRecord(reason="no candidate was trained, admitted and loaded")
-    items, number, settings = problems.of(Split.DEV), generation.number, lab.config.evaluation
-    seats = seat(generation)
-    stage = f"generation {number} dev"
-    drawn = await lab.hold(
-        stage,
-        lab.directory / f"generation-{number}" / "dev.parquet",
-        proposal_asks(
-            lab.config, stage, items, [*seats, *(c.member for c in candidates)], settings.dev_samples_per_member
-        ),
+    selections: dict[str, RowSelection],
+    problems: SplitProblems,
+    past: Past,
+) -> Selection:
+    """Screen, halve, gate; then measure the winner again. The archive takes in whatever was measured in full.
+
+    `candidates` are this generation's; specialists of the archive without a seat are tried again beside them, as many
+    as `evaluation.max_elites` allows.
+    """
+    elites = _unseated(generation, past)[: lab.config.evaluation.max_elites]
+    contenders = [*candidates, *elites]
+    await lab.load_adapters(candidate.member for candidate in contenders)
+    dev = await compare_on_dev(lab, generation, contenders, selections, problems)
+    held = await hold_gate(lab, generation, dev, contenders, problems)
+    chosen = chosen_of(dev, held)
+    again = await measure_again(lab, generation, chosen, dev, problems) if chosen else None
+    specialists = {member.name for member in generation.seats if member.adapter is not None}
+    harmful = to_retire(dev.contributions) if dev.contributions else {}
+    return Selection(
+        dev=dev,
+        level=held.level,
+        conjunction=held.record,
+        gate=held.record.gate_record() if held.record else None,
+        chosen=chosen,
+        remeasured=again,
+        archive=archived(past.archive, generation, contenders, dev, seed=lab.config.seed),
+        retired={name: reason for name, reason in harmful.items() if name in specialists},
+        reason=_reason(dev, chosen, held.reason, gate_was_held=held.record is not None),
     )
-    judged = (await lab.judge_all(stage, drawn, items)).lookup()
-    pool = Pool(drawn)
-    incumbent = {member.engine: member_scores(pool, member, items, judged) for member in seats}
-    own = {c.member.name: member_scores(pool, c.member, items, judged) for c in candidates}
-    ranked = sorted(candidates, key=lambda c: -sum(own[c.member.name]))
-    base = vote_scores(pool, seats, items, judged)
-    scores = [
-        DevScore(arrangement=one, vote=compare(VOTE, base, vote_scores(pool, one.seats, items, judged)))
-        for one in arrangements(seats, ranked)
-    ]
-    better = sorted((s for s in scores if _gain(s) > 0), key=lambda s: -_gain(s))[: lab.config.gate.max_finalists]
-    ids = [problem.task.id for problem in items]
-    methods: dict[str, Pair] = {
-        f"{c.member.name} alone": (
-            dict(zip(ids, incumbent[c.member.engine], strict=True)),
-            dict(zip(ids, own[c.member.name], strict=True)),
-        )
-        for c in candidates
+
+
+def archived(
+    archive: Archive, generation: Generation, candidates: Sequence[Candidate], dev: DevRecord, *, seed: int
+) -> Update:
+    """The archive with the seats and the candidates that saw all problems, each in a niche for every task type."""
+    bred = {candidate.member.name: candidate for candidate in candidates}
+    people = {member.name: member for member in (*seat(generation), *(c.member for c in candidates))}
+    born = {s.name: s.generation for s in generation.specialists} | {n: c.generation + 1 for n, c in bred.items()}
+    places = {
+        task_type: [index for index, name in enumerate(dev.task_types) if name == task_type]
+        for task_type in dict.fromkeys(dev.task_types)
     }
-    best = max(scores, key=_gain)
-    after = vote_scores(pool, best.arrangement.seats, items, judged)
-    methods[f"{VOTE}, {best.arrangement.name}"] = (
-        dict(zip(ids, base, strict=True)),
-        dict(zip(ids, after, strict=True)),
-    )
-    return DevRecord(
-        scores=tuple(scores),
-        candidates={
-            c.member.name: compare(f"{c.member.name} alone", incumbent[c.member.engine], own[c.member.name])
-            for c in candidates
-        },
-        table=AccuracyTable(
-            split="DEV",
-            rows=table_rows(items, methods, constants),
-            note="Candidates were chosen by these figures, so they flatter the chosen; the gate uses other problems.",
-        ),
-        finalists=tuple(score.arrangement for score in better),
-        reason="" if better else "no arrangement voted better than the incumbents on DEV",
-    )
-
-
-async def hold_gate(lab: Lab, generation: Generation, dev: DevRecord, problems: ProblemSet) -> Selection:
-    """The paired test on GATE problems over fresh proposals; of those that pass, the best on DEV is chosen."""
-    if not dev.finalists:
-        return Selection(dev=dev, reason=f"nothing went to the gate: {dev.reason}")
-    items, number = problems.of(Split.GATE), generation.number
-    seats = seat(generation)
-    members = list(dict.fromkeys([*seats, *(m for one in dev.finalists for m in one.seats)]))
-    stage = f"generation {number} gate"
-    drawn = await lab.hold(
-        stage,
-        lab.directory / f"generation-{number}" / "gate.parquet",
-        proposal_asks(lab.config, stage, items, members, lab.config.gate.samples_per_member),
-    )
-    judged = (await lab.judge_all(stage, drawn, items)).lookup()
-    pool = Pool(drawn)
-    base = vote_scores(pool, seats, items, judged)
-    types = [problem.task.type for problem in items]
-    arms = [
-        Arm(
+    banks = {task_type: bank_digest([dev.keys[index] for index in here]) for task_type, here in places.items()}
+    measured = [
+        Elite(
             name=one.name,
-            incumbent=tuple(score == 1.0 for score in base),
-            candidate=tuple(score == 1.0 for score in vote_scores(pool, one.seats, items, judged)),
-            task_types=tuple(types),
+            adapter=people[one.name].adapter,
+            niche=Niche(
+                task_type=task_type,
+                base=people[one.name].engine,
+                role=bred[one.name].recipe.role if one.name in bred else "proposer",
+            ),
+            generation=born.get(one.name, 0),
+            bank=banks[task_type],
+            scores=tuple(one.scores[index] for index in here),
+            num_samples=one.num_samples,
         )
-        for one in dev.finalists
+        for one in dev.members
+        for task_type, here in places.items()
     ]
-    record = decide(arms, lab.config.gate.alpha)
-    passed = {result.name for result in record.results if result.passed}
-    chosen = next((one for one in dev.finalists if one.name in passed), None)
-    reason = f"{chosen.name} passed the gate" if chosen else "no finalist passed the gate"
-    return Selection(dev=dev, gate=record, chosen=chosen, reason=reason)
+    return update(archive, measured, banks, per_niche=PER_NICHE, seed=seed)
 
 
-def _seat_all(seats: Sequence[Member], candidates: Sequence[Candidate]) -> Arrangement:
-    taking = {candidate.member.engine: candidate.member for candidate in candidates}
-    names = tuple(member.name for member in taking.values())
-    return Arrangement(name=" and ".join(names), seats=tuple(taking.get(m.engine, m) for m in seats), candidates=names)
+def _unseated(generation: Generation, past: Past) -> list[Candidate]:
+    """Specialists of the archive without a seat, the most accurate in any niche first."""
+    seated = {member.adapter for member in generation.seats}
+    best: dict[str, float] = {}
+    for elite in past.archive.elites:
+        if elite.adapter is not None and elite.adapter not in seated:
+            best[elite.adapter] = max(best.get(elite.adapter, 0.0), elite.accuracy)
+    known = {candidate.member.adapter: candidate for candidate in past.elites}
+    order = sorted(best, key=lambda adapter: (-best[adapter], adapter))
+    return [known[adapter] for adapter in order if adapter in known]
 
 
-def _gain(score: DevScore) -> float:
-    return score.vote.difference.mean if score.vote.difference else 0.0
+def _reason(dev: DevRecord, chosen: Arrangement | None, why_not: str, *, gate_was_held: bool) -> str:
+    if chosen is not None:
+        return f"{chosen.name} passed the gate"
+    if dev.finalists and gate_was_held:
+        return "no finalist passed the gate"
+    return f"nothing went to the gate: {why_not or dev.reason}"

@@ -1,0 +1,66 @@
+"""Every text that members learned from or were shown in a run, held against what they are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from evolve.accumulate import SetRow
+from evolve.contamination import Contamination, Seen, contamination
+from evolve.lab import Lab
+from evolve.sealed import Asked, SplitProblems
+from evolve.splits import Split
+from memory.rows import all_nodes, namespaces_like
+from mesh.types import Deliberation
+
+
+async def check_contamination(
+    lab: Lab,
+    rows: Sequence[SetRow],
+    councils: Sequence[Deliberation],
+    generations: Sequence[SplitProblems],
+) -> Contamination:
+    """Training examples, what memory holds for this run, and what was recalled, against DEV, GATE and AUDIT.
+
+    Keys and wording are compared. The references of GATE and AUDIT stay sealed, so whether a text that shares wording
+    with an item also holds its answer is not looked at.
+
+    Args:
+        rows: the examples of all generations.
+        councils: deliberations that may have recalled something.
+        generations: the problems of each generation; AUDIT is with the first.
+    """
+    held_out: dict[Split, dict[str, Asked]] = {Split.DEV: {}, Split.GATE: {}, Split.AUDIT: {}}
+    for problems in generations:
+        for split, items in held_out.items():
+            found: Sequence[Asked] = problems.of(split)
+            items.update({item.key: item for item in found})
+    seen = [*_examples(rows), *_recalled(councils), *_entries(lab)]
+    inputs = [[one.model_dump(mode="json") for one in seen], {s.value: sorted(items) for s, items in held_out.items()}]
+
+    async def work() -> Contamination:
+        lab.observer.stage("check contamination", 1)
+        return contamination(seen, {split: tuple(items.values()) for split, items in held_out.items()})
+
+    return await lab.journal.record("contamination", inputs, Contamination, work)
+
+
+def _examples(rows: Iterable[SetRow]) -> Iterator[Seen]:
+    for row in rows:
+        prompt = "\n".join(message.text for message in row.example.messages)
+        text = f"{prompt}\n{row.example.completion}"
+        yield Seen(source="training example", id=row.example.task_id, text=text, key=row.key)
+
+
+def _recalled(councils: Iterable[Deliberation]) -> Iterator[Seen]:
+    texts = {r.experience_id: r.text for council in councils for r in (*council.recalled, *council.withheld)}
+    for id, text in sorted(texts.items()):
+        yield Seen(source="recalled text", id=id, text=text)
+
+
+def _entries(lab: Lab) -> Iterator[Seen]:
+    if lab.memory is None:
+        return
+    with lab.memory.reading() as connection:
+        stored = [found for _, found in all_nodes(connection, namespaces_like(connection, lab.reads))]
+    for experience in sorted(stored, key=lambda one: one.id):
+        yield Seen(source="memory entry", id=experience.id, text=experience.text)
