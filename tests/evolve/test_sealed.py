@@ -21,7 +21,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "open_seal": ("evolve/judge.py",),
-    "GatePermit": ("evolve/sealed.py", "evolve/select.py"),
+    "GatePermit": ("evolve/sealed.py", "evolve/gatekeeping.py"),
     "AuditPermit": ("evolve/sealed.py", "evolve/audit.py"),
 }
 """A word that opens seals, and the only modules that may take it in, besides the one that defines it."""
