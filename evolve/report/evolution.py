@@ -49,18 +49,21 @@ class Curve(Record):
 
 
 class Gain(Record):
-    """One method in the last generation against generation 0, paired on the same AUDIT problems."""
+    """A comparison on the same AUDIT problems: one method in the last generation against generation 0, or two methods."""
 
     method: str
     kind: CurveKind
+    task_type: str = Field(default="", description="empty: all together")
     against: str = Field(default="generation 0", description="what it is compared with")
     before: float
     after: float
     n: int
     difference: Interval = Field(description="95% interval of the difference, in shares")
     relative: float | None = Field(default=None, description="difference over `before`; None: before is 0")
-    relative_interval: Interval | None = None
-    p: float | None = Field(default=None, description="one-sided; None: not tested")
+    relative_low: float | None = Field(default=None, description="95%; None: no bound")
+    relative_high: float | None = Field(default=None, description="None: no bound, too little was right before")
+    p: float | None = Field(default=None, description="two-sided; None: not tested")
+    detectable: float | None = Field(default=None, description="gain that so many problems show four times in five")
 
     @property
     def mean(self) -> float:
@@ -172,6 +175,8 @@ class EvolutionView(Record):
     num_generations: int = Field(default=0, description="rounds of learning")
     curves: tuple[Curve, ...] = ()
     gains: tuple[Gain, ...] = Field(default=(), description="the primary one first")
+    by_type: tuple[Gain, ...] = Field(default=(), description="the primary method by task type; described, no claim")
+    beside: tuple[Gain, ...] = Field(default=(), description="the mesh at the end against others at equal budget")
     answer: str = Field(default="", description="novelty or noise, in a sentence")
     decisions: tuple[DecisionView, ...] = ()
     aa: AARecord | None = None

@@ -30,6 +30,26 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def operations(value: float) -> str:
+    """Floating-point operations: '8.2 PFLOP'; a dash for none."""
+    if value <= 0.0:
+        return "–"
+    for factor, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.3g} FLOP"
+
+
+def money(value: float | None, currency: str = "") -> str:
+    """'3.20 EUR'; a dash for None."""
+    return "–" if value is None else f"{value:,.2f} {currency}".strip()
+
+
+def percent(value: float | None) -> str:
+    """'12%'; a dash for None."""
+    return "–" if value is None else f"{100 * value:.0f}%"
+
+
 def moment(value: datetime) -> str:
     """Date and time to the minute, with the zone where it is known."""
     return value.strftime("%Y-%m-%d %H:%M %Z").strip()
@@ -89,6 +109,11 @@ def plain(text: str) -> str:
     return "".join(f"\\u{{{ord(char):x}}}" if _is_unseen(char) else char for char in text)
 
 
+def upfirst(text: str) -> str:
+    """The first letter as a capital, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def _is_unseen(char: str) -> bool:
     return char not in "\n\t" and unicodedata.category(char) in {"Cc", "Cf", "Cs", "Co", "Cn"}
 
@@ -100,6 +125,9 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "number": number,
     "duration": duration,
     "moment": moment,
+    "operations": operations,
+    "money": money,
+    "percent": percent,
     "pvalue": pvalue,
     "of": of,
     "total": total,
@@ -107,4 +135,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "num_problems": num_problems,
     "short": short,
     "plain": plain,
+    "upfirst": upfirst,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolve.report.data import ReportData
+from evolve.report.evolution import Gain
 from evolve.report.measure import Comparison, Difference
 
 
@@ -29,11 +30,15 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 def headline(data: ReportData) -> str:
-    """One honest sentence: what was promoted and what AUDIT says of it, or why nothing was."""
+    """One honest sentence: did evolution pay by AUDIT, or why nothing was promoted."""
     if data.finished_at is None:
         return "The run has not ended; this is what there is so far."
+    rounds = data.evolution.num_generations
     if not data.promoted:
-        return f"Nothing was promoted, because {_why_nothing(data)}."
+        within = f" in {rounds} generations" if rounds > 1 else ""
+        return f"Nothing was promoted{within}, because {_why_nothing(data)}."
+    if data.evolution.primary is not None:
+        return _paid(data.evolution.primary, rounds)
     names = ", ".join(candidate.name for candidate in data.promoted)
     found = headline_comparison(data)
     if found is None or found.difference is None:
@@ -45,8 +50,27 @@ def headline(data: ReportData) -> str:
     )
 
 
+def _paid(gain: Gain, rounds: int) -> str:
+    interval = f"95% interval {signed(100 * gain.difference.low, 1)} to {signed(100 * gain.difference.high, 1)}"
+    over = f" over {rounds} generations" if rounds > 1 else ""
+    facts = f"{share(gain.before)} to {share(gain.after)} on AUDIT{over} ({signed(100 * gain.mean, 1)} points, {interval}"
+    tail = f"; n = {gain.n:,})"
+    if gain.is_shown:
+        relative = "" if gain.relative is None else f", {signed(100 * gain.relative, 1)}% relative"
+        return f"Evolution paid: the {_lower(gain.method)} rose from {facts}{relative}{tail}."
+    if gain.is_harm:
+        return f"Evolution did harm: the {_lower(gain.method)} fell from {facts}{tail}."
+    return f"It is not shown that evolution paid: the {_lower(gain.method)} went from {facts}{tail}."
+
+
+def _lower(name: str) -> str:
+    return name[:1].lower() + name[1:]
+
+
 def caveats(data: ReportData) -> tuple[str, ...]:
     """What must be said right below the headline, so that nobody takes it for more than it is."""
+    if data.evolution.primary is not None and data.promoted:
+        return ()
     found, sentences = headline_comparison(data), []
     if data.promoted and found is not None and found.difference is not None:
         if not found.difference.is_clear:
@@ -73,6 +97,11 @@ def headline_comparison(data: ReportData) -> Comparison | None:
 
 
 def _why_nothing(data: ReportData) -> str:
+    reasons = list(dict.fromkeys(decision.reason for decision in data.evolution.decisions))
+    if len(data.evolution.decisions) > 1 and reasons:
+        if len(reasons) == 1:
+            return f"in each of them {reasons[0]}"
+        return "; ".join(f"generation {one.generation}: {one.reason}" for one in data.evolution.decisions)
     if not data.candidates:
         return "no candidate was trained"
     if all(candidate.status == "quarantined" for candidate in data.candidates):

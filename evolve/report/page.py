@@ -7,7 +7,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from evolve.report.answer import alarms, cost_card, paid_card, rival_sentences, sure_card
 from evolve.report.data import MemoryView, ReportData
+from evolve.report.evolution_page import evolution_parts
 from evolve.report.formats import FILTERS, is_smaller_than
 from evolve.report.headline import caveats, headline
 from evolve.report.holdings import STATES
@@ -25,6 +27,7 @@ def render(data: ReportData) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
     environment.filters.update(FILTERS)
+    environment.filters["safe_svg"] = Markup  # our own drawings; the text in them is escaped
     environment.tests["smaller_than"] = is_smaller_than
     plots = {
         "accuracy": "" if data.overall is None else accuracy_plot(data.overall),
@@ -32,12 +35,17 @@ def render(data: ReportData) -> str:
         "loss": loss_plot(data.candidates),
         **_memory_plots(data.memory),
     }
+    parts = evolution_parts(data)
+    plots |= parts.plots
     return environment.get_template("report.html").render(
         data=data,
         css=Markup((_HERE / "report.css").read_text("utf-8")),  # noqa: S704  our own file
-        plots={name: Markup(svg) for name, svg in plots.items()},  # noqa: S704  the text in them is escaped
+        plots={name: Markup(svg) for name, svg in plots.items()} | {"life": parts.life},  # noqa: S704  the text in them is escaped
         headline=headline(data),
-        caveats=caveats(data),
+        caveats=(*caveats(data), *rival_sentences(data)),
+        cards=(paid_card(data), sure_card(data), cost_card(data)),
+        alarms=alarms(data),
+        sections=_sections(data),
         inert=_inert(data),
         splits=_splits(data),
         states=STATES,
@@ -45,6 +53,7 @@ def render(data: ReportData) -> str:
         prompt_tokens=sum(stage.prompt_tokens for stage in data.stages),
         output_tokens=sum(stage.output_tokens for stage in data.stages),
         trained_tokens=sum(stage.trained_tokens for stage in data.stages),
+        **parts.values,
     )
 
 
@@ -59,6 +68,27 @@ def _memory_plots(memory: MemoryView | None) -> dict[str, str]:
         "trust": "" if held is None else trust_plot(held.trust),
         "story": "" if held is None or held.story is None else story_svg(held.story),
     }
+
+
+def _sections(data: ReportData) -> list[tuple[str, str]]:
+    """(anchor, name) of the page's parts, for its navigation."""
+    view = data.evolution
+    parts = [
+        ("accuracy", "Accuracy", True),
+        ("gate", "Gate", True),
+        ("candidates", "Candidates", True),
+        ("lineage", "Lineage", True),
+        ("archive", "Archive", bool(view.heat)),
+        ("novelty", "Novelty", bool(view.num_generations)),
+        ("changed", "Changed results", bool(view.changed)),
+        ("problems", "Problems", True),
+        ("harvest", "Data", True),
+        ("talk", "Talk", True),
+        ("memory", "Memory", True),
+        ("cost", "Cost", True),
+        ("run", "Configuration", True),
+    ]
+    return [(anchor, name) for anchor, name, is_there in parts if is_there]
 
 
 def _splits(data: ReportData) -> list[str]:
