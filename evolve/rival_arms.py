@@ -109,9 +109,8 @@ async def hold_arm(lab: Lab, name: ArmName, problems: Sequence[SplitProblems], s
 def train_items(config: RunConfig, problems: Sequence[SplitProblems], number: int) -> list[Problem]:
     """The TRAIN items that the run's generation `number` learned from."""
     count = config.harvest.problems_per_type
-    if number < len(problems) and number > 0:
-        return first_of_each_type(problems[number].of(Split.TRAIN), count)
-    return first_of_each_type(problems[0].of(Split.TRAIN), count, skip=number * count)
+    today = problems[min(number, len(problems) - 1)]  # a user's file is one set for all generations
+    return first_of_each_type(today.of(Split.TRAIN), count, skip=number * count)
 
 
 async def _on_dev(lab: Lab, name: ArmName, problems: SplitProblems) -> dict[str, float]:

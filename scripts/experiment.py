@@ -1,0 +1,107 @@
+"""The experiment of the README: a run of several generations, then the arms it is held against, in sittings.
+
+    python scripts/experiment.py configs/experiment.yaml --seed 20931 --sitting-minutes 170
+    python scripts/experiment.py configs/experiment.yaml --seed 20931 --arms rft,naive
+
+The recipe has to be committed before the seed is drawn, and the seed draws every problem, AUDIT's among them: a working
+tree with changes is refused. The same command continues where a sitting ended, however it ended; exit status 3 says
+that there is more to do. Results are written to `results.json` and `results.md` in the run's directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from evolve.commands import OUT  # the path has to be set first
+from evolve.config import RunConfig, load_config
+from evolve.console import ConsoleObserver
+from evolve.experiment import Sitting, SittingOver, hold_experiment
+from evolve.experiment_results import ExperimentResults, markdown
+from evolve.preflight import check
+from evolve.rival_methods import ARMS, ArmName
+from memory.ledger import Ledger, publish_bytes, publish_json
+
+ROOT = Path(__file__).resolve().parent.parent
+MORE_TO_DO = 3
+
+
+def main() -> None:
+    """Carry the experiment on, and print its figures when it is finished."""
+    options = _options()
+    commit = _committed()
+    config = _seeded(load_config(options.config), options.seed, options.run_dir)
+    check(config)
+    commits = _note_sitting(config.run_dir, commit)
+    try:
+        found = _hold(config, options.arms, options.sitting_minutes, commits)
+    except SittingOver as over:
+        print(over)
+        sys.exit(MORE_TO_DO)
+    publish_json(config.run_dir / "results.json", found)
+    publish_bytes(config.run_dir / "results.md", markdown(found).encode())
+    print(markdown(found))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--seed", type=int, required=True, help="drawn after the configuration was committed")
+    parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between; '' for none")
+    parser.add_argument("--sitting-minutes", type=float, default=None, help="stop at a boundary after so long")
+    parser.add_argument("--run-dir", type=Path, default=None, help="default: the configuration's, with the seed")
+    return parser.parse_args()
+
+
+def _arms(text: str) -> tuple[ArmName, ...]:
+    unknown = [name for name in text.split(",") if name and name not in ARMS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(ARMS)}, got {', '.join(unknown)}")
+    return tuple(name for name in ARMS if name in text.split(","))
+
+
+def _committed() -> str:
+    """The commit of the working tree; it must hold everything that is tracked."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    if changed:
+        sys.exit(f"expected a committed working tree, found changes; commit them first:\n{changed}")
+    return _git("rev-parse", "HEAD")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _seeded(config: RunConfig, seed: int, run_dir: Path | None) -> RunConfig:
+    where = run_dir or config.run_dir.with_name(f"{config.run_dir.name}-{seed}")
+    return config.model_copy(update={"seed": seed, "run_dir": where})
+
+
+def _note_sitting(run_dir: Path, commit: str) -> tuple[str, ...]:
+    """The commits of all sittings so far, this one last."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(run_dir / "sittings.jsonl")
+    ledger.append("sitting", {"commit": commit})
+    return tuple(entry.payload["commit"] for entry in ledger.entries())
+
+
+def _hold(
+    config: RunConfig, names: tuple[ArmName, ...], minutes: float | None, commits: tuple[str, ...]
+) -> ExperimentResults:
+    sitting, over = Sitting(minutes), None
+    try:
+        with ConsoleObserver(OUT, {}) as observer:
+            return asyncio.run(hold_experiment(config, names, observer, sitting, commits=commits))
+    except* SittingOver as stopped:
+        over = stopped
+    raise SittingOver("The time of this sitting is over; the same command continues.") from over
+
+
+if __name__ == "__main__":
+    main()
