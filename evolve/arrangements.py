@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pydantic import Field
@@ -58,12 +59,11 @@ def widest(
         scores: member name to the share of its samples that is right, problem by problem, for all of them.
     """
     people = {member.name: member for member in (*seats, *candidates)}
-    most = max((sum(m.engine == seat.engine for m in seats) for seat in seats), default=1)
     chosen = choose_seats(
         {name: scores[name] for name in people},
         len(seats),
         groups={name: member.engine for name, member in people.items()},
-        max_per_group=most,
+        max_per_group=Counter(member.engine for member in seats),
     )
     staying = {name for name in chosen.members if people[name] in seats}
     coming = [people[name] for name in chosen.members if name not in staying]
@@ -73,9 +73,8 @@ def widest(
     for place, member in enumerate(seats):
         if member.name in staying:
             continue
-        own = next((one for one in coming if one.engine == member.engine), coming[0])
-        places[place] = own
-        coming.remove(own)
+        places[place] = next(one for one in coming if one.engine == member.engine)
+        coming.remove(places[place])
     names = tuple(member.name for member in places if member not in seats)
     return Arrangement(name=" and ".join(names), seats=tuple(places), candidates=names)
 

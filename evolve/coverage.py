@@ -31,7 +31,7 @@ def choose_seats(
     num_seats: int,
     *,
     groups: Mapping[str, str] | None = None,
-    max_per_group: int = 1,
+    max_per_group: int | Mapping[str, int] = 1,
     weights: Sequence[float] | None = None,
     required: Sequence[str] = (),
 ) -> Seating:
@@ -45,7 +45,7 @@ def choose_seats(
         scores: member to the share of its samples that is right, problem by problem, 0..1.
         num_seats: how many; fewer are seated where the limits leave no more.
         groups: member to its group, e.g. its engine; None: no limits.
-        max_per_group: how many members of one group may be seated.
+        max_per_group: how many members of one group may be seated, or of each group.
         weights: weight of each problem, e.g. its difficulty; None: all alike.
         required: members that are seated in any case.
 
@@ -76,12 +76,15 @@ def choose_seats(
 
 
 class _Limits:
-    def __init__(self, names: Sequence[str], groups: Mapping[str, str], most: int) -> None:
+    def __init__(self, names: Sequence[str], groups: Mapping[str, str], most: int | Mapping[str, int]) -> None:
         self._group = [groups.get(name, name) for name in names]
         self._most = most
 
     def allow(self, members: Sequence[int]) -> bool:
-        return max(Counter(self._group[index] for index in members).values(), default=0) <= self._most
+        counts = Counter(self._group[index] for index in members)
+        if isinstance(self._most, int):
+            return max(counts.values(), default=0) <= self._most
+        return all(count <= self._most.get(group, 0) for group, count in counts.items())
 
 
 def _table(

@@ -19,6 +19,8 @@ from memory.types import content_hash
 from mesh.types import Demonstration, Task
 
 _VIRTUAL_SIZE = 1_000_000_000  # families generate item i from seed + i alone, so size costs nothing
+_LISTED_SIZES = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000}
+"""Families that make a list as long as their size when they are opened: a billion would fill the memory."""
 _RESERVED_SETTINGS = ("seed", "size")
 _TERM = re.compile(r"([+-]?)\s*(\d+(?:\.\d+)?)")
 
@@ -36,8 +38,9 @@ def open_family(family: GymFamily, seed: int) -> Any:
     for setting in family.settings:
         if setting not in allowed:
             raise ProblemsError(f"family '{family.name}' has no setting '{setting}'; {_nearest(setting, allowed)}")
+    size = _LISTED_SIZES.get(family.name, _VIRTUAL_SIZE)
     try:
-        return reasoning_gym.create_dataset(family.name, seed=seed, size=_VIRTUAL_SIZE, **family.settings)
+        return reasoning_gym.create_dataset(family.name, seed=seed, size=size, **family.settings)
     except (AssertionError, ValueError, TypeError, KeyError) as error:
         raise ProblemsError(f"family '{family.name}' refuses its settings {family.settings}: {error}") from error
 
@@ -76,7 +79,7 @@ def distinct_items(family: GymFamily, at_least: int, *, seed: int = 0) -> int:
     """
     dataset = open_family(family, derived_seed("distinct", seed, family.name))
     seen: set[str] = set()
-    for index in range(4 * at_least):
+    for index in range(min(4 * at_least, len(dataset))):
         if len(seen) >= at_least:
             break
         seen.add(operand_key(family.name, dataset[index]))
@@ -93,7 +96,7 @@ def demonstrations_of(family: GymFamily, config: GymProblems) -> tuple[Demonstra
         return ()
     dataset = open_family(family, derived_seed("demonstrations", config.split_seed, family.type))
     found: dict[str, Demonstration] = {}
-    for index in range(int(200 * family.num_demonstrations / config.demonstration_share)):
+    for index in range(min(int(200 * family.num_demonstrations / config.demonstration_share), len(dataset))):
         entry = dataset[index]
         key = operand_key(family.name, entry)
         usable = isinstance(entry["answer"], str) and entry["answer"].strip() and key not in found
@@ -170,7 +173,7 @@ def _stream(
     for split in wanted:
         if config.shares.of(split) > 0.0:
             limit = max(limit, int(20 * config.items_per_family.of(split) / config.shares.of(split)) + 500)
-    for index in range(limit):
+    for index in range(min(limit, len(dataset))):
         yield index + 1, dataset[index]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evolve.gym import demonstrations_of, distinct_items, operand_key
+from evolve.gym import demonstrations_of, distinct_items, open_family, operand_key
 from evolve.problem_config import FileProblems, GymFamily, GymProblems
 from evolve.problem_types import ProblemsError, ReasoningGymVerifier
 from evolve.problems import check_problems, draw_problems
@@ -30,6 +30,14 @@ def gym(*families: GymFamily, **changes: Any) -> GymProblems:
 
 def sum_key(expression: str) -> str:
     return operand_key("chain_sum", {"metadata": {"expression": expression}, "question": "", "answer": ""})
+
+
+@pytest.mark.parametrize("name", ["acre", "gsm_symbolic", "list_functions"])
+def test_a_family_that_lists_its_items_is_opened_without_filling_the_memory(name: str) -> None:
+    dataset = open_family(GymFamily(name=name), 0)
+    assert len(dataset) <= 100_000
+    assert dataset[0]["question"]
+    assert distinct_items(GymFamily(name=name), 20) >= 20
 
 
 @pytest.mark.parametrize(
