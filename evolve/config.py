@@ -126,6 +126,9 @@ class MeshConfig(Record):
     seed: int = Field(default=0, ge=0, description="every draw of the run follows from it")
     run_dir: Path = Field(description="directory of everything the run leaves; the same command continues there")
     serving: ServingConfig = Field(description="engines and the cluster they stand on")
+    seats_per_engine: int = Field(
+        default=1, ge=1, le=6, description="seats of each engine, so that several specialists of one base can sit"
+    )
     deliberation: CouncilConfig = Field(
         default=CouncilConfig(), description="the full council; its sampling and limits hold for every first proposal"
     )
