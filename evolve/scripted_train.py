@@ -57,7 +57,9 @@ def _train(job: TrainingJob, rank: int) -> TrainingReport:
             f"base_model.model.{module}.lora_B.weight": rng.standard_normal((num_out, rank), dtype=np.float32),
         }
         save_file(weights, directory / WEIGHTS_FILE)
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "bias": "none"}
+        # A scripted engine's gain goes with the scale: shuffled targets teach a tenth of what right ones do.
+        alpha = rank / 10 if job.recipe.placebo else rank
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "bias": "none"}
         config |= {"lora_dropout": 0.0, "target_modules": [module.rpartition(".")[2]], "inference_mode": True}
         (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
 

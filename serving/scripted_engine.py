@@ -200,8 +200,15 @@ class ScriptedEngine:
         return bad[pick(len(bad), *key)][1] if bad else None
 
     def _chance(self, member: Member, operation: Operation) -> float:
-        gain = 0.0 if member.adapter is None else self.spec.adapter_gain
-        return min(1.0, max(0.0, self._skills.get(operation, self.spec.skill) + gain))
+        return min(1.0, max(0.0, self._skills.get(operation, self.spec.skill) + self._gain(member)))
+
+    def _gain(self, member: Member) -> float:
+        """Of the member's adapter, in proportion to its scale (alpha / rank), up to the whole of `adapter_gain`."""
+        if member.adapter is None:
+            return 0.0
+        adapter = self._adapters[member.adapter]
+        scale = adapter.alpha / adapter.rank if adapter.alpha else 1.0
+        return self.spec.adapter_gain * min(1.0, scale)
 
     def _admit(self, member: Member, messages: Sequence[Message]) -> int:
         """Prompt length. Raises EngineError for a member, an adapter or a prompt that cannot be served here."""
