@@ -9,6 +9,7 @@ from datetime import datetime
 from pydantic import Field
 
 from evolve.audit import VOTE
+from evolve.candidate import Candidate
 from evolve.config import RunConfig, dump_config
 from evolve.evaluate import Judgements
 from evolve.lab import LOAD
@@ -21,7 +22,6 @@ from evolve.report.data import (
     CurationView,
     DropExample,
     FamilyView,
-    GateView,
     GenerationView,
     MemoryView,
     ReportData,
@@ -30,8 +30,10 @@ from evolve.report.data import (
     StageView,
 )
 from evolve.report.holdings import Holdings
+from evolve.report.measure import Comparison, compare
 from evolve.report.talk import JudgedCase, choose_examples, talk_view
 from evolve.splits import Split
+from evolve.view_evolution import evolution_view, merged_times
 from memory.stats import MemoryStats
 from memory.types import Record
 from mesh.transcript import transcript
@@ -78,9 +80,7 @@ def report_of(
         families=tuple(_families(run)),
         verifier_audit=_verifier_sentences(run),
         audit=run.audit.table,
-        dev=last.selection.dev.table,
         candidates=tuple(view for one in run.rounds for view in _candidates(one, times)),
-        gate=tuple(view for one in run.rounds for view in _gate(one)),
         curation=tuple(_curation(last)),
         drop_examples=tuple(_drop_examples(last)),
         generations=tuple(_generations(run)),
@@ -103,7 +103,8 @@ def report_of(
             [*cases, *_cases(first.harvest.councils, first.harvest.judged)],
             lambda deliberation: "\n".join(transcript(deliberation)),
         ),
-        notes=run.problems.report.notes,
+        notes=(*([f"The run ended early: {run.stopped}."] if run.stopped else ()), *run.problems.report.notes),
+        evolution=evolution_view(config, run, times),
     )
 
 
@@ -123,17 +124,7 @@ def _stages(times: Sequence[StageTime], run: Run) -> Iterable[StageView]:
     trained = {
         f"generation {r.generation.number} training": sum(t.trained_tokens for t in r.brood.reports) for r in run.rounds
     }
-    merged: dict[str, StageTime] = {}
-    for item in times:
-        if item.stage.startswith(LOAD):
-            continue
-        before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
-        merged[item.stage] = StageTime(
-            stage=item.stage,
-            seconds=before.seconds + item.seconds,
-            output_tokens=max(before.output_tokens, item.output_tokens),
-            prompt_tokens=max(before.prompt_tokens, item.prompt_tokens),
-        )
+    merged = merged_times(item for item in times if not item.stage.startswith(LOAD))
     for item in merged.values():
         yield StageView(
             name=item.stage,
@@ -169,7 +160,8 @@ def _candidates(one: Round, times: Sequence[StageTime]) -> Iterable[CandidateVie
     loads = {item.stage.removeprefix(LOAD): item.seconds for item in times if item.stage.startswith(LOAD)}
     members = {candidate.recipe.name: candidate for candidate in one.brood.candidates}
     reports = {report.recipe: report for report in one.brood.reports}
-    chosen = one.selection.chosen.candidates if one.selection.chosen else ()
+    is_let_in = one.ruling is None or one.ruling.state == "granted"
+    chosen = one.selection.chosen.candidates if one.selection.chosen and is_let_in else ()
     for name in dict.fromkeys([*reports, *one.brood.refused]):
         report, candidate = reports.get(name), members.get(name)
         adapter = candidate.member.adapter if candidate else None
@@ -186,27 +178,19 @@ def _candidates(one: Round, times: Sequence[StageTime]) -> Iterable[CandidateVie
             adapter=adapter,
             admitted=candidate is not None,
             hot_load_ms=1000 * loads[adapter] if adapter in loads else None,
-            dev=one.selection.dev.candidates.get(name),
+            dev=None if candidate is None else _on_dev(one, candidate),
             promoted=name in chosen,
         )
 
 
-def _gate(one: Round) -> Iterable[GateView]:
-    record = one.selection.gate
-    for result in record.results if record else ():
-        yield GateView(
-            arrangement=result.name,
-            control=result.kind != "candidate",
-            n=result.n,
-            wins=result.wins,
-            losses=result.losses,
-            p=result.p,
-            p_adjusted=result.p_adjusted,
-            alpha=record.alpha if record else 0.05,
-            detectable_effect=result.detectable_effect,
-            passed=result.passed,
-            reason=result.reason,
-        )
+def _on_dev(one: Round, candidate: Candidate) -> Comparison | None:
+    """A candidate alone beside the first seat of its engine; None where it did not see all problems."""
+    seat = next((m for m in one.generation.seats if m.engine == candidate.member.engine), None)
+    before = None if seat is None else one.selection.dev.member(seat.name)
+    after = one.selection.dev.member(candidate.member.name)
+    if before is None or after is None or len(before.scores) != len(after.scores):
+        return None
+    return compare(f"{candidate.member.name} alone", before.scores, after.scores)
 
 
 def _curation(one: Round) -> Iterable[CurationView]:
@@ -252,6 +236,7 @@ def _generations(run: Run) -> Iterable[GenerationView]:
 
 def _specialists(run: Run) -> Iterable[SpecialistView]:
     names = {s.adapter: s.name for g in [*(r.generation for r in run.rounds), run.last] for s in g.specialists}
+    bred = {candidate.member.adapter: candidate for one in run.rounds for candidate in one.brood.candidates}
     seen: set[str] = set()
     for generation in [*(one.generation for one in run.rounds), run.last]:
         for s in generation.specialists:
@@ -264,6 +249,12 @@ def _specialists(run: Run) -> Iterable[SpecialistView]:
                     generation=s.generation,
                     parents=tuple(names.get(parent, parent) for parent in s.parents) or (f"{s.engine} base",),
                     niche=", ".join(s.niche),
+                    recipe=s.recipe,
+                    role=bred[s.adapter].recipe.role if s.adapter in bred else "proposer",
+                    inherits=tuple(
+                        names.get(parent, parent)
+                        for parent in (bred[s.adapter].recipe.parents if s.adapter in bred else ())
+                    ),
                 )
 
 

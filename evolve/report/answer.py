@@ -143,16 +143,15 @@ def _gate_alarms(view: EvolutionView) -> Iterator[str]:
 
 def _decision_alarms(decision: DecisionView) -> Iterator[str]:
     where = f"Generation {decision.generation}"
-    if decision.record is not None:
-        for result in decision.record.results:
-            if result.kind == "aa" and result.would_pass:
-                yield f"{where}: the A/A arm {result.name} would have been promoted; one alone may be chance."
-            if result.inconsistent:
-                yield f"{where}: two calculations of p contradict each other for {result.name}; this is a defect."
+    for contest in decision.contests:
+        if contest.kind == "aa" and contest.would_pass:
+            yield f"{where}: the A/A arm {contest.name} would have been promoted; one alone may be chance."
+        if contest.inconsistent:
+            yield f"{where}: two calculations of p contradict each other for {contest.name}; this is a defect."
     if decision.num_bred and decision.num_quarantined == decision.num_bred:
         yield f"{where}: all {decision.num_bred} candidates were quarantined or refused."
     winner = decision.remeasured
-    if winner is not None and winner.interval.high < winner.chosen_gain / 2 and winner.chosen_gain > 0.0:
+    if winner is not None and winner.high < winner.chosen_gain / 2 and winner.chosen_gain > 0.0:
         yield f"{where}: most of the winner's gain was not there on fresh items ({winner.sentence})."
 
 
@@ -178,8 +177,8 @@ def _decay(view: EvolutionView) -> Iterator[str]:
 def _collapse_alarms(view: EvolutionView) -> Iterator[str]:
     for life in view.life:
         for health in life.health:
-            for alarm in health.alarms:
-                yield f"Generation {life.generation}, {health.name}: {alarm.sentence}."
+            for _, sentence in health.alarms:
+                yield f"Generation {life.generation}, {health.name}: {sentence}."
 
 
 def _cost_alarms(view: EvolutionView) -> Iterator[str]:

@@ -6,18 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from evolve.aa import AARecord
-from evolve.archive import Archive, heat_map
-from evolve.collapse import Health
-from evolve.conjunction import ConjunctionRecord
 from evolve.contamination import Contamination
-from evolve.diversity import Diversity
-from evolve.gate_wear import GateWear
 from evolve.intervals import Interval
-from evolve.novelty import EmergenceReport, Internalisation
-from evolve.power import ConjunctionPower
-from evolve.remeasure import Remeasured
-from evolve.shapley import Contributions
 from memory.types import Record
 
 Counts = tuple[tuple[str, int], ...]
@@ -49,7 +39,7 @@ class Curve(Record):
 
 
 class Gain(Record):
-    """A comparison on the same AUDIT problems: one method in the last generation against generation 0, or two methods."""
+    """A comparison on the same AUDIT problems: one method in two generations, or the mesh and something else."""
 
     method: str
     kind: CurveKind
@@ -81,21 +71,113 @@ class Gain(Record):
         return self.difference.high < 0.0
 
 
+class VersusView(Record):
+    """An arrangement of the gate against one rival."""
+
+    kind: str = Field(description="incumbent, placebo or budget")
+    name: str
+    n: int
+    num_clusters: int
+    wins: int
+    losses: int
+    gain: float = Field(description="in shares")
+    low: float
+    high: float
+    p: float = Field(description="one-sided, exact")
+    p_flips: float = Field(description="the same by random relabelling")
+
+
+class GuardView(Record):
+    """One task family of one arrangement."""
+
+    task_type: str
+    wins: int
+    losses: int
+    harmed: bool
+
+
+class ContestView(Record):
+    """What the gate found about one arrangement."""
+
+    name: str
+    kind: str = Field(description="candidate, or which control")
+    versus: tuple[VersusView, ...] = Field(description="the incumbents first")
+    threshold: float = Field(description="level that every p had to reach")
+    p_adjusted: float
+    guards: tuple[GuardView, ...] = ()
+    missing: tuple[str, ...] = Field(default=(), description="rivals that were required and not measured")
+    inconsistent: bool = Field(default=False, description="two calculations of a p contradict each other")
+    would_pass: bool
+    passed: bool
+    reason: str
+
+    @property
+    def harmed(self) -> tuple[str, ...]:
+        """Task families that are shown to be worse."""
+        return tuple(guard.task_type for guard in self.guards if guard.harmed)
+
+
+class AAView(Record):
+    """How often the gate would have promoted incumbents that were entered again."""
+
+    num_arms: int
+    num_would_pass: int
+    is_alarm: bool
+    sentence: str
+
+
+class RemeasuredView(Record):
+    """A winner on fresh items."""
+
+    chosen_gain: float = Field(description="where it was chosen, in shares; flattering")
+    fresh_gain: float
+    low: float
+    high: float
+    n: int
+    sentence: str
+
+
+class SeatShareView(Record):
+    """What one seat adds to the vote."""
+
+    member: str
+    value: float = Field(description="exact Shapley value, in shares")
+    low: float
+    high: float
+    alone: float
+    left_out: float = Field(description="accuracy of the vote without it")
+    num_pivotal: int
+
+
+class SharesView(Record):
+    """What every seat adds to the vote."""
+
+    accuracy: float
+    coverage: float = Field(description="share of problems that at least one seat alone votes right")
+    num_problems: int
+    members: tuple[SeatShareView, ...]
+
+
 class DecisionView(Record):
     """What a generation's candidates came to, with every number it rests on."""
 
     generation: int = Field(ge=0, description="number of the generation that bred them")
     reason: str
-    chosen: str | None = Field(default=None, description="name of the arrangement that takes the seats; None: none does")
-    record: ConjunctionRecord | None = Field(default=None, description="None: no gate was held")
-    remeasured: Remeasured | None = None
-    power: ConjunctionPower | None = Field(default=None, description="of the whole conjunction, as it was held")
-    wear: GateWear | None = None
+    chosen: str | None = Field(
+        default=None, description="name of the arrangement that takes the seats; None: none does"
+    )
+    contests: tuple[ContestView, ...] = Field(default=(), description="empty: no gate was held")
+    dev: tuple[VersusView, ...] = Field(
+        default=(), description="each arrangement beside the incumbents where it was chosen"
+    )
+    remeasured: RemeasuredView | None = None
+    power: str = Field(default="", description="what the whole conjunction could see, in a sentence")
     level: str = Field(default="", description="why the gate was held at this level")
+    wear: tuple[int, int, int] | None = Field(default=None, description="items, used before, earlier gates")
     ruling: str = Field(default="", description="what governance said of the winner")
-    approved_by: tuple[str, ...] = ()
-    contributions: Contributions | None = Field(default=None, description="what each seat adds to the vote")
+    shares: SharesView | None = Field(default=None, description="of the seats, on DEV")
     retired: tuple[tuple[str, str], ...] = Field(default=(), description="(seat, why it was freed)")
+    stopped: tuple[tuple[str, str], ...] = Field(default=(), description="(candidate, why it got no further on DEV)")
     num_bred: int = 0
     num_quarantined: int = 0
 
@@ -111,13 +193,68 @@ class HeatCell(Record):
     num_elites: int
 
 
+class DiversityView(Record):
+    """How unlike the seats of a generation are. None: not defined on these answers."""
+
+    num_members: int
+    num_tasks: int
+    n_eff: float = Field(description="independent votes that the members are worth")
+    n_eff_low: float
+    n_eff_high: float
+    double_fault: float | None = None
+    same_wrong: float | None = None
+    kappa: float | None = None
+    q: float | None = None
+    vendi: tuple[tuple[str, float], ...] = ()
+
+
+class EmergenceView(Record):
+    """What only the mesh solved in one generation."""
+
+    num_attempted: int
+    num_measured: int
+    num_emergent: int
+    low: float = Field(description="95% interval of the share among the measured")
+    high: float
+    luck: float = Field(description="share that luck explains")
+    p_luck: float
+
+
+class InternalisedView(Record):
+    """How much of what only the mesh solved a later specialist solves alone."""
+
+    kind: str = Field(description="'trained on' or 'held out'")
+    num_tasks: int
+    before: float
+    after: float
+    low: float
+    high: float
+    num_better: int
+    num_worse: int
+    p: float
+    is_shown: bool
+
+
+class HealthView(Record):
+    """A seat against the seat of its engine in generation 0; pairs are before and after."""
+
+    name: str
+    k: int
+    pass_at_1: tuple[float, float]
+    pass_at_k: tuple[float, float]
+    distinct_n: tuple[float, float]
+    answer_entropy: tuple[float, float]
+    length: tuple[float, float]
+    alarms: tuple[tuple[str, str], ...] = Field(default=(), description="(sign, sentence)")
+
+
 class LifeView(Record):
     """How varied and how healthy the mesh is in one generation."""
 
     generation: int = Field(ge=0)
-    diversity: Diversity | None = None
-    emergence: EmergenceReport | None = None
-    health: tuple[Health, ...] = Field(default=(), description="each seat against its forebear in generation 0")
+    diversity: DiversityView | None = None
+    emergence: EmergenceView | None = None
+    health: tuple[HealthView, ...] = ()
 
 
 class CostView(Record):
@@ -178,11 +315,14 @@ class EvolutionView(Record):
     by_type: tuple[Gain, ...] = Field(default=(), description="the primary method by task type; described, no claim")
     beside: tuple[Gain, ...] = Field(default=(), description="the mesh at the end against others at equal budget")
     answer: str = Field(default="", description="novelty or noise, in a sentence")
+    evidence: tuple[str, ...] = Field(default=(), description="what the answer rests on, a sentence each")
+    limits: tuple[str, ...] = Field(default=(), description="what this run cannot say")
+    stopped: str = Field(default="", description="why there are fewer generations than asked for; empty: there are not")
     decisions: tuple[DecisionView, ...] = ()
-    aa: AARecord | None = None
+    aa: AAView | None = None
     heat: tuple[HeatCell, ...] = ()
     life: tuple[LifeView, ...] = ()
-    internalisation: tuple[Internalisation, ...] = ()
+    internalisation: tuple[InternalisedView, ...] = ()
     costs: tuple[CostView, ...] = ()
     currency: str = Field(default="", description="of `CostView.money`")
     flows: tuple[FlowView, ...] = ()
@@ -211,19 +351,3 @@ class EvolutionView(Record):
         known = [(cost.idle_share, cost.seconds) for cost in self.costs if cost.idle_share is not None]
         weight = sum(seconds for _, seconds in known)
         return sum(share * seconds for share, seconds in known) / weight if weight else None
-
-
-def heat_cells(archive: Archive) -> tuple[HeatCell, ...]:
-    """The archive as the page shows it, in the order of task types, bases and roles."""
-    cells = []
-    for (task_type, base, role), best in sorted(heat_map(archive).items()):
-        here = [
-            elite
-            for elite in archive.elites
-            if (elite.niche.task_type, elite.niche.base, elite.niche.role) == (task_type, base, role)
-        ]
-        name = max(here, key=lambda elite: elite.accuracy).name
-        cells.append(
-            HeatCell(task_type=task_type, base=base, role=role, best=best, name=name, num_elites=len(here))
-        )
-    return tuple(cells)

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from evolve.conjunction import RivalKind
-from evolve.gate import ArmKind
 from evolve.report.bars import interval_mark, reach_of, stacked_bar
 from evolve.report.curve_plot import curves_plot, looks, small_plot, swatch
 from evolve.report.data import ReportData
@@ -16,13 +14,12 @@ from evolve.report.evolution import CostView, DecisionView, EvolutionView, FlowV
 from evolve.report.formats import duration, number
 from evolve.report.tree_plot import tree_plot
 
-KINDS: dict[ArmKind, str] = {
-    "candidate": "",
+KINDS = {
     "aa": "the incumbents again (A/A)",
     "placebo": "shuffled targets",
     "budget": "one more sample",
 }
-RIVALS: dict[RivalKind, str] = {"incumbent": "incumbents", "placebo": "its placebo", "budget": "one more sample"}
+RIVALS = {"incumbent": "incumbents", "placebo": "its placebo", "budget": "one more sample"}
 
 _Points = dict[int, tuple[float, float | None, float | None]]
 _Small = tuple[str, Markup, str]
@@ -58,6 +55,7 @@ def evolution_parts(data: ReportData) -> Parts:
         "interval_mark": _marked(interval_mark),
         "gain_reach": reach_of(differences),
         "decision_reach": decision_reach,
+        "dev_reach": lambda decision: reach_of([(one.low, one.high) for one in decision.dev]),
         "flow_bar": _marked(lambda flow: _flow_bar(flow, flows)),
         "cost_bar": _marked(lambda cost: _cost_bar(cost, seconds)),
         "KINDS": KINDS,
@@ -73,8 +71,7 @@ def evolution_parts(data: ReportData) -> Parts:
 
 def decision_reach(decision: DecisionView) -> float:
     """The scale on which every interval of one gate fits."""
-    results = decision.record.results if decision.record else ()
-    return reach_of([(v.test.difference.low, v.test.difference.high) for r in results for v in r.versus])
+    return reach_of([(versus.low, versus.high) for contest in decision.contests for versus in contest.versus])
 
 
 def heat_table(cells: Sequence[HeatCell]) -> Heat:
@@ -100,8 +97,7 @@ def _life_plots(view: EvolutionView) -> Iterable[_Small]:
     reports = {life.generation: life.emergence for life in view.life if life.emergence and life.emergence.num_measured}
     if len(reports) > 1:
         shares: _Points = {
-            generation: (one.num_emergent / one.num_measured, one.interval.low, one.interval.high)
-            for generation, one in reports.items()
+            generation: (one.num_emergent / one.num_measured, one.low, one.high) for generation, one in reports.items()
         }
         svg = small_plot(
             "Solved by the mesh alone", shares, reference={generation: one.luck for generation, one in reports.items()}
@@ -113,7 +109,12 @@ def _life_plots(view: EvolutionView) -> Iterable[_Small]:
 def _health_plots(view: EvolutionView) -> Iterable[_Small]:
     for title, about, name, sign in (
         ("pass@k of the seats", "Mean over the specialists; red: an alarm.", "pass_at_k", "pass_at_k"),
-        ("Distinct wording", "Share of distinct pairs of words, mean over the specialists.", "distinct_n", "distinct_n"),
+        (
+            "Distinct wording",
+            "Share of distinct pairs of words; red: an alarm.",
+            "distinct_n",
+            "distinct_n",
+        ),
     ):
         points: _Points = {}
         alarm = []
@@ -123,7 +124,7 @@ def _health_plots(view: EvolutionView) -> Iterable[_Small]:
             pairs = [getattr(health, name) for health in life.health]
             points.setdefault(0, (sum(pair[0] for pair in pairs) / len(pairs), None, None))
             points[life.generation] = (sum(pair[1] for pair in pairs) / len(pairs), None, None)
-            if any(one.sign == sign for health in life.health for one in health.alarms):
+            if any(found == sign for health in life.health for found, _ in health.alarms):
                 alarm.append(life.generation)
         if len(points) > 1:
             yield title, Markup(small_plot(title, points, alarm=alarm)), about  # noqa: S704
@@ -131,7 +132,7 @@ def _health_plots(view: EvolutionView) -> Iterable[_Small]:
 
 def _n_eff(life: LifeView) -> tuple[float, float | None, float | None] | None:
     one = life.diversity
-    return None if one is None else (one.n_eff, one.n_eff_interval.low, one.n_eff_interval.high)
+    return None if one is None else (one.n_eff, one.n_eff_low, one.n_eff_high)
 
 
 def _same_wrong(life: LifeView) -> tuple[float, float | None, float | None] | None:

@@ -53,7 +53,9 @@ def headline(data: ReportData) -> str:
 def _paid(gain: Gain, rounds: int) -> str:
     interval = f"95% interval {signed(100 * gain.difference.low, 1)} to {signed(100 * gain.difference.high, 1)}"
     over = f" over {rounds} generations" if rounds > 1 else ""
-    facts = f"{share(gain.before)} to {share(gain.after)} on AUDIT{over} ({signed(100 * gain.mean, 1)} points, {interval}"
+    facts = (
+        f"{share(gain.before)} to {share(gain.after)} on AUDIT{over} ({signed(100 * gain.mean, 1)} points, {interval}"
+    )
     tail = f"; n = {gain.n:,})"
     if gain.is_shown:
         relative = "" if gain.relative is None else f", {signed(100 * gain.relative, 1)}% relative"
