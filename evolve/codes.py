@@ -276,6 +276,12 @@ CODES: tuple[Code, ...] = (
         "evolve.approvals.ApprovalError",
     ),
     _code(
+        "EM-WAITING", ExitCode.WAITING,
+        "What passed a gate may not be seated before somebody agrees, or before a veto window has passed.",
+        "Look at it with `evomesh lineage RUN`, say `evomesh approve RUN` or `evomesh veto RUN`, start the run again.",
+        "evolve.promote.PromotionWaits",
+    ),
+    _code(
         "EM-TRAINING", ExitCode.FAILED,
         "A specialist could not be trained: no worker, no device, or a loss that is not finite.",
         "Free the device that the message names, or lower the learning rate; the same command goes on from there.",
