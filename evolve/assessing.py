@@ -174,7 +174,7 @@ async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Asse
             pool, seats, items, judged, _harvested(config, problems, num_train), config.curation.max_per_problem
         ),
         min_examples=config.recipes.min_rows,
-        night=_night(config, problems, measured_rates(lab)),
+        night=_night(config, problems, measured_rates(lab, count * len(seats) * len(items))),
         night_hours=options.night_hours,
         output_tokens=sum(usage.output_tokens for usage in usages),
         seconds=sum(stage.seconds for stage in lab.times),
@@ -182,11 +182,13 @@ async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Asse
     return Assessment(advice=advise(findings), findings=findings)
 
 
-def measured_rates(lab: Lab) -> Rates:
+def measured_rates(lab: Lab, num_proposals: int) -> Rates:
     """What this machine managed here, as far as it was measured; the defaults of the plan for the rest."""
     times = {stage.stage: stage for stage in lab.times}
     rates: dict[str, float] = {}
     drawn = times.get("assess proposals")
+    if drawn is not None and drawn.output_tokens:
+        rates["tokens_per_answer"] = drawn.output_tokens / num_proposals
     if drawn is not None and drawn.seconds > 1.0 and drawn.output_tokens:
         rates["output_tokens_per_s"] = drawn.output_tokens / drawn.seconds
         rates["proposals_per_s"] = 1e9  # the tokens a second hold the cost of the prompts already

@@ -8,9 +8,8 @@ from pathlib import Path
 from pydantic import Field
 
 from evolve.config import RunConfig
-from evolve.plan import TOKENS_PER_ROW, Plan, training_tokens
+from evolve.plan import TOKENS_PER_ROW, Plan, Problems, training_tokens
 from evolve.power import Assumed, ConjunctionPower, conjunction_power, detectable_conjunction
-from evolve.problem_types import ProblemSet
 from evolve.splits import Split
 from memory.types import Record
 from serving.config import EngineSpec, VllmSpec, prices
@@ -31,8 +30,8 @@ class Bill(Record):
     engine_hours: float = Field(description="hours of the run times its engines, replicas counted")
     money: float | None = Field(description="None: an engine has no price_per_hour")
     detectable: ConjunctionPower | None = Field(
-        description="power at the smallest gain that passes the whole conjunction (incumbents, placebo, one more "
-        "sample, every guard) with 80%; None: none does"
+        description="power at the smallest gain that passes the whole conjunction (every rival in gate.required, every "
+        "guard) with 80%; None: none does"
     )
     expected: ConjunctionPower | None = Field(
         default=None, description="power of the whole conjunction at a gain of 5 points; None: impossible here"
@@ -40,7 +39,7 @@ class Bill(Record):
 
 
 def bill_of(
-    config: RunConfig, problems: ProblemSet, plan: Plan, *, accuracy: float = ASSUMED_ACCURACY, rounds: int = 1000
+    config: RunConfig, problems: Problems, plan: Plan, *, accuracy: float = ASSUMED_ACCURACY, rounds: int = 1000
 ) -> Bill:
     """The bill of a planned run.
 
@@ -53,7 +52,7 @@ def bill_of(
     known = [count for count in weights if count is not None]
     each = 1.0 / len(specs)  # calls and tokens are shared evenly: every seat answers everything
     tokens = plan.output_tokens + TOKENS_PER_ROW * sum(stage.num_calls for stage in plan.stages)
-    rows = training_tokens(config, problems) * config.num_generations
+    rows = training_tokens(config, problems)
     hours = plan.seconds / 3600.0 * sum(spec.replicas for spec in specs)
     whole = len(known) == len(specs)
     return Bill(
@@ -86,7 +85,7 @@ def bill_lines(bill: Bill) -> list[str]:
     money = "no engine has a price_per_hour" if bill.money is None else f"{bill.money:.2f} in money"
     lines.append(f"{bill.engine_hours:.1f} engine-hours, {money}.")
     if bill.detectable is None:
-        lines.append("The whole gate (incumbents, placebo, one more sample, guards) finds no gain with 80% power.")
+        lines.append("The whole gate (every rival and guard) finds no gain with 80% power.")
     else:
         gain = bill.detectable.assumed.gain
         lines.append(f"The whole gate finds a gain of {100 * gain:.0f} points with {bill.detectable.power:.0%} power.")
@@ -102,7 +101,7 @@ def _money(config: RunConfig, hours: float) -> float | None:
     return hours * sum(costs[spec.name] * spec.replicas for spec in config.serving.engines)
 
 
-def _assumed(config: RunConfig, problems: ProblemSet, accuracy: float, gain: float) -> Assumed | None:
+def _assumed(config: RunConfig, problems: Problems, accuracy: float, gain: float) -> Assumed | None:
     items = problems.of(Split.GATE)
     if not items:
         return None
@@ -116,17 +115,18 @@ def _assumed(config: RunConfig, problems: ProblemSet, accuracy: float, gain: flo
         accuracy=accuracy,
         gain=gain,
         discordance=discordance,
-        placebo_gain=0.0 if config.recipes.placebo else None,
+        placebo_gain=0.0 if "placebo" in config.gate.required else None,
+        budget_gain=0.0 if "budget" in config.gate.required else None,
         alpha=config.gate.alpha,
         num_finalists=config.gate.max_finalists,
     )
 
 
-def _detectable(config: RunConfig, problems: ProblemSet, accuracy: float, rounds: int) -> ConjunctionPower | None:
+def _detectable(config: RunConfig, problems: Problems, accuracy: float, rounds: int) -> ConjunctionPower | None:
     assumed = _assumed(config, problems, accuracy, 0.0)
     return None if assumed is None else detectable_conjunction(assumed, rounds=rounds, seed=config.seed)
 
 
-def _expected(config: RunConfig, problems: ProblemSet, accuracy: float, rounds: int) -> ConjunctionPower | None:
+def _expected(config: RunConfig, problems: Problems, accuracy: float, rounds: int) -> ConjunctionPower | None:
     assumed = _assumed(config, problems, accuracy, 0.05)
     return None if assumed is None else conjunction_power(assumed, rounds=rounds, seed=config.seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evolve.accumulate import SetRow, accumulate, set_rows
@@ -35,7 +36,7 @@ from evolve.training_job import REPORT_NAME, TrainingJob, TrainingReport
 from evolve.training_stage import admit_jobs, job_of, train_jobs
 from memory.ledger import publish_json, read_record
 from memory.types import Record
-from mesh.types import Deliberation
+from mesh.types import Deliberation, Member
 
 ARMS_DIRECTORY, ARM = "arms", "arm.json"
 """Where a run's arms lie, and what each leaves when it is finished."""
@@ -170,7 +171,7 @@ async def _learn(
 
     async def work() -> _Learned:
         right = (lambda task, answer: True) if judged is None else (lambda t, a: judged.get((t, a or ""), False))
-        caps = curation_of(config.curation, len(config.serving.engines), num_members)
+        caps = curation_of(config.curation, len(base_seats(config)), num_members)
         kept = curate(credit(drawn, right), items, caps, held_out=held_out, seed=config.seed)
         fresh = set_rows(kept.examples, number, {problem.task.id: problem.key for problem in items})
         if name == "naive":
@@ -192,7 +193,7 @@ def _jobs(
     """Engine to the training of its next adapter; why there is none for the others."""
     jobs, notes = {}, []
     settings = lab.config.recipes.model_copy(update={"max_rows": None})
-    for member in now.members:
+    for member in {member.engine: member for member in reversed(now.members)}.values():  # each engine's first seat
         draft = recipe_of(name, now.number + 1, member, lab.config.training, lab.config.seed)
         chosen = rows_for(draft, [row.example for row in learned.used], settings)
         if chosen.refusal:
@@ -213,13 +214,23 @@ async def _seat(lab: Lab, stage: str, now: ArmStep, jobs: Mapping[str, TrainingJ
     reports = await train_jobs(lab, f"{name}-train", list(jobs.values()), stage=f"{stage} training")
     admitted = await admit_jobs(lab, f"{name}-admit", by_name, reports, generation=now.number)
     taking = {candidate.member.engine: candidate.member for candidate in admitted.candidates}
+    members = [taking.get(member.engine, member) for member in now.members]
     step = ArmStep(
         number=now.number + 1,
-        members=tuple(taking.get(member.engine, member) for member in now.members),
+        members=tuple(_apart(members)),
         num_rows=sum(report.num_rows for report in reports),
         effort=total_effort(Effort(steps=one.num_steps, tokens=one.trained_tokens) for one in reports),
     )
     return step, [f"{recipe}: {reason}" for recipe, reason in admitted.refused.items()]
+
+
+def _apart(members: Sequence[Member]) -> Iterator[Member]:
+    """Several seats of one engine hold one adapter under names of their own, so that they draw differently."""
+    seen: Counter[str] = Counter()
+    for member in members:
+        seen[member.name] += 1
+        count = seen[member.name]
+        yield member if count == 1 else member.model_copy(update={"name": f"{member.name}-{count}"})
 
 
 def _engine_of(recipe: str, number: int, config: RunConfig) -> str | None:

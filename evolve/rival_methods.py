@@ -16,6 +16,7 @@ from pydantic import Field
 from evolve.config import RunConfig
 from evolve.learning_config import CurationConfig
 from evolve.recipes import OWN, Recipe
+from evolve.seats import base_seats
 from evolve.training_config import LoraTraining, TrainingConfig
 from memory.types import Record, content_hash
 from mesh.types import Member
@@ -112,7 +113,7 @@ def samples_of(config: RunConfig, num_problems: int, num_councils: int, num_memb
 
     Calls of councils are shared out over all problems; what does not divide is rounded up, in the arm's favour.
     """
-    seats, talk = len(config.serving.engines), config.deliberation
+    seats, talk = len(base_seats(config)), config.deliberation
     council = seats * (1 + talk.rounds * (2 if talk.critique else 1))
     calls = num_problems * seats * config.harvest.samples_per_member + num_councils * council
     return math.ceil(calls / max(1, num_problems * num_members))

@@ -65,8 +65,8 @@ def test_operations_follow_from_weights_and_tokens(tmp_path: Path) -> None:
     run = config([{"kind": "vllm", "name": "v", "family": "f", "model": source}], num_generations=2)
     bill = bill_of(run, problems(40), PLAN, rounds=50)
     assert bill.inference_flops == pytest.approx(2 * 305 * (500 + 10 * 150))
-    rows = 0.4 * 40  # one recipe on one engine
-    assert bill.training_flops == pytest.approx(2 * 4 * 305 * rows * 2 * 150)
+    rows = 0.4 * 40 + 0.4 * 80  # one recipe on one engine, on all rows there are by then
+    assert bill.training_flops == pytest.approx(4 * 305 * rows * 2 * 150)
 
 
 def test_money_needs_a_price_of_every_engine_and_counts_replicas() -> None:
