@@ -1,161 +1,209 @@
-"""From verified traces to candidates: curate, train, admit, load into the running engines."""
+"""From verified traces to candidates: learn from all generations, train, admit, load into the running engines."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pydantic import Field
 
+from evolve.accumulate import Accumulated
+from evolve.bandit import replay
 from evolve.candidate import Candidate
-from evolve.credit import credit
-from evolve.curate import Curated, curate
+from evolve.credit import PhaseCredit
+from evolve.curate import Curated
+from evolve.curating import Lessons, learn_from, publish_cards, publish_lessons
+from evolve.dataset_card import DatasetCard, dataset_card, recipe_card
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
-from evolve.problem_types import ProblemSet
+from evolve.past import Past
+from evolve.preferences import ChosenRejected
 from evolve.provenance import note_artefacts
-from evolve.recipes import Recipe, RowSelection, recipes_for, rows_for
-from evolve.scripted_train import train_scripted
-from evolve.splits import Split
-from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport
-from memory.ledger import publish_bytes
+from evolve.recipes import PairSelection, Recipe, RowSelection, examples_for, pairs_for, recipes_for, rows_for
+from evolve.sealed import SplitProblems
+from evolve.training_job import TrainingJob, TrainingReport
+from evolve.training_stage import Ahead, HeadStart, admit_jobs, job_of, train_jobs
 from memory.types import Record
-from mesh.types import Member
-from serving.adapters import AdapterRefused
-from serving.placement import GpuPlace
+from serving.adapters import AdapterCorrupt, AdapterMissing
 
 
 class Brood(Record):
     """All that a generation tried to breed, successes and failures."""
 
+    generation: int = Field(default=0, ge=0, description="number of the generation whose traces were learned from")
     curated: Curated
+    accumulated: Accumulated = Accumulated(all=(), used=(), drops=())
+    pairs: tuple[ChosenRejected, ...] = Field(default=(), description="what recipes chose their pairs from")
+    phases: tuple[PhaseCredit, ...] = Field(default=(), description="every member's record by phase")
+    recipes: tuple[Recipe, ...] = Field(
+        default=(), description="every one that was tried, placebos last of each engine"
+    )
     selections: dict[str, RowSelection] = Field(description="recipe to the rows it learned from")
+    pair_selections: dict[str, PairSelection] = Field(default_factory=dict, description="recipe to its pairs")
+    cards: tuple[DatasetCard, ...] = Field(default=(), description="of the whole set, then of each recipe with rows")
     reports: tuple[TrainingReport, ...] = Field(default=(), description="every job, quarantined ones included")
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[Candidate, ...] = Field(default=(), description="placebos included, in the order of the recipes")
     refused: dict[str, str] = Field(default_factory=dict, description="recipe to why there is no candidate of it")
 
+    @property
+    def contenders(self) -> tuple[Candidate, ...]:
+        """Candidates that may be seated."""
+        return tuple(candidate for candidate in self.candidates if not candidate.is_placebo)
 
-class _Trained(Record):
-    reports: tuple[TrainingReport, ...]
+    @property
+    def placebos(self) -> tuple[Candidate, ...]:
+        """Candidates that learned form alone, one an engine at most; never seated."""
+        return tuple(candidate for candidate in self.candidates if candidate.is_placebo)
+
+    @property
+    def reason(self) -> str:
+        """Why nothing can be seated, in a sentence; empty where something can."""
+        if self.contenders:
+            return ""
+        if not self.recipes:
+            return "no candidate: no recipe could be made"
+        learned = f"{len(self.accumulated.used)} rows to learn from"
+        why = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+        return f"no candidate out of {len(self.recipes)} recipes, {learned}: {why}"
 
 
-class _Admitted(Record):
-    candidates: tuple[Candidate, ...]
+class _Plan(Record):
+    """What every recipe is to learn from, and the jobs of those that can be trained."""
+
+    recipes: tuple[Recipe, ...]
+    selections: dict[str, RowSelection]
+    pairs: dict[str, PairSelection]
+    jobs: dict[str, TrainingJob]
     refused: dict[str, str]
+    cards: tuple[DatasetCard, ...]
+
+    @property
+    def teachers(self) -> dict[str, tuple[str, ...]]:
+        return {name: selection.adapters for name, selection in self.selections.items()}
 
 
-async def breed(lab: Lab, generation: Generation, harvest: Harvest, problems: ProblemSet) -> Brood:
-    """One candidate for every recipe that has rows, trains, and passes admission; the reason for every other."""
-    config, number = lab.config, generation.number
+async def breed(
+    lab: Lab,
+    generation: Generation,
+    harvest: Harvest,
+    problems: SplitProblems,
+    past: Past,
+    *,
+    ahead: Ahead | None = None,
+) -> Brood:
+    """One candidate for every recipe that has rows, trains, and passes admission; the reason for every other.
+
+    Args:
+        problems: what this generation was given.
+        ahead: what is begun with each candidate while others still train, where training leaves the engines awake;
+            all of it has ended when this returns. It is not called again once training was accepted.
+    """
+    number = generation.number
     directory = lab.directory / f"generation-{number}"
-    judged = harvest.judged.lookup()
-    train = problems.of(Split.TRAIN)
-
-    async def choose() -> Curated:
-        credits = credit(
-            [*harvest.proposals, *harvest.councils], lambda task, answer: judged.get((task, answer or ""), False)
+    lessons = await learn_from(lab, number, harvest, problems, past)
+    plan = _plan(lab, generation, lessons, problems, past, directory)
+    publish_lessons(directory, lessons)
+    publish_cards(directory, plan.cards)
+    async with AsyncExitStack() as stack:
+        on_report = None
+        if ahead is not None:
+            start = HeadStart(lab, plan.jobs, ahead, generation=number, teachers=plan.teachers)
+            on_report = (await stack.enter_async_context(start)).hear
+        name = f"train-generation-{number}"
+        reports = await train_jobs(
+            lab, name, list(plan.jobs.values()), stage=f"generation {number} training", on_report=on_report
         )
-        return curate(credits, train, config.curation, held_out=problems.held_out_keys, seed=config.seed)
-
-    curated = await lab.journal.record(f"curate-generation-{number}", harvest.judged, Curated, choose)
-    _publish_examples(directory, curated)
-    recipes = recipes_for(
-        number + 1,
-        seat(generation),
-        config.recipes,
-        config.training,
-        task_types=sorted({p.task.type for p in train}),
-        seed=config.seed,
+    admitted = await admit_jobs(
+        lab, f"admit-generation-{number}", plan.jobs, reports, generation=number, teachers=plan.teachers
     )
-    selections = {recipe.name: rows_for(recipe, curated.examples, config.recipes) for recipe in recipes}
-    refused = {name: chosen.refusal for name, chosen in selections.items() if chosen.refusal}
-    jobs = {r.name: _job(lab, r, selections[r.name], directory) for r in recipes if r.name not in refused}
-    reports = await _train(lab, number, list(jobs.values()))
-    admitted = await _admit(lab, generation, jobs, reports)
-    note_artefacts(lab, harvest, jobs.values(), {c.data_digest: c.member.adapter or "" for c in admitted.candidates})
+    adapters = {candidate.recipe.name: candidate.member.adapter or "" for candidate in admitted.candidates}
+    note_artefacts(lab, harvest, plan.jobs, adapters, earlier=past.rows, rows=lessons.accumulated.all)
     await lab.load_adapters(candidate.member for candidate in admitted.candidates)
     return Brood(
-        curated=curated,
-        selections=selections,
+        generation=number,
+        curated=lessons.curated,
+        accumulated=lessons.accumulated,
+        pairs=lessons.pairs,
+        phases=lessons.phases,
+        recipes=plan.recipes,
+        selections=plan.selections,
+        pair_selections=plan.pairs,
+        cards=plan.cards,
         reports=reports,
         candidates=admitted.candidates,
-        refused=refused | admitted.refused,
+        refused=plan.refused | admitted.refused,
     )
 
 
-async def _train(lab: Lab, number: int, jobs: list[TrainingJob]) -> tuple[TrainingReport, ...]:
-    stage = f"generation {number} training"
-
-    async def work() -> _Trained:
-        if not jobs:
-            return _Trained(reports=())
-        async with lab.training_room() as places:  # training shares the cluster that the engines stand on
-            return await train(places)
-
-    async def train(places: tuple[GpuPlace, ...]) -> _Trained:
-        with lab.timed(stage):
-            lab.observer.stage(stage, 100 * len(jobs))
-            shares: dict[str, int] = {}
-
-            def hear(progress: TrainingProgress) -> None:
-                percent = 100 * progress.step // max(1, progress.num_steps)
-                lab.observer.advance(percent - shares.get(progress.recipe, 0))
-                shares[progress.recipe] = percent
-
-            if lab.config.training.kind == "scripted":
-                return _Trained(reports=tuple(train_scripted(job) for job in jobs))
-            from evolve.workers import run_jobs  # Ray takes seconds to import; a simulation does without
-
-            return _Trained(reports=tuple(await run_jobs(jobs, lab.config.workers, hear, places=places)))
-
-    digests = [job.digest for job in jobs]
-    return (await lab.journal.record(f"train-generation-{number}", digests, _Trained, work)).reports
-
-
-async def _admit(
-    lab: Lab, generation: Generation, jobs: dict[str, TrainingJob], reports: tuple[TrainingReport, ...]
-) -> _Admitted:
-    """Admission checks on every adapter before an engine sees it."""
-
-    async def work() -> _Admitted:
-        candidates, refused = [], {}
-        for report in reports:
-            if report.status != "ok":
-                refused[report.recipe] = f"quarantined: {report.reason}"
-                continue
-            job = jobs[report.recipe]
-            engine = lab.spec(job.recipe.base)
-            assert engine.kind != "remote", "nothing is trained for a remote engine"
-            try:
-                adapter = lab.adapters.admit(
-                    job.adapter_dir, lab.base_shape(engine.name), max_rank=engine.max_lora_rank
-                )
-            except AdapterRefused as error:
-                refused[report.recipe] = f"refused at admission: {'; '.join(error.reasons)}"
-                continue
-            member = Member(name=job.recipe.name, engine=engine.name, family=engine.family, adapter=adapter.hash)
-            parents = tuple(m.adapter for m in generation.seats if m.adapter is not None)
-            candidates.append(Candidate(member=member, recipe=job.recipe, data_digest=job.data_digest, parents=parents))
-        return _Admitted(candidates=tuple(candidates), refused=refused)
-
-    name = f"admit-generation-{generation.number}"
-    return await lab.journal.record(name, [job.digest for job in jobs.values()], _Admitted, work)
-
-
-def _job(lab: Lab, recipe: Recipe, selection: RowSelection, directory: Path) -> TrainingJob:
-    name, base = lab.base_of(recipe.base)
-    return TrainingJob(
-        base_name=name,
-        base_dir=base,
-        recipe=recipe,
-        rows=selection.rows,
-        seed=recipe.seed,
-        out_dir=str((directory / "training" / recipe.name).resolve()),
+def recipes_of(lab: Lab, generation: Generation, problems: SplitProblems, past: Past) -> tuple[Recipe, ...]:
+    """The recipes that follow `generation`, for engines that can be trained; a bandit knows what earlier ones gave."""
+    config, number = lab.config, generation.number + 1
+    engines = {engine.name: engine for engine in config.serving.engines if engine.kind != "remote"}
+    bandit = config.recipes.bandit
+    return recipes_for(
+        number,
+        [member for member in seat(generation) if member.engine in engines],
+        config.recipes,
+        config.training,
+        task_types=sorted({problem.task.type for problem in problems.train}),
+        seed=config.seed,
+        parents=past.parents,
+        bandit=None if bandit is None else replay(past.arms, bandit, number),
+        max_ranks={name: engine.max_lora_rank for name, engine in engines.items()},
     )
 
 
-def _publish_examples(directory: Path, curated: Curated) -> None:
-    """What was learned from and what was not, one JSON a line, for people and other tools."""
-    for name, records in {"examples": curated.examples, "drops": curated.drops}.items():
-        text = "".join(record.model_dump_json() + "\n" for record in records)
-        publish_bytes(directory / f"{name}.jsonl", text.encode())
+def _plan(
+    lab: Lab, generation: Generation, lessons: Lessons, problems: SplitProblems, past: Past, directory: Path
+) -> _Plan:
+    recipes = recipes_of(lab, generation, problems, past)
+    examples = lessons.accumulated.examples
+    selections = {recipe.name: rows_for(recipe, examples, lab.config.recipes) for recipe in recipes}
+    pairs = {recipe.name: pairs_for(recipe, lessons.pairs) for recipe in recipes}
+    refused = {name: chosen.refusal for name, chosen in selections.items() if chosen.refusal}
+    jobs: dict[str, TrainingJob] = {}
+    for recipe in recipes:
+        if recipe.name in refused:
+            continue
+        rows, chosen = selections[recipe.name].rows, pairs[recipe.name].pairs
+        try:
+            jobs[recipe.name] = job_of(lab, recipe, rows, chosen, out_dir=directory / "training" / recipe.name)
+        except (AdapterMissing, AdapterCorrupt) as error:
+            refused[recipe.name] = f"a parent adapter cannot be used: {error}"
+    return _Plan(
+        recipes=recipes,
+        selections=selections,
+        pairs=pairs,
+        jobs=jobs,
+        refused=refused,
+        cards=_cards(lab, generation.number, recipes, lessons, selections, pairs),
+    )
+
+
+def _cards(
+    lab: Lab,
+    number: int,
+    recipes: Sequence[Recipe],
+    lessons: Lessons,
+    selections: Mapping[str, RowSelection],
+    pairs: Mapping[str, PairSelection],
+) -> tuple[DatasetCard, ...]:
+    found, num_held_out = lessons.accumulated, lessons.num_held_out
+    whole = dataset_card(f"generation-{number}", found, drops=lessons.curated.drops, num_held_out=num_held_out)
+    row_of = {row.example: row for row in found.used}
+    cards = [
+        recipe_card(
+            recipe.name,
+            [row_of[example] for example in examples_for(recipe, found.examples, lab.config.recipes)[0]],
+            found,
+            selections[recipe.name].left_out,
+            num_pairs=len(pairs[recipe.name].pairs),
+            is_placebo=recipe.placebo,
+            num_held_out=num_held_out,
+        )
+        for recipe in recipes
+        if selections[recipe.name].rows
+    ]
+    return (whole, *cards)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ class DatasetCard(Record):
     not_used: tuple[tuple[str, int], ...] = Field(description="(reason, verified rows that are kept and not used)")
     not_kept: tuple[tuple[str, int], ...] = Field(default=(), description="(reason, answers that became no row)")
     mean_chars: float = Field(description="length of a used completion")
+    num_pairs: int = Field(default=0, description="chosen and rejected answers that are learned from after the rows")
+    is_placebo: bool = Field(default=False, description="True: the completions were dealt anew among the prompts")
     held_out_checked: int = Field(description="canonical keys of DEV, GATE and AUDIT that no used row has")
 
     @property
@@ -75,6 +77,23 @@ def curated_card(name: str, curated: Curated, rows: Sequence[SetRow], *, num_hel
     return dataset_card(name, whole, drops=curated.drops, num_held_out=num_held_out)
 
 
+def recipe_card(
+    name: str,
+    rows: Sequence[SetRow],
+    found: Accumulated,
+    left_out: Mapping[str, int],
+    *,
+    num_pairs: int = 0,
+    is_placebo: bool = False,
+    num_held_out: int = 0,
+) -> DatasetCard:
+    """The card of what one recipe learns from: `rows`, chosen out of the used rows of `found`; the others by reason."""
+    whole = Accumulated(all=found.all, used=tuple(rows), drops=())
+    card = dataset_card(name, whole, num_held_out=num_held_out)
+    not_used = tuple(sorted(left_out.items(), key=lambda item: (-item[1], item[0])))
+    return card.model_copy(update={"not_used": not_used, "num_pairs": num_pairs, "is_placebo": is_placebo})
+
+
 def card_text(card: DatasetCard) -> str:
     """The card in Markdown; counts are tables, so that two cards can be compared line by line."""
     head = [
@@ -84,6 +103,8 @@ def card_text(card: DatasetCard) -> str:
         f"{card.num_paths} ways. {card.anchor_share:.0%} of them were written by base models. A completion has "
         f"{card.mean_chars:.0f} characters on average. Digest `{card.digest[:16]}`.",
         "",
+        *([f"Then {card.num_pairs} pairs of a chosen and a rejected answer.", ""] if card.num_pairs else []),
+        *(["A placebo: every prompt has another one's completion.", ""] if card.is_placebo else []),
         f"No used row shares a problem with {card.held_out_checked:,} held-out DEV, GATE and AUDIT items."
         if card.held_out_checked
         else "Held-out items were not given, so nothing was checked against them.",

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
+from evolve.accumulate import SetRow
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.training_job import TrainingJob
-from memory.types import Artefact
+from memory.types import Artefact, content_hash
 
 
-def note_artefacts(lab: Lab, harvest: Harvest, jobs: Iterable[TrainingJob], adapters: dict[str, str]) -> None:
-    """Note each job's dataset, made from the deliberations on its rows' tasks, and its adapter, made from the dataset.
+def note_artefacts(
+    lab: Lab,
+    harvest: Harvest,
+    jobs: Mapping[str, TrainingJob],
+    adapters: Mapping[str, str],
+    *,
+    earlier: Sequence[SetRow] = (),
+    rows: Sequence[SetRow] = (),
+) -> None:
+    """Note the set of all rows, each job's dataset and its adapter, and what each was made from.
 
-    `adapters`: data digest to adapter hash, of those admitted. On the safe side: every deliberation of the harvest on
-    a task counts, also those whose proposals were not taken.
+    On the safe side: every deliberation of the harvest on a task counts, also those whose proposals were not taken;
+    and every dataset counts as made from all rows of earlier generations.
+
+    Args:
+        jobs: recipe to job.
+        adapters: recipe to adapter hash, of those admitted.
+        earlier: rows of all generations before this one, `rows` with this one's.
     """
     if lab.memory is None:
         return
-    for job in jobs:
-        tasks = {row.task_id for row in job.rows}
-        episodes = tuple(d.id for d in (*harvest.proposals, *harvest.councils) if d.task.id in tasks)
-        lab.memory.record_artefact(Artefact(id=job.data_digest, kind="dataset", made_from=episodes))
-        if job.data_digest in adapters:
-            lab.memory.record_artefact(
-                Artefact(id=adapters[job.data_digest], kind="adapter", made_from=(job.data_digest,))
-            )
+    before = (rows_id(earlier),) if earlier else ()
+    if rows:
+        made_from = (*_episodes(harvest, {row.example.task_id for row in rows}), *before)
+        lab.memory.record_artefact(Artefact(id=rows_id(rows), kind="dataset", made_from=made_from))
+    for recipe, job in jobs.items():
+        tasks = {row.task_id for row in job.rows} | {pair.task_id for pair in job.pairs}
+        dataset = (job.data_digest,) if tasks else ()
+        if tasks:
+            made_from = (*_episodes(harvest, tasks), *before)
+            lab.memory.record_artefact(Artefact(id=job.data_digest, kind="dataset", made_from=made_from))
+        if recipe in adapters:
+            made_from = (*dataset, *(parent.adapter for parent in job.parents))
+            lab.memory.record_artefact(Artefact(id=adapters[recipe], kind="adapter", made_from=made_from))
+
+
+def rows_id(rows: Sequence[SetRow]) -> str:
+    """Under which memory knows a set of rows."""
+    return content_hash(["rows", *(row.id for row in rows)])
+
+
+def _episodes(harvest: Harvest, tasks: set[str]) -> tuple[str, ...]:
+    return tuple(d.id for d in (*harvest.proposals, *harvest.councils) if d.task.id in tasks)

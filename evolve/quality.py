@@ -42,7 +42,7 @@ class Quality(Record):
     empty: float = Field(description="share of texts without a word")
     looping: float = Field(description="share of texts that end in a loop")
     unfinished: float = Field(description="share of texts cut off at the token limit")
-    unseen: float = Field(description="share of words that no row has")
+    unseen: float = Field(description="share of words that no row has; 0 without rows")
     same: float = Field(description="share of the commonest text, by task type, mean weighted by texts")
     same_in_rows: float | None = Field(description="the same for completions of the rows of these task types")
     distinct: float | None = Field(description="different word pairs, against as many words of the rows; 1: as many")
@@ -89,7 +89,7 @@ def measure(samples: Sequence[Sample], rows: Sequence[TrainingRow]) -> Quality:
         empty=_share(not found for found in words),
         looping=_share(loop_chars(text) > 0 for text in texts),
         unfinished=_share(not sample.finished for sample in samples),
-        unseen=_share(word.lower() not in known for word in flat),
+        unseen=_share(word.lower() not in known for word in flat) if known else 0.0,
         same=_same((sample.task_type, sample.text) for sample in samples) or 0.0,
         same_in_rows=_same((row.task_type, row.completion) for row in rows if row.task_type in types),
         distinct=_distinct(words, [words_of(row.completion) for row in rows]),

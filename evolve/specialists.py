@@ -9,18 +9,20 @@ from typing import TypeVar
 
 from pydantic import Field
 
+from evolve.accumulate import SetRow
 from evolve.audit_log import AuditEvent, AuditLog
-from evolve.breed import Candidate
+from evolve.candidate import Candidate
 from evolve.config import RunConfig, load_config
 from evolve.curate import Example
 from evolve.evaluate import Judgements
 from evolve.gate import GateRecord, GateResult
 from evolve.licences import UNKNOWN, Licence, licence_of, teaching_note
 from evolve.lineage import Generation, Specialist
-from evolve.recipes import Recipe
+from evolve.recipes import Recipe, ingredient_of
 from evolve.report.data import ReportData
 from evolve.run_files import CONFIG, FACTS, REPORT_DATA
 from evolve.training_job import TrainingReport
+from evolve.training_stage import Admitted, Trained
 from memory.ledger import read_json
 from memory.types import Record, content_hash
 
@@ -84,15 +86,6 @@ class SpecialistRecord(Record):
         return verdicts[-1] if verdicts else "provisional"
 
 
-class _Admitted(Record):
-    candidates: tuple[Candidate, ...]
-    refused: dict[str, str]
-
-
-class _Trained(Record):
-    reports: tuple[TrainingReport, ...]
-
-
 def specialist_record(
     run: str,
     specialist: Specialist,
@@ -112,7 +105,7 @@ def specialist_record(
     """The record of one specialist from what is known of it; what is missing stays empty and is not made up.
 
     Args:
-        examples: the curated examples of the generation it was bred in.
+        examples: what the recipes of the generation it was bred in chose from.
         licences: by model family, of the base models of the run.
     """
     known = licences or {}
@@ -181,11 +174,10 @@ def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | N
 
 def _record_in(run: Path, specialist: Specialist, config: RunConfig | None) -> SpecialistRecord:
     number = specialist.generation - 1
-    candidates = [c for found in _steps(run, f"admit-generation-{number}", _Admitted) for c in found.candidates]
-    reports = [r for found in _steps(run, f"train-generation-{number}", _Trained) for r in found.reports]
+    candidates = [c for found in _steps(run, f"admit-generation-{number}", Admitted) for c in found.candidates]
+    reports = [r for found in _steps(run, f"train-generation-{number}", Trained) for r in found.reports]
     judged = _steps(run, f"judge-generation-{number}-harvest", Judgements)
-    path = run / f"generation-{number}" / "examples.jsonl"
-    examples = [Example.model_validate_json(line) for line in _lines(path)]
+    path, examples = _learned_from(run / f"generation-{number}")
     data = () if not path.is_file() else (_data_file(run, path, len(examples)),)
     specs = {} if config is None else {spec.family: spec for spec in config.serving.engines}
     store = None if config is None else config.serving.model_store
@@ -240,14 +232,16 @@ def _teachers(examples: Iterable[Example], recipe: Recipe | None) -> list[tuple[
     """(member, family, adapter, examples) of what the recipe's mix lets in, most first."""
     counts: dict[tuple[str, str, str | None], int] = {}
     for example in examples:
-        ingredient = example.source
-        if recipe is not None:
-            allowed = "cross_family" if example.family != recipe.family else ingredient
-            if allowed not in recipe.mix or (recipe.task_types and example.task_type not in recipe.task_types):
-                continue
+        if recipe is not None and not _let_in(recipe, example):
+            continue
         key = (example.member, example.family, example.adapter)
         counts[key] = counts.get(key, 0) + 1
     return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
+
+
+def _let_in(recipe: Recipe, example: Example) -> bool:
+    in_niche = not recipe.task_types or example.task_type in recipe.task_types
+    return in_niche and ingredient_of(example, recipe.family) in recipe.mix
 
 
 def _approvers(history: Iterable[AuditEvent]) -> tuple[str, ...]:
@@ -266,6 +260,15 @@ def _fingerprint(run: Path, engine: str) -> str:
 def _data_file(run: Path, path: Path, num_rows: int) -> DataFile:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return DataFile(path=path.relative_to(run).as_posix(), sha256=digest, num_rows=num_rows)
+
+
+def _learned_from(directory: Path) -> tuple[Path, list[Example]]:
+    """The file that recipes chose from; runs of before sets grew over generations have their own examples alone."""
+    path = directory / "set-used.jsonl"
+    if path.is_file():
+        return path, [SetRow.model_validate_json(line).example for line in _lines(path)]
+    path = directory / "examples.jsonl"
+    return path, [Example.model_validate_json(line) for line in _lines(path)]
 
 
 def _lines(path: Path) -> list[str]:

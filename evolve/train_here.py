@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from evolve.scripted_train import train_scripted
-from evolve.training_job import TrainingJob, TrainingReport
+from evolve.training_job import TrainingJob, TrainingReport, is_disk_error, publish_report, quarantined
 
 LIGHT_KINDS = ("scripted", "merge")
 
@@ -21,3 +23,24 @@ def train_here(job: TrainingJob) -> TrainingReport:
 
         return train_merge(job)
     return train_scripted(job)
+
+
+def train_or_say_why(job: TrainingJob) -> TrainingReport:
+    """`train_here`, where a disk that is full or failing quarantines the job instead of ending the run.
+
+    Raises what `train_here` raises of everything else.
+    """
+    try:
+        return train_here(job)
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        return quarantine(job, f"its results could not be written: {error.strerror or error}")
+
+
+def quarantine(job: TrainingJob, reason: str) -> TrainingReport:
+    """The report of a job that failed, published if the disk takes it: who asked has it either way."""
+    report = quarantined(job, reason)
+    with suppress(OSError):
+        publish_report(job, report)
+    return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -116,6 +117,11 @@ class WorkersConfig(Record):
         default=None,
         ge=1,
         description="optimizer steps between checkpoints, from which a job goes on if its process died; null: none",
+    )
+    store: Path | None = Field(
+        default=None,
+        description="directory of finished trainings by the hash of what determines them, shared by runs: a job that "
+        "any of them has done is free; null: none",
     )
     poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a job's progress")
 

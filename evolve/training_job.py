@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from pydantic import Field
 from evolve.recipes import PreferenceRow, Recipe, TrainingRow
 from memory.ledger import publish_json, read_record
 from memory.types import Record, content_hash
+from serving.admission import WEIGHTS_FILE
+from serving.weights import sha256_of
 
 REPORT_NAME = "training_report.json"
 ADAPTER_NAME = "adapter"
 SMOOTHING_STEPS = 5
 FEWEST_SMOOTHED = 3
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 DIVERGENCE_FACTOR = 2.0
 
 
@@ -147,6 +151,11 @@ def quarantined(job: TrainingJob, reason: str) -> TrainingReport:
     )
 
 
+def is_disk_error(error: OSError) -> bool:
+    """Whether the disk is at fault, being full, over quota, read-only or broken: not a defect, not the candidate's."""
+    return error.errno in _DISK_ERRORS
+
+
 def diverged(losses: Sequence[float]) -> str | None:
     """Why these losses disqualify a candidate, or None.
 
@@ -173,16 +182,21 @@ def publish_report(job: TrainingJob, report: TrainingReport) -> None:
 
 
 def finished_report(job: TrainingJob) -> TrainingReport | None:
-    """The report that an earlier run left for this very job; None: not finished, or another job's.
+    """The report that an earlier run left for this very job; None: not finished, or another job's, or damaged.
 
-    An "ok" report counts only while its adapter is there.
+    An "ok" report counts only while its adapter is there, with the weights it speaks of.
     """
-    path = Path(job.out_dir) / REPORT_NAME
-    if not path.is_file():
+    try:
+        report = read_record(Path(job.out_dir) / REPORT_NAME, TrainingReport)
+    except (FileNotFoundError, ValueError):
         return None
-    report = read_record(path, TrainingReport)
     if report.job != job.digest:
         return None
-    if report.status == "ok" and not job.adapter_dir.is_dir():
+    if report.status == "ok" and not _has_weights(job, report.adapter_sha256):
         return None
     return report
+
+
+def _has_weights(job: TrainingJob, sha256: str | None) -> bool:
+    weights = job.adapter_dir / WEIGHTS_FILE
+    return weights.is_file() and sha256_of(weights) == sha256

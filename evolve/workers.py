@@ -29,15 +29,14 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evolve.train_here import is_light, train_here
+from evolve.train_here import is_light, quarantine, train_or_say_why
 from evolve.training_config import LoraTraining, WorkersConfig
 from evolve.training_job import (
     TrainingJob,
     TrainingProgress,
     TrainingReport,
     finished_report,
-    publish_report,
-    quarantined,
+    is_disk_error,
 )
 from evolve.training_store import TrainingStore
 from serving.placement import GpuPlace
@@ -58,6 +57,7 @@ DEATHS = (
 )
 
 OnProgress = Callable[[TrainingProgress], None]
+OnReport = Callable[[TrainingReport], None]
 Work = Callable[[TrainingJob], TrainingReport]
 
 
@@ -73,6 +73,7 @@ async def run_jobs(
     places: Sequence[GpuPlace] = (),
     work: Work | None = None,
     store: TrainingStore | None = None,
+    on_report: OnReport | None = None,
 ) -> list[TrainingReport]:
     """Run all jobs and return their reports in the order of `jobs`.
 
@@ -82,12 +83,12 @@ async def run_jobs(
     whose process died more often than `config.num_retries` allows is quarantined with the reason; the others go on.
     With `config.checkpoint_steps` a job that is started again, by this run or a later one, goes on from its checkpoint.
     `places`: GPUs that are free because their engines sleep, one process at a time on each; none: processes ask Ray for
-    `config.num_gpus`. LoRA jobs need a running Ray; scripted ones and merges run in this process. `work` is what a
-    worker does, for tests.
+    `config.num_gpus`. LoRA jobs need a running Ray; scripted ones and merges run in this process. A disk that is full
+    quarantines the job that met it. `on_report` hears of every report once, as soon as it is there, finished ones
+    first; what it raises ends the training. `work` is what a worker does, for tests.
 
     Raises:
         WorkersError: there are LoRA jobs to run, and Ray is not initialised.
-        OSError: a report cannot be written.
     """
     slots: asyncio.Queue[GpuPlace | None] = asyncio.Queue()
     free: list[GpuPlace | None] = [*places[: config.max_concurrent]]
@@ -95,10 +96,16 @@ async def run_jobs(
         slots.put_nowait(slot)
     reports: dict[int, TrainingReport] = {}
     groups: defaultdict[tuple[bool, str], list[tuple[int, TrainingJob]]] = defaultdict(list)
+
+    def keep(index: int, report: TrainingReport) -> None:
+        reports[index] = report
+        if on_report is not None:
+            on_report(report)
+
     for index, job in enumerate(jobs):
-        finished = finished_report(job) or (store.adopt(job) if store is not None else None)
+        finished = finished_report(job) or _adopted(job, store)
         if finished is not None:
-            reports[index] = finished
+            keep(index, finished)
         else:
             # Light jobs take no slot; one after the other they take no more memory than one does.
             light = is_light(job)
@@ -106,17 +113,16 @@ async def run_jobs(
 
     async def run(job: TrainingJob, worker: _Worker | None) -> TrainingReport:
         if worker is None:
-            report = await asyncio.to_thread(train_here, job)
+            report = await asyncio.to_thread(train_or_say_why, job)
         else:
             report = await _run_on_ray(job, config, worker, on_progress)
-        if store is not None:
-            store.keep(job, report)
+        _share(job, report, store)
         return report
 
     async def run_base(group: Sequence[tuple[int, TrainingJob]]) -> None:
         if is_light(group[0][1]):
             for index, job in group:
-                reports[index] = await run(job, None)
+                keep(index, await run(job, None))
             return
         _need_ray()
         waiting = list(group)
@@ -128,7 +134,7 @@ async def run_jobs(
             worker = _Worker([job for _, job in taken], config, place, work)
             try:
                 for index, job in taken:
-                    reports[index] = await run(job, worker)
+                    keep(index, await run(job, worker))
             finally:
                 worker.stop()
                 slots.put_nowait(place)
@@ -261,9 +267,27 @@ async def _run_on_ray(
             worker.stop()
             # Whatever went wrong in there went wrong for this candidate; the others, and the run, go on.
             reason = f"training failed: {_first_line(error.cause)}"
-        report = quarantined(job, reason)
-        publish_report(job, report)
-        return report
+        return quarantine(job, reason)
+
+
+def _adopted(job: TrainingJob, store: TrainingStore | None) -> TrainingReport | None:
+    try:
+        return None if store is None else store.adopt(job)
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        return None  # the job itself will say what is wrong with the disk
+
+
+def _share(job: TrainingJob, report: TrainingReport, store: TrainingStore | None) -> None:
+    if store is None:
+        return
+    try:
+        store.keep(job, report)
+    except OSError as error:
+        # A full store costs the next run what it would have saved, and this one nothing.
+        if not is_disk_error(error):
+            raise
 
 
 def _need_ray() -> None:
