@@ -129,21 +129,12 @@ def tasks_trained_on(rounds: Iterable[Round]) -> dict[str, frozenset[str]]:
         for candidate in one.brood.candidates:
             recipe = candidate.recipe
             selection = one.brood.selections.get(recipe.name)
+            pairs = one.brood.pair_selections.get(recipe.name)
             own = {row.task_id for row in selection.rows} if selection is not None else set()
-            own |= {pair.task_id for pair in _pairs(one.brood, recipe.name)}
+            own |= {pair.task_id for pair in pairs.pairs} if pairs is not None else set()
             inherited = (seen.get(parent, frozenset()) for parent in recipe.parents)
             seen[candidate.member.adapter or ""] = frozenset(own).union(*inherited)
     return seen
-
-
-class _HasTask(Protocol):
-    task_id: str
-
-
-def _pairs(brood: Brood, recipe: str) -> Sequence[_HasTask]:
-    """The preference pairs of a recipe, where the brood keeps any."""
-    selection = getattr(brood, "pair_selections", {}).get(recipe)
-    return () if selection is None else selection.pairs
 
 
 def _next_specialist(engine: str, number: int, generations: Sequence[Generation]) -> Member | None:

@@ -1,0 +1,74 @@
+"""A laboratory of two scripted engines and a few sums, for tests of what a run measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evolve.config import RunConfig
+from evolve.journal import Journal
+from evolve.judge import Judge
+from evolve.lab import Lab
+from evolve.problem_config import NumericVerifier
+from evolve.problem_types import DrawReport, Problem
+from evolve.progress import Silent
+from evolve.sealed import SplitProblems, seal
+from evolve.splits import Split
+from mesh.types import Member, Task
+
+ADA = Member(name="ada", engine="ada", family="alpha")
+BEN = Member(name="ben", engine="ben", family="beta")
+
+
+def sums(name: str, count: int, start: int = 0) -> list[Problem]:
+    """Sums of two types."""
+    return [
+        Problem(
+            task=Task(
+                id=f"{name}-{place}",
+                question=f"{start + place} + {100 + place} =",
+                type="even" if place % 2 == 0 else "odd",
+                answer_kind="number",
+            ),
+            reference=str(start + 100 + 2 * place),
+            verifier=NumericVerifier(),
+            key=f"{name}-key-{place}",
+            max_tokens=16,
+        )
+        for place in range(count)
+    ]
+
+
+def dealt(num_train: int = 4, num_dev: int = 4, num_audit: int = 6) -> SplitProblems:
+    """Problems with AUDIT sealed; the first two AUDIT items are near duplicates."""
+    audit = tuple(seal(problem, Split.AUDIT) for problem in sums("audit", num_audit, 300))
+    return SplitProblems(
+        train=tuple(sums("train", num_train, 100)),
+        dev=tuple(sums("dev", num_dev, 200)),
+        audit=audit,
+        report=DrawReport(source="made up"),
+        clusters={problem.task.id: "pair" for problem in audit[:2]},
+    )
+
+
+def small_lab(directory: Path, *, skills: tuple[float, float] = (0.5, 0.4), **evaluation: object) -> Lab:
+    """A lab in `directory`; as an async context manager it ends its engines."""
+    config = RunConfig.model_validate(
+        {
+            "name": "small",
+            "run_dir": str(directory),
+            "seed": 3,
+            "serving": {
+                "in_process": True,
+                "engines": [
+                    {"kind": "scripted", "name": "ada", "family": "alpha", "skill": skills[0]},
+                    {"kind": "scripted", "name": "ben", "family": "beta", "skill": skills[1]},
+                ],
+            },
+            "problems": {"kind": "file", "path": "unused.jsonl", "verifier": {"kind": "numeric"}},
+            "training": {"kind": "scripted"},
+            "memory": {"enabled": False},
+            "evaluation": evaluation,
+            "concurrency": 4,
+        }
+    )
+    return Lab(config, journal=Journal(directory), judge=Judge(), memory=None, observer=Silent())

@@ -1,0 +1,149 @@
+"""Every generation on AUDIT: drawn once, replayed for every method, and read back byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from evolve.audit import SCORES, Audit, AuditScores, audit, audit_rosters
+from evolve.audited import RosterAsk
+from evolve.breed import Brood
+from evolve.curate import Curated
+from evolve.evaluate import Judgements
+from evolve.harvest import Harvest
+from evolve.lineage import Generation, founders, successor
+from evolve.loop import Round
+from evolve.probe import Probe, probe_emergence
+from evolve.report.data import ConstantAnswer
+from evolve.report.measure import Accuracy
+from evolve.select import Selection
+from memory.ledger import read_record
+from mesh.types import Member
+from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
+
+NEXT = Member(name="ada-next", engine="ada", family="alpha")
+CONSTANTS = {
+    "even": ConstantAnswer(answer="400", accuracy=Accuracy(correct=1, n=4)),
+    "odd": ConstantAnswer(answer="7", accuracy=Accuracy(correct=0, n=4)),
+    "": ConstantAnswer(answer="each type's own", accuracy=Accuracy(correct=1, n=8)),
+}
+
+
+def generations() -> tuple[Generation, Generation, Generation]:
+    first = founders([ADA, BEN])
+    second = successor(first, (NEXT, BEN))
+    return first, second, successor(second, (NEXT, BEN))
+
+
+def a_round(generation: Generation, probe: Probe) -> Round:
+    """A round of which only what the audit reads is filled."""
+    nothing = Curated(examples=(), drops=())
+    return Round.model_construct(
+        generation=generation,
+        problems=dealt(),
+        harvest=Harvest(proposals=(), councils=(), judged=Judgements(outcomes=())),
+        probe=probe,
+        brood=Brood(curated=nothing, selections={}),
+        selection=Selection.model_construct(),
+    )
+
+
+async def audited(directory: Path) -> Audit:
+    lab = small_lab(directory, audit_councils_per_type=1, temperatures=(0.7, 0.0), audit_samples_per_member=2)
+    first, second, last = generations()
+    async with lab:
+        probe = await probe_emergence(
+            lab, first, Harvest(proposals=(), councils=(), judged=Judgements(outcomes=())), dealt()
+        )
+        return await audit(lab, [a_round(first, probe), a_round(second, probe)], last, dealt(), CONSTANTS)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture(scope="module")
+def found(directory: Path) -> Audit:
+    return asyncio.run(audited(directory))
+
+
+def test_every_generation_has_every_method_on_the_same_problems(found: Audit) -> None:
+    overall = [
+        (line.generation, line.method) for line in found.lines if line.task_type == "" and line.method != "alone"
+    ]
+    methods = ["constant", "members", "single", "consistency", "vote"]
+    assert [pair for pair in overall if not pair[1].startswith("council")] == [
+        (g, m) for g in (0, 1, 2) for m in methods
+    ]
+    assert {line.share.n for line in found.lines if line.method == "vote" and line.task_type == ""} == {6}
+    assert [g for g, m in overall if m == "council"] == [0, 1, 2]  # generation 1 has the last one's seats
+    constant = next(line for line in found.lines if line.method == "constant" and line.task_type == "even")
+    assert constant.share.mean == pytest.approx(1 / 3)  # 300 + 100 is one of three
+
+
+def test_equal_seats_have_equal_scores_and_one_draw_each(found: Audit, directory: Path) -> None:
+    _, second, last = found.scores.rosters
+    assert second.vote == last.vote
+    assert second.alone == last.alone
+    asked = {tuned.member for tuned in found.scores.tuned}
+    assert asked == {"ada", "ben", "ada-next"}
+    assert read_record(directory / SCORES, AuditScores) == found.scores
+
+
+def test_the_primary_gain_comes_first_and_knows_near_duplicates(found: Audit) -> None:
+    assert [gain.method for gain in found.gains][:2] == ["vote", "members"]
+    assert (found.gains[0].before, found.gains[0].after) == ("generation 0", "generation 2")
+    assert found.gains[0].gain.num_clusters == 5
+    assert {rival.method for rival in found.rivals} == {"constant", "single", "consistency"}
+    assert all("key" not in label for label in found.scores.items.clusters.values())
+
+
+def test_temperatures_are_tried_on_dev_and_the_greedy_draw_is_a_way_of_its_own(found: Audit) -> None:
+    for tuned in found.scores.tuned:
+        assert [one.temperature for one in tuned.tried] == [0.7, 0.0]
+        assert tuned.sampled.temperature == 0.7
+        assert tuned.greedy is not None
+        assert tuned.tried[0].n == 4
+
+
+def test_health_diversity_and_shares_are_told_of_every_generation(found: Audit) -> None:
+    assert [(one.generation, one.engine) for one in found.health] == [(1, "ada"), (2, "ada")]
+    assert [one.generation for one in found.diversity if one.source == "audit"] == [0, 1, 2]
+    assert [one.generation for one in found.shares] == [0, 1, 2]
+    accuracy = sum(found.scores.rosters[0].vote.values()) / 6
+    assert sum(one.value for one in found.shares[0].contributions.members) == pytest.approx(accuracy)
+
+
+def test_an_audit_read_back_is_the_same_record(found: Audit, directory: Path) -> None:
+    assert asyncio.run(audited(directory)).model_dump_json() == found.model_dump_json()
+
+
+def test_any_rosters_are_audited_at_the_votes_they_ask_for(tmp_path: Path) -> None:
+    async def measure() -> None:
+        async with small_lab(tmp_path) as lab:
+            rosters = [
+                RosterAsk(name="both", members=(ADA, BEN), samples_each=2),
+                RosterAsk(name="ada alone", members=(ADA,), samples_each=2, ballots=4),
+            ]
+            both, alone = await audit_rosters(lab, "arms", rosters, dealt())
+            assert (both.ballots, alone.ballots) == (4, 4)
+            assert both.alone["ada"] == alone.alone["ada"]
+            assert list(both.vote) == [f"audit-{place}" for place in range(6)]
+            assert alone.vote == alone.consistency  # a mesh of one is self-consistency
+            assert both.output_tokens > 0.0
+
+    asyncio.run(measure())
+
+
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    async def measure() -> None:
+        async with small_lab(tmp_path) as lab:
+            other = ADA.model_copy(update={"engine": "ben"})
+            rosters = [RosterAsk(name=str(place), members=(m,), samples_each=1) for place, m in enumerate((ADA, other))]
+            await audit_rosters(lab, "arms", rosters, dealt())
+
+    with pytest.raises(ValueError, match="several called ada"):
+        asyncio.run(measure())
