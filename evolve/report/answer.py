@@ -78,6 +78,8 @@ def cost_card(data: ReportData) -> Card:
     ]
     if view.total_flops > 0.0:
         lines.append(f"{operations(view.total_flops)} of training, estimated")
+    if view.total_money is not None:
+        lines.append(f"{money(view.total_money, view.currency)} at the configured prices of engines")
     rest = []
     if view.idle_share is not None:
         rest.append(f"engines idle for {view.idle_share:.0%} of the time")
@@ -87,8 +89,6 @@ def cost_card(data: ReportData) -> Card:
         text = ", ".join(rest)
         lines.append(text[0].upper() + text[1:])
     figure = "running" if data.wall_seconds is None else duration(data.wall_seconds)
-    if view.total_money is not None:
-        figure += f", {money(view.total_money, view.currency)}"
     return Card(question="What did it cost?", figure=figure, lines=tuple(lines))
 
 
@@ -151,8 +151,8 @@ def _decision_alarms(decision: DecisionView) -> Iterator[str]:
     if decision.num_bred and decision.num_quarantined == decision.num_bred:
         yield f"{where}: all {decision.num_bred} candidates were quarantined or refused."
     winner = decision.remeasured
-    if winner is not None and winner.high < winner.chosen_gain / 2 and winner.chosen_gain > 0.0:
-        yield f"{where}: most of the winner's gain was not there on fresh items ({winner.sentence})."
+    if winner is not None and winner.fresh_gain <= 0.0:
+        yield f"{where}: the winner's gain was not there on fresh items ({winner.sentence})."
 
 
 def _contamination_alarms(view: EvolutionView) -> Iterator[str]:

@@ -78,7 +78,9 @@ def heat_table(cells: Sequence[HeatCell]) -> Heat:
     """Task types down, bases and roles across."""
     return Heat(
         rows=sorted({cell.task_type for cell in cells}),
-        columns=sorted({(cell.base, cell.role) for cell in cells}),
+        columns=sorted(
+            {(cell.base, cell.role) for cell in cells}, key=lambda pair: (pair[0], pair[1] != "proposer", pair[1])
+        ),
         cells={(cell.task_type, cell.base, cell.role): cell for cell in cells},
     )
 

@@ -110,8 +110,9 @@ def plain(text: str) -> str:
 
 
 def upfirst(text: str) -> str:
-    """The first letter as a capital, the rest as it is."""
-    return text[:1].upper() + text[1:]
+    """A sentence with a capital, unless it begins with a name such as 'g1-smollm2-own'."""
+    first = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if first.strip(",.:;").isalpha() else text
 
 
 def _is_unseen(char: str) -> bool:

@@ -93,17 +93,20 @@ def _lines(one: SpecialistView, boxes: Mapping[str, _Box]) -> Iterator[str]:
     started = [name for name in one.inherits if name in boxes] or [f"{one.engine} base"]
     read = [name for name in one.parents if name in boxes and name not in started and name != one.name]
     for name in read:
-        yield from _line(boxes[name], target, f"{one.name} learned from traces of {name}", "read")
+        yield from _line(boxes[name], target, f"{one.name} learned from traces of {name}", "read", boxes)
     for name in started:
-        yield from _line(boxes[name], target, f"{one.name} started from {name}", "started")
+        yield from _line(boxes[name], target, f"{one.name} started from {name}", "started", boxes)
 
 
-def _line(start: _Box, end: _Box, words: str, css: str) -> Iterator[str]:
+def _line(start: _Box, end: _Box, words: str, css: str, boxes: Mapping[str, _Box]) -> Iterator[str]:
     left, right = start.x + _BOX_W, end.x
     if right <= left:
         return
     y1, y2 = start.middle, end.middle
-    if right - left <= _GAP_X + 1.0:
+    is_free = not any(left < box.x < right and abs(box.y - start.y) < _BOX_H for box in boxes.values() if box != end)
+    if is_free and y1 == y2:
+        path = f"M{left:g} {y1:g}H{right:g}"
+    elif right - left <= _GAP_X + 1.0:
         middle = (left + right) / 2
         path = f"M{left:g} {y1:g}C{middle:g} {y1:g} {middle:g} {y2:g} {right:g} {y2:g}"
     else:  # past the boxes between them, in the room below their row
