@@ -69,7 +69,7 @@ async def try_train_tasks(lab: Lab, rounds: Sequence[Round], last: Generation) -
     problems: dict[str, Asked] = {p.task.id: p for one in rounds for p in one.problems.of(Split.TRAIN)}
     clusters = {p.task.id: one.problems.cluster_of(p) for one in rounds for p in one.problems.of(Split.TRAIN)}
     trials = train_trials(rounds, last, lab.config.evaluation.emergence_tasks)
-    return await _tried(lab, "internalisation", trials, problems, clusters, None)
+    return await try_out(lab, "internalisation", trials, problems, clusters, None)
 
 
 async def try_audit_tasks(
@@ -94,7 +94,7 @@ async def try_audit_tasks(
         if before.engine in successors and successors[before.engine] != before
     ]
     problems = {problem.task.id: problem for problem in items}
-    return await _tried(lab, "internalisation held out", trials, problems, clusters, judge)
+    return await try_out(lab, "internalisation held out", trials, problems, clusters, judge)
 
 
 def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int) -> list[Trial]:
@@ -151,7 +151,7 @@ def _first_by_engine(seats: Sequence[Member]) -> dict[str, Member]:
     return {member.engine: member for member in reversed(seats)}
 
 
-async def _tried(
+async def try_out(
     lab: Lab,
     stage: str,
     trials: Sequence[Trial],
@@ -159,6 +159,7 @@ async def _tried(
     clusters: Mapping[str, str],
     judge: SealedJudge | None,
 ) -> list[Learned]:
+    """Every trial in fresh samples; `clusters` by task id; `judge` None: the problems are open."""
     if not trials:
         return []
     # One draw for each task and member, however many trials it serves.
