@@ -54,6 +54,8 @@ class Origin(Record):
     tasks: Path = Field(description="absolute, as the next ones")
     config: Path
     memory: Path | None = Field(description="the live memory whose frozen copy it recalls from; null: none")
+    run: Path | None = Field(default=None, description="run whose last generation answered; null: not told")
+    channel: str | None = Field(default=None, description="channel whose seats answered; null: none")
 
 
 def batch_command(how: How, tasks: Path, out: Path, options: BatchOptions, *, as_json: bool) -> None:
@@ -72,7 +74,9 @@ def batch_command(how: How, tasks: Path, out: Path, options: BatchOptions, *, as
     )
     result = asyncio.run(_work(how, config, tasks, out, plan, pace, options, quiet=as_json))
     memory = None if how.memory is None else how.memory.resolve()
-    publish_json(out / ORIGIN, Origin(tasks=tasks.resolve(), config=how.config.resolve(), memory=memory))
+    run = None if how.run is None else how.run.resolve()
+    origin = Origin(tasks=tasks.resolve(), config=how.config.resolve(), memory=memory, run=run, channel=options.channel)
+    publish_json(out / ORIGIN, origin)
     if as_json:
         print_json(result)
     elif isinstance(result, BatchEstimate):

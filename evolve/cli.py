@@ -259,7 +259,13 @@ def study(
     baseline: Annotated[
         str | None, typer.Option(help="Your present system: an engine of the configuration, e.g. remote:NAME.")
     ] = None,
-    rft: Annotated[Path | None, typer.Option(help="A run that trained the best single model alone.")] = None,
+    rft: Annotated[
+        Path | None,
+        typer.Option(help="Where the best single model was trained alone; default: RUN/arms/rft, if it is there."),
+    ] = None,
+    train_rft: Annotated[
+        bool, typer.Option("--train-rft", help="Train the best single model alone first, with what the run spent.")
+    ] = False,
     num_tasks: Annotated[int | None, typer.Option("--tasks", min=1, help="Tasks at most; default: all.")] = None,
     baseline_price: Annotated[
         float | None, typer.Option(min=0.0, help="Money for a million output tokens of the baseline.")
@@ -274,7 +280,7 @@ def study(
     from evolve.studying import StudyOptions
 
     options = StudyOptions(run=run, baseline=baseline, rft=rft, num_tasks=num_tasks, baseline_price=baseline_price)
-    _exit(lambda: study_command(tasks, config, out, options, as_json=as_json))
+    _exit(lambda: study_command(tasks, config, out, options, train_rft=train_rft, as_json=as_json))
 
 
 @app.command()
@@ -753,12 +759,15 @@ def outcomes_import(
     add_to: Annotated[Path | None, typer.Option(help="Add what was measured elsewhere before.")] = None,
     by: Annotated[str, typer.Option(help="Who or what the labels come from; kept as evidence.")] = "label",
     replace: Annotated[bool, typer.Option("--replace", help="Take a label that contradicts an earlier one.")] = False,
+    run: Annotated[
+        Path | None, typer.Option(help="Run whose specialists answered.", show_default="the batch's run or channel")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring late labels to a batch's outcomes, to memory and to measured weights; again, it changes nothing."""
     from evolve.outcome_commands import ImportOptions, import_command
 
-    options = ImportOptions(batch, key, memory, use_memory, config, reliability, add_to, by, replace)
+    options = ImportOptions(batch, key, memory, use_memory, config, reliability, add_to, by, replace, run)
     _exit(lambda: import_command(labels, options, as_json=as_json))
 
 

@@ -17,7 +17,6 @@ from evolve.lab import Lab
 from evolve.progress import Observer
 from evolve.rival_arms import arm_config, hold_arm, read_arm, spent_by
 from evolve.rival_methods import ArmName, RivalArm, Spent
-from evolve.rosters import generations_of
 from evolve.run import run
 from memory.ledger import exclusive_lock, publish_json, read_record
 
@@ -113,4 +112,6 @@ def read_arm_audit(run_dir: Path, name: ArmName) -> ArmAudit | None:
 
 
 def _spent(config: RunConfig) -> tuple[Spent, ...]:
-    return spent_by(config.run_dir, config, len(generations_of(config.run_dir)) - 1)
+    """By the generations that AUDIT knows: a demotion later adds one to the lineage that nothing was trained in."""
+    scores = read_record(config.run_dir / SCORES, AuditScores)
+    return spent_by(config.run_dir, config, len(scores.rosters) - 1)

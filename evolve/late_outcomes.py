@@ -133,7 +133,7 @@ def measure_batch(batch: Path) -> Reliability:
     """What all labels imported so far say of the members of the batch in `batch`."""
     outcomes = OutcomeLedger(batch).all()
     tasks = {one.outcome.task_id for one in outcomes}
-    traces = [_lean(held) for held in read_traces(batch / TRACES) if held.task.id in tasks]
+    traces = [lean(held) for held in read_traces(batch / TRACES) if held.task.id in tasks]
     return measure_traces(traces, judged_right(outcomes), councils=traces)
 
 
@@ -184,7 +184,7 @@ def _clash(judged: Judged, known: Mapping[tuple[str, str], bool]) -> str | None:
     return None
 
 
-def _lean(held: Deliberation) -> Deliberation:
+def lean(held: Deliberation) -> Deliberation:
     """A trace without what was said word for word: thousands of them are in memory together."""
-    children = tuple(_lean(child) for child in held.children)
+    children = tuple(lean(child) for child in held.children)
     return held.model_copy(update={"exchanges": (), "children": children})

@@ -13,7 +13,7 @@ from serving.traces import read_traces
 
 RELIABILITY = "reliability.json"
 COUNCILS = "councils.parquet"
-STAGES = ("harvest.parquet", "dev.parquet")
+STAGES = ("harvest.parquet", "dev.parquet", "dev/*.parquet")
 """Where proposals are judged for learning. GATE and AUDIT stay sealed: their figures must not steer anything."""
 
 

@@ -1,16 +1,19 @@
-"""The command `outcomes import`: late labels to a batch's outcomes, to memory, and to measured weights."""
+"""The command `outcomes import`: late labels to a batch's outcomes, to memory, to weights, and to who keeps a seat."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.batch_commands import read_origin
+from evolve.batch_commands import Origin, read_origin
+from evolve.channel_commands import places
 from evolve.commands import OUT, print_json
 from evolve.config import ConfigError, load_mesh
+from evolve.demoting import Weighed, runs_of, weigh, weighed_lines
 from evolve.labels import BadRow, LabelError, read_labels
-from evolve.late_outcomes import Imported, Judged, judge_labels, measure_batch, publish_measured, remember
+from evolve.late_outcomes import Imported, Judged, judge_labels, lean, measure_batch, publish_measured, remember
 from evolve.measured import RELIABILITY, read_reliability
 from evolve.run_memory import memory_settings
 from memory.embed import embedder_named
@@ -18,6 +21,9 @@ from memory.store import Memory
 from memory.types import Namespace
 from mesh.reliability import Reliability
 from serving.batch_journal import TRACES
+from serving.channels import Channel, list_channels
+from serving.outcomes import OutcomeLedger
+from serving.traces import read_traces
 
 MAX_SHOWN = 20
 
@@ -35,6 +41,7 @@ class ImportOptions:
     add_to: Path | None = None
     by: str = "label"
     replace: bool = False
+    run: Path | None = None
 
 
 def import_command(labels: Path, options: ImportOptions, *, as_json: bool) -> None:
@@ -56,11 +63,42 @@ def import_command(labels: Path, options: ImportOptions, *, as_json: bool) -> No
         publish_measured(out, measured, earlier)
     told = _remember(batch, options, judged)
     imported = imported.model_copy(update={"num_judged": num_judged, "num_remembered": told[1] if told else 0})
+    weighed = weigh_batch(batch, options)
     if as_json:
-        print_json({**imported.model_dump(mode="json"), "reliability": str(out) if num_judged else None})
+        more = {"reliability": str(out) if num_judged else None, "live": [w.model_dump(mode="json") for w in weighed]}
+        print_json({**imported.model_dump(mode="json"), **more})
         return
-    for line in import_lines(imported, batch, out, told[0] if told else None):
+    lines = import_lines(imported, batch, out, told[0] if told else None)
+    for line in (*lines, *(line for one in weighed for line in weighed_lines(one))):
         OUT.print(line, highlight=False, markup=False)
+
+
+def weigh_batch(batch: Path, options: ImportOptions) -> list[Weighed]:
+    """What the batch's labels say of seated specialists, for every run whose seats answered it; none: base models did.
+
+    Raises:
+        ConfigError: --run names no run.
+        AlreadyLocked: another import weighs at this moment; the same command does it later.
+    """
+    origin = read_origin(batch)
+    channels = _channels(origin, options)
+    named = options.run or (origin.run if origin is not None else None)
+    runs = runs_of(named, channels)
+    if not runs:
+        return []
+    late = OutcomeLedger(batch).all()
+    tasks = {one.outcome.task_id for one in late}
+    traces = [lean(held) for held in read_traces(batch / TRACES) if held.task.id in tasks]
+    return [weigh(run, traces, late, channels, now=time.time()) for run in runs]
+
+
+def _channels(origin: Origin | None, options: ImportOptions) -> list[Channel]:
+    """The batch's own channel, or with --run all that may serve that run."""
+    path = options.config or (origin.config if origin is not None else None)
+    root, _ = places(None if path is None or not path.is_file() else load_mesh(path))
+    if origin is not None and origin.channel is not None and options.run is None:
+        return [Channel(root, origin.channel)]
+    return [Channel(root, name) for name in list_channels(root)] if options.run or (origin and origin.run) else []
 
 
 def import_lines(imported: Imported, batch: Path, out: Path, memory: Path | None) -> list[str]:

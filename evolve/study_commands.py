@@ -10,13 +10,14 @@ from rich.table import Table
 
 from evolve.assessing import assess_config
 from evolve.commands import OUT, print_json
-from evolve.config import RunConfig, load_mesh
+from evolve.config import ConfigError, RunConfig, load_config, load_mesh
 from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lab import Lab
 from evolve.preflight import check
 from evolve.progress import Observer, Silent
 from evolve.report.headline import share
+from evolve.run_files import CONFIG
 from evolve.study import Study
 from evolve.studying import StudyOptions, study, study_config, study_items
 from memory.ledger import exclusive_lock, publish_json, read_record
@@ -25,9 +26,13 @@ from memory.types import content_hash
 STUDY = "study.json"
 
 
-def study_command(tasks: Path, config: Path, out: Path | None, options: StudyOptions, *, as_json: bool) -> None:
-    """`evomesh study`."""
+def study_command(
+    tasks: Path, config: Path, out: Path | None, options: StudyOptions, *, train_rft: bool = False, as_json: bool
+) -> None:
+    """`evomesh study`; `train_rft`: first train the best single model alone with what the run spent."""
     mesh = load_mesh(config)
+    if train_rft:
+        hold_rft(options, as_json=as_json)
     told = [mesh.model_dump(mode="json"), content_hash(tasks.read_bytes().hex()), options.model_dump(mode="json")]
     directory = out or mesh.run_dir / "study" / content_hash(told)[:12]
     path = directory / STUDY
@@ -41,6 +46,22 @@ def study_command(tasks: Path, config: Path, out: Path | None, options: StudyOpt
         print_json({**found.model_dump(mode="json"), "directory": str(directory)})
         return
     print_study(found, directory)
+
+
+def hold_rft(options: StudyOptions, *, as_json: bool) -> None:
+    """Hold the run's arm rft, or go on with it; a finished one is left as it is. Raises ConfigError without a run."""
+    from evolve.experiment import hold_arm_of
+
+    if options.run is None or not (options.run / CONFIG).is_file():
+        raise ConfigError(f"--train-rft: expected a run with its {CONFIG}, got {options.run}; give --run RUN")
+    config = load_config(options.run / CONFIG).model_copy(update={"run_dir": options.run})
+    if as_json:
+        asyncio.run(hold_arm_of(config, "rft", Silent()))
+        return
+    from evolve.console import ConsoleObserver
+
+    with ConsoleObserver(OUT, {}) as observer:
+        asyncio.run(hold_arm_of(config, "rft", observer))
 
 
 async def hold_study(config: RunConfig, options: StudyOptions, observer: Observer) -> Study:

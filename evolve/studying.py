@@ -11,16 +11,16 @@ from pydantic import Field
 from evolve.asks import proposal_asks
 from evolve.assess import Arm, best_single
 from evolve.config import ConfigError, RunConfig
+from evolve.drawn import problems_by_generation
 from evolve.evaluate import Pool, member_scores
 from evolve.lab import Lab
-from evolve.lineage import Generation
 from evolve.problem_config import FileProblems
-from evolve.problem_types import Problem, ProblemSet
+from evolve.problem_types import Problem
 from evolve.problems import draw_problems
+from evolve.rival_arms import arm_directory, read_arm
 from evolve.rosters import generations_of
 from evolve.splits import Split, SplitShares
 from evolve.study import ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
-from memory.ledger import read_json
 from memory.types import Record
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Usage
@@ -34,7 +34,11 @@ class StudyOptions(Record):
 
     run: Path | None = Field(default=None, description="run whose last generation is the evolved mesh")
     baseline: str | None = Field(default=None, description="engine that is the present system, by name")
-    rft: Path | None = Field(default=None, description="run that trained the best single model alone")
+    rft: Path | None = Field(
+        default=None,
+        description="where the best single model was trained alone: an arm of a run, or a run with one engine; None: "
+        "the run's own arm, if it has one",
+    )
     votes_each: int = Field(default=2, ge=1, description="proposals of each seat of the evolved mesh for a task")
     num_tasks: int | None = Field(default=None, ge=1, description="tasks at most; None: all")
     baseline_price: float | None = Field(
@@ -61,17 +65,14 @@ def study_items(config: RunConfig, options: StudyOptions) -> tuple[list[Problem]
 
 
 def seen_keys(run: Path) -> set[str]:
-    """Canonical keys of a run's TRAIN, DEV and GATE items; AUDIT steered nothing."""
-    keys: set[str] = set()
-    for path in sorted((run / "steps").glob("problems-*.json")):
-        found = ProblemSet.model_validate(read_json(path))
-        keys |= {p.key for split in (Split.TRAIN, Split.DEV, Split.GATE) for p in found.of(split)}
-    return keys
+    """Canonical keys of a run's TRAIN, DEV and GATE items of all generations; AUDIT steered nothing."""
+    steered = (Split.TRAIN, Split.DEV, Split.GATE)
+    return {key for drawn in problems_by_generation(run) for split in steered for key in drawn.keys(split)}
 
 
-def share_adapters(run: Path, generation: Generation, into: Path) -> None:
-    """Copy a generation's adapters to the study's own store; what is there already stays."""
-    for member in generation.seats:
+def share_adapters(run: Path, members: Iterable[Member], into: Path) -> None:
+    """Copy the adapters of a run's members to the study's own store; what is there already stays."""
+    for member in members:
         if member.adapter is None or (into / member.adapter).exists():
             continue
         source, partial = run / "adapters" / member.adapter, into / f".{member.adapter}.partial"
@@ -81,6 +82,21 @@ def share_adapters(run: Path, generation: Generation, into: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
         partial.rename(into / member.adapter)
+
+
+def rft_of(options: StudyOptions) -> tuple[Path, tuple[Member, ...]] | None:
+    """(directory with the adapters, the trained members) of the best single model's own training; None: there is none.
+
+    Raises ConfigError where a directory is named that is neither a finished arm nor a run.
+    """
+    where = options.rft
+    if where is None:
+        where = arm_directory(options.run, "rft") if options.run is not None else None
+        if where is None or read_arm(where) is None:
+            return None
+    arm = read_arm(where)
+    members = generations_of(where)[-1].seats if arm is None else arm.last.members
+    return where, tuple(member for member in members if member.adapter is not None)
 
 
 async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_left_out: int = 0) -> Study:
@@ -142,14 +158,14 @@ def _seats(lab: Lab, options: StudyOptions) -> tuple[list[Member], list[Member],
     """(generation 0, the evolved mesh, the RFT run's seats), their adapters in the study's store."""
     if options.run is None:
         raise ConfigError("--run: expected a run with generations to study; `evomesh evolve` makes one")
-    generations = generations_of(options.run)
-    share_adapters(options.run, generations[-1], lab.directory / "adapters")
+    generations, store = generations_of(options.run), lab.directory / "adapters"
+    share_adapters(options.run, generations[-1].seats, store)
     rft: list[Member] = []
-    if options.rft is not None:
-        last = generations_of(options.rft)[-1]
-        share_adapters(options.rft, last, lab.directory / "adapters")
+    if (found := rft_of(options)) is not None:
+        where, members = found
+        share_adapters(where, members, store)
         # Two runs may call different specialists by one name.
-        rft = [m.model_copy(update={"name": f"{m.name} (rft)"}) for m in last.seats if m.adapter is not None]
+        rft = [member.model_copy(update={"name": f"{member.name} (rft)"}) for member in members]
     return list(generations[0].seats), list(generations[-1].seats), rft
 
 

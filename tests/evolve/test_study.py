@@ -9,13 +9,17 @@ from typer.testing import CliRunner
 
 from evolve.assess import Arm
 from evolve.cli import app
+from evolve.config import ConfigError
 from evolve.lineage import Lineage, Specialist, founders, successor
 from evolve.recipes import Recipe, TrainingRow
+from evolve.rival_arms import ARM
+from evolve.rival_methods import ArmStep, RivalArm
 from evolve.scripted_train import scripted_shape, train_scripted
 from evolve.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
+from evolve.studying import StudyOptions, rft_of
 from evolve.training_config import ScriptedTraining
 from evolve.training_job import TrainingJob
-from memory.ledger import Ledger
+from memory.ledger import Ledger, publish_json
 from mesh.types import Member
 from serving.adapters import AdapterStore
 
@@ -132,6 +136,24 @@ def test_the_evolved_mesh_is_studied_against_all_one_could_have_done(tmp_path: P
     assert found.results[-1].money_per_correct is not None
     again = study(tmp_path, "--baseline", "old", "--baseline-price", "10", "--rft", str(run))
     assert again.stdout.startswith("The evolved mesh is right on ")
+
+
+def test_a_run_s_own_arm_of_the_best_single_is_studied_without_being_named(run: Path) -> None:
+    options = StudyOptions(run=run)
+    assert rft_of(options) is None
+    arm = run / "arms" / "rft"
+    members = Lineage(run / "generations.jsonl").generations()[-1].seats
+    publish_json(arm / ARM, RivalArm(name="rft", num_seats=2, steps=(ArmStep(number=1, members=members[:1]),)))
+    assert rft_of(options) == (arm, members[:1])
+    assert rft_of(StudyOptions(run=run, rft=run)) == (run, members[:1])  # a run with trained members will do as well
+    with pytest.raises(ConfigError):
+        rft_of(StudyOptions(run=run, rft=run / "nowhere"))
+
+
+def test_training_the_best_single_needs_a_run_that_was_audited(tmp_path: Path, run: Path) -> None:
+    done = study(tmp_path, "--train-rft")
+    assert done.exit_code == 2
+    assert "config.yaml" in done.stderr
 
 
 def test_what_is_wrong_with_a_study_is_told_before_anything_is_spent(tmp_path: Path, run: Path) -> None:
