@@ -10,7 +10,9 @@ from rich.table import Table
 
 from evolve.config import RunConfig
 from evolve.plan import Plan
+from evolve.report.answer import alarms, rival_sentences
 from evolve.report.data import ReportData
+from evolve.report.formats import operations, pvalue
 from evolve.report.headline import caveats, headline, share, signed
 from evolve.report.measure import Accuracy, Comparison
 
@@ -50,16 +52,57 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
     """The headline, AUDIT accuracy by task family, and where to read on."""
     console.print()
     console.print(headline(data), style="bold", highlight=False, markup=False)
-    for sentence in caveats(data):
+    for sentence in (*caveats(data), *rival_sentences(data)):
         console.print(sentence, highlight=False, markup=False)
-    if data.audit.rows:
+    if data.evolution.answer:
+        console.print(f"Novelty or noise? {data.evolution.answer}", highlight=False, markup=False)
+    for alarm in alarms(data):
+        console.print(f"ALARM: {alarm}", style="bold red", highlight=False, markup=False)
+    if data.evolution.gains:
+        console.print(_gain_table(data))
+    if data.evolution.decisions:
+        console.print(_decision_table(data))
+    if data.audit.rows and not data.evolution.gains:
         console.print(_accuracy_table(data))
         console.print(data.audit.note, style="dim", highlight=False, markup=False)
     minutes = (data.wall_seconds or 0.0) / 60
     tokens = sum(stage.output_tokens for stage in data.stages)
     memory = "" if data.peak_memory_gib is None else f", {data.peak_memory_gib:.1f} GiB of memory at most"
-    console.print(f"{minutes:.1f} minutes, {tokens:,} output tokens{memory}.", highlight=False, markup=False)
+    flops, idle = data.evolution.total_flops, data.evolution.idle_share
+    trained = f", {operations(flops)} of training" if flops else ""
+    waiting = "" if idle is None else f", engines idle {idle:.0%}"
+    text = f"{minutes:.1f} minutes, {tokens:,} output tokens{trained}{waiting}{memory}."
+    console.print(text, highlight=False, markup=False)
     console.print(f"Report: {directory / 'report.html'}", highlight=False, markup=False)
+
+
+def _gain_table(data: ReportData) -> Table:
+    table = Table(title="AUDIT, the last generation beside generation 0", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for name in ("n", "before", "after", "points, 95% interval", "relative", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for gain in data.evolution.gains:
+        low, high = signed(100 * gain.difference.low, 1), signed(100 * gain.difference.high, 1)
+        table.add_row(
+            gain.method,
+            f"{gain.n:,}",
+            share(gain.before),
+            share(gain.after),
+            f"{signed(100 * gain.mean, 1)} [{low}, {high}]",
+            "–" if gain.relative is None else f"{signed(100 * gain.relative, 1)}%",
+            pvalue(gain.p),
+            style="bold" if gain is data.evolution.primary else None,
+        )
+    return table
+
+
+def _decision_table(data: ReportData) -> Table:
+    table = Table(title="Decisions", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("generation", "bred", "promoted", "reason"):
+        table.add_column(name, justify="right" if name in ("generation", "bred") else "left")
+    for one in data.evolution.decisions:
+        table.add_row(str(one.generation), str(one.num_bred), one.chosen or "–", one.reason)
+    return table
 
 
 def _accuracy_table(data: ReportData) -> Table:

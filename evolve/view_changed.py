@@ -1,4 +1,4 @@
-"""Which councils a reader is shown to see what specialists changed: the same problem before and after, by rule. Pure."""
+"""Which councils show a reader what specialists changed: one problem before and after, picked by rule. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Right = Mapping[tuple[str, str], bool]
 def changed_views(
     before: Sequence[Deliberation], after: Sequence[Deliberation], right: _Right
 ) -> tuple[ChangedView, ...]:
-    """Problems that generation 0's seats got wrong and the last ones right because of a specialist, and one the other way.
+    """Problems that generation 0 got wrong and the last seats right because of a specialist, and one the other way.
 
     Because of: a specialist's own first answer was the verdict. Lowest trace ids first, so the pick is blind to texts.
     """

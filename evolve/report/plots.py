@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from evolve.report.data import AccuracyRow, CandidateView, StageView
@@ -59,7 +60,8 @@ def accuracy_plot(row: AccuracyRow) -> str:
         axes.set_xlabel("accuracy, with 95% intervals")
         axes.grid(axis="x", linewidth=0.6)
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, handletextpad=0.3)
-        return _svg(figure, "accuracy")
+        said = "; ".join(f"{one.method} {_said(one.before)} to {_said(one.after)}" for one in comparisons)
+        return _svg(figure, "accuracy", f"Accuracy before and after: {said}")
 
 
 def stage_plot(stages: Sequence[StageView]) -> str:
@@ -83,7 +85,7 @@ def stage_plot(stages: Sequence[StageView]) -> str:
         for axes in (left, right):
             axes.grid(axis="x", linewidth=0.6)
             axes.set_axisbelow(True)
-        return _svg(figure, "stages")
+        return _svg(figure, "stages", "Seconds and tokens of every stage; the table below says the same.")
 
 
 def loss_plot(candidates: Sequence[CandidateView]) -> str:
@@ -103,7 +105,7 @@ def loss_plot(candidates: Sequence[CandidateView]) -> str:
         axes.set_ylabel("loss")
         axes.grid(axis="y", linewidth=0.6)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure, "loss")
+        return _svg(figure, "loss", f"Training loss by step of {', '.join(one.name for one in drawn)}")
 
 
 def _dot(axes: Axes, value: Accuracy | None, y: float, colour: str, label: str | None) -> None:
@@ -129,8 +131,12 @@ def _figure(height_in: float, num_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(panels[0])
 
 
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element: no prolog, no metadata, ids that differ from plot to plot."""
+def _said(value: Accuracy | None) -> str:
+    return "not measured" if value is None or value.mean is None else f"{value.mean:.2f}"
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """The figure as an <svg> element: no prolog, no metadata, ids that differ from plot to plot, words for `alt`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -139,6 +145,7 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font(-family)?: [^;\"]*", _font, text)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return text

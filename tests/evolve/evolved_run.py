@@ -94,7 +94,10 @@ def evolved(*, gains: tuple[float, ...] = (0.0, 0.028, 0.051, 0.066), is_sick: b
             num_generations=3,
             curves=_curves(gains),
             gains=_gains(gains),
-            by_type=tuple(_one_gain(f"{name}", 0.3, gains[-1] * f, 150, name) for name, f in zip(TYPES, (2, 1, 0, 1), strict=True)),
+            by_type=tuple(
+                _one_gain(name, 0.3, gains[-1] * factor, 150, name)
+                for name, factor in zip(TYPES, (2, 1, 0, 1), strict=True)
+            ),
             beside=(
                 _one_gain("the best constant answers", 0.16, 0.29, N, against="the best constant answers"),
                 _one_gain("x", 0.41, 0.02, N, against="self-consistency of g3-smollm2-own, 6 samples"),
@@ -110,8 +113,8 @@ def evolved(*, gains: tuple[float, ...] = (0.0, 0.028, 0.051, 0.066), is_sick: b
             costs=(
                 *(
                     CostView(
-                        generation=g, seconds=6100.0 + 300 * g, training_seconds=1500.0 + 200 * g, engine_seconds=9000.0,
-                        num_engines=3, prompt_tokens=900_000, output_tokens=443_000, trained_tokens=240_000,
+                        generation=g, seconds=6100.0 + 300 * g, training_seconds=1500.0 + 200 * g,
+                        engine_seconds=9000.0, num_engines=3, prompt_tokens=900_000, output_tokens=443_000, trained_tokens=240_000,
                         flops=2.4e15, money=2.1 + g / 10,
                     )
                     for g in range(3)
