@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from evolve import scripted_train, train_here
 from evolve.recipes import Recipe, TrainingRow
 from evolve.scripted_train import scripted_shape
 from evolve.training_config import LoraTraining, MergeTraining, ScriptedTraining, TrainingConfig, WorkersConfig
@@ -82,6 +84,55 @@ def test_a_scripted_divergence_is_quarantined(tmp_path):
     assert (report.status, report.adapter_sha256) == ("quarantined", None)
     assert "nan" in report.reason
     assert finished_report(work) == report
+
+
+def test_every_report_is_told_once_as_soon_as_it_is_there_finished_ones_first(tmp_path):
+    first, second = job(tmp_path, "one"), job(tmp_path, "two")
+    run([second])
+    told: list[str] = []
+    reports = run([first, second], on_report=lambda report: told.append(report.recipe))
+    assert told == ["two", "one"]
+    assert [report.recipe for report in reports] == ["one", "two"]
+
+
+def test_a_full_disk_quarantines_the_job_that_met_it_and_the_others_go_on(tmp_path, monkeypatch):
+    def full(given: TrainingJob) -> TrainingReport:
+        if given.recipe.name == "one":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return scripted_train.train_scripted(given)
+
+    monkeypatch.setattr(train_here, "train_scripted", full)
+    found, other = run([job(tmp_path, "one"), job(tmp_path, "two")])
+    assert (found.status, found.reason) == ("quarantined", "its results could not be written: No space left on device")
+    assert other.status == "ok"
+
+
+def test_other_errors_of_the_system_end_the_run(tmp_path, monkeypatch):
+    def forbidden(given: TrainingJob) -> TrainingReport:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(train_here, "train_scripted", forbidden)
+    with pytest.raises(PermissionError):
+        run([job(tmp_path)])
+
+
+def test_a_full_shared_store_costs_this_run_nothing(tmp_path, monkeypatch):
+    def full(self: TrainingStore, given: TrainingJob, report: TrainingReport) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TrainingStore, "keep", full)
+    (report,) = run([job(tmp_path)], store=TrainingStore(tmp_path / "store"))
+    assert report.status == "ok"
+
+
+def test_a_finished_job_whose_report_or_weights_were_damaged_is_done_again(tmp_path):
+    work = job(tmp_path)
+    (first,) = run([work])
+    (work.adapter_dir / "adapter_model.safetensors").write_bytes(b"other")
+    assert finished_report(work) is None
+    assert run([work]) == [first]
+    (tmp_path / "one" / "training_report.json").write_text("{")
+    assert finished_report(work) is None
 
 
 def test_lora_jobs_without_ray_are_refused(tmp_path):
