@@ -172,7 +172,9 @@ async def _learn(
     async def work() -> _Learned:
         right = (lambda task, answer: True) if judged is None else (lambda t, a: judged.get((t, a or ""), False))
         caps = curation_of(config.curation, len(base_seats(config)), num_members)
-        kept = curate(credit(drawn, right), items, caps, held_out=held_out, seed=config.seed)
+        kept = curate(
+            credit(drawn, right), items, caps, held_out=held_out, seed=config.seed, rules=config.curation.rules
+        )
         fresh = set_rows(kept.examples, number, {problem.task.id: problem.key for problem in items})
         if name == "naive":
             return _Learned(rows=fresh, used=fresh)
