@@ -1,4 +1,4 @@
-"""A finished run's numbers for other tools: TensorBoard event files always, trackio and MLflow where they are set up."""
+"""A finished run's numbers for other tools: TensorBoard files always, trackio and MLflow where they are set up."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def story_svg(story: Story, *, alone: bool = False) -> str:
     layout = lay_out(story)
     legend = _legend(story)
     width, height = layout.width, layout.height + 24.0
-    attributes = f'class="story" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="The story of one experience"'
+    attributes = f'class="story" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img"'
+    attributes += ' aria-label="The story of one experience"'
     if alone:
         attributes += ' xmlns="http://www.w3.org/2000/svg"'
     nodes = story.by_id

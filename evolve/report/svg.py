@@ -1,4 +1,4 @@
-"""Pieces of hand-drawn plots: SVG elements in the page's own colours, every text escaped, every plot with an alt text."""
+"""Pieces of hand-drawn plots: SVG in the page's own colours, every text escaped, every plot with an alt text."""
 
 from __future__ import annotations
 

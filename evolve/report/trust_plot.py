@@ -17,7 +17,8 @@ def trust_plot(trust: Sequence[Sequence[int]]) -> str:
         return ""
     step = (_WIDTH - _LEFT - 8.0) / len(trust)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="Checked experiences by trust" style="font-size:11px;max-width:{_WIDTH:g}px">',
+        f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" '
+        f'aria-label="Checked experiences by trust" style="font-size:11px;max-width:{_WIDTH:g}px">',
         "<title>Checked experiences by trust</title>",
         _text(_LEFT - 8.0, 24.0, f"{most:,}", "end"),
         _text(_LEFT - 8.0, _BASE, "0", "end"),

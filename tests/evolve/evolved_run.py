@@ -114,8 +114,8 @@ def evolved(*, gains: tuple[float, ...] = (0.0, 0.028, 0.051, 0.066), is_sick: b
                 *(
                     CostView(
                         generation=g, seconds=6100.0 + 300 * g, training_seconds=1500.0 + 200 * g,
-                        engine_seconds=9000.0, num_engines=3, prompt_tokens=900_000, output_tokens=443_000, trained_tokens=240_000,
-                        flops=2.4e15, money=2.1 + g / 10,
+                        engine_seconds=9000.0, num_engines=3, prompt_tokens=900_000, output_tokens=443_000,
+                        trained_tokens=240_000, flops=2.4e15, money=2.1 + g / 10,
                     )
                     for g in range(3)
                 ),
