@@ -1,4 +1,4 @@
-"""DEV: a cheap screen stops broken candidates, halving measures the others as far as they hold out, finalists remain."""
+"""DEV: a cheap screen stops broken candidates, halving measures the others as far as they hold; finalists remain."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from evolve.screening import Sampled, screen
 from evolve.sealed import SplitProblems
 from evolve.shapley import Contributions, ballot_box, contributions
 from evolve.splits import Split
+from evolve.training_stage import Ahead
 from memory.types import Record
 from mesh.seeds import derive_seed
 from mesh.types import Deliberation, Member
+
+SCREEN = "screen"
 
 
 class DevScore(Record):
@@ -132,6 +135,20 @@ async def compare_on_dev(
     )
 
 
+def head_start(lab: Lab, generation: Generation, problems: SplitProblems) -> Ahead:
+    """What can be drawn of a candidate as soon as it is admitted, while others still train: its screen."""
+    items, _ = divided(problems, lab.config, generation.number)
+    screened = items[: lab.config.evaluation.screen_items]
+
+    async def draw(candidate: Candidate) -> None:
+        if not candidate.is_placebo:
+            stage = _stage(generation.number, SCREEN)
+            samples = lab.config.evaluation.dev_samples_per_member
+            await lab.hold_ahead(proposal_asks(lab.config, stage, screened, [candidate.member], samples))
+
+    return draw
+
+
 async def measure_again(
     lab: Lab, generation: Generation, winner: Arrangement, dev: DevRecord, problems: SplitProblems
 ) -> Remeasured | None:
@@ -167,7 +184,7 @@ class _Drawing:
     async def draw(self, label: str, members: Sequence[Member], start: int, stop: int) -> None:
         """First proposals of these members for the problems from `start` to before `stop`."""
         items, config = self.items[start:stop], self.lab.config
-        stage = f"generation {self.number} dev {label}"
+        stage = _stage(self.number, label)
         held = await self.lab.hold(
             stage,
             self.lab.directory / f"generation-{self.number}" / "dev" / f"{label.replace(' ', '-')}.parquet",
@@ -181,6 +198,10 @@ class _Drawing:
         return tuple(problems.cluster_of(problem) for problem in self.items)
 
 
+def _stage(number: int, label: str) -> str:
+    return f"generation {number} dev {label}"
+
+
 async def _stop_broken(
     drawing: _Drawing,
     seats: Sequence[Member],
@@ -191,7 +212,7 @@ async def _stop_broken(
     count = min(drawing.lab.config.evaluation.screen_items, len(drawing.items))
     if not count or not contenders:
         return {}
-    await drawing.draw("screen", [c.member for c in contenders.values()], 0, count)
+    await drawing.draw(SCREEN, [c.member for c in contenders.values()], 0, count)
     pool, items, stopped = drawing.pool, drawing.items[:count], {}
     for name, candidate in contenders.items():
         base = next(m for m in seats if m.engine == candidate.member.engine)

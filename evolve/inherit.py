@@ -80,8 +80,7 @@ def _earned(brood: Brood, selection: Selection, config: BanditConfig) -> Iterato
     for recipe in brood.recipes:
         if recipe.arm:
             earned = reward(gains.get((recipe.name,)), passed_gate=recipe.name in through, config=config)
-            number = brood.generation
-            yield ArmResult(arm=recipe.arm, recipe=recipe.name, generation=number, reward=earned)
+            yield ArmResult(arm=recipe.arm, recipe=recipe.name, generation=brood.generation + 1, reward=earned)
 
 
 def _parents(

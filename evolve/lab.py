@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from evolve.ahead import HeldAhead
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements, answers_of
 from evolve.journal import Journal
@@ -74,6 +76,7 @@ class Lab:
         self.job = Job(prices=prices(config.serving))
         self._fleet: Fleet | None = None
         self._loaded: set[tuple[str, str]] = set()
+        self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
         self._times = Ledger(config.run_dir / "times.jsonl")
 
     async def __aenter__(self) -> Lab:
@@ -142,12 +145,34 @@ class Lab:
         await self.load_adapters(member for ask in asks for member in ask.members)
         started = time.perf_counter()
         self.observer.stage(stage, len(asks))
-        works = [(ask.key, _holding(ask, fleet, self.job, order)) for order, ask in enumerate(asks)]
+        works = [
+            (ask.key, self._ahead.or_else(ask, _holding(ask, fleet, self.job, order))) for order, ask in enumerate(asks)
+        ]
         held = await self.journal.deliberations(
             name, inputs, path, works, concurrency=self.config.concurrency, on_done=lambda _: self.observer.advance()
         )
         self.note_time(_stage_time(stage, started, held))
         return held
+
+    async def hold_ahead(self, asks: Sequence[Ask]) -> None:
+        """Hold what a later step will ask, while something else goes on; the step then takes it as its own.
+
+        Nothing is accepted here, so the order of the journal does not depend on it.
+        """
+        fleet = await self.fleet()
+        slots = asyncio.Semaphore(self.config.concurrency)
+
+        async def one(order: int, ask: Ask) -> None:
+            async with slots:
+                await self._ahead.hold(ask, _holding(ask, fleet, self.job, order))
+
+        async with asyncio.TaskGroup() as group:
+            for order, ask in enumerate(asks):
+                group.create_task(one(order, ask))
+
+    def forget_ahead(self) -> None:
+        """What was held ahead is accepted by now, or wanted by nobody."""
+        self._ahead.forget()
 
     async def judge_all(
         self,

@@ -9,6 +9,7 @@ from evolve.breed import Brood, breed
 from evolve.candidate import Candidate
 from evolve.contamination import Contamination
 from evolve.curriculum import LevelStep
+from evolve.dev import head_start
 from evolve.evaluate import Judgements
 from evolve.exposure import check_contamination
 from evolve.governance import Ruling
@@ -100,8 +101,10 @@ async def evolve(lab: Lab) -> Run:
 async def _round(lab: Lab, generation: Generation, problems: SplitProblems, past: Past) -> Round:
     harvest = await gather(lab, generation, problems)
     probe = await probe_emergence(lab, generation, harvest, problems)
-    brood = await breed(lab, generation, harvest, problems, past)
+    ahead = head_start(lab, generation, problems) if lab.config.workers.overlap else None
+    brood = await breed(lab, generation, harvest, problems, past, ahead=ahead)
     selection = await select(lab, generation, brood.candidates, brood.selections, problems, past)
+    lab.forget_ahead()
     return Round(
         generation=generation, problems=problems, harvest=harvest, probe=probe, brood=brood, selection=selection
     )

@@ -110,6 +110,11 @@ class WorkersConfig(Record):
         default=1, ge=1, description="jobs at a time, or processes if warm; one base never trains twice at once"
     )
     num_retries: int = Field(default=1, ge=0, description="how often a job whose process died is started again")
+    overlap: bool = Field(
+        default=False,
+        description="a candidate's first DEV problems are drawn while others still train; worth it where training has "
+        "processors of its own",
+    )
     warm: bool = Field(
         default=False, description="one process per base model trains all its jobs and loads it once; else one per job"
     )

@@ -84,12 +84,13 @@ def test_a_generation_out_of_order_or_of_another_parent_is_refused(tmp_path, lin
         lineage.append(stranger)
 
 
-def test_a_specialist_of_unknown_descent_is_refused(tmp_path, line):
+def test_a_parent_that_never_had_a_seat_is_kept_and_no_ancestor(tmp_path, line):
+    """Archive elites may be trained further or merged without ever having sat."""
     lineage = Lineage(tmp_path / "lineage.jsonl")
     lineage.append(line[0])
-    orphan = successor(line[0], [member("left", "a1")], [specialist("a1", 1, parents=("ghost",))])
-    with pytest.raises(LineageError, match="were never seated"):
-        lineage.append(orphan)
+    lineage.append(successor(line[0], [member("left", "a1")], [specialist("a1", 1, parents=("elite",))]))
+    assert lineage.specialists()["a1"].parents == ("elite",)
+    assert lineage.ancestors("a1") == []
 
 
 def test_a_changed_byte_is_found(tmp_path, line):

@@ -1,0 +1,240 @@
+"""Whole evolution runs over scripted engines: what is gated, seated, inherited, and what stops a run."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve.approvals import ApprovalDesk
+from evolve.audit_log import AuditLog
+from evolve.config import RunConfig
+from evolve.journal import Journal, timeless
+from evolve.judge import Judge
+from evolve.lab import Lab
+from evolve.lineage import Generation, Lineage
+from evolve.loop import Run, evolve
+from evolve.progress import Silent
+from evolve.promote import PromotionWaits
+from evolve.splits import Split
+from memory.types import content_hash
+
+ENGINES = [
+    {"kind": "scripted", "name": "ada", "family": "alpha", "skill": 0.35, "adapter_gain": 0.4, "price_per_hour": 1.0},
+    {"kind": "scripted", "name": "ben", "family": "beta", "skill": 0.3, "adapter_gain": 0.4, "price_per_hour": 1.0},
+]
+GYM = {
+    "kind": "reasoning_gym",
+    "min_distinct_items": 0,
+    "items_per_family": {"train": 24, "dev": 40, "gate": 120, "audit": 30},
+    "families": [{"name": "chain_sum", "settings": {"min_terms": 2, "max_terms": 3}, "answer_kind": "number"}],
+}
+
+
+def sums_in_a_file(directory: Path) -> dict[str, Any]:
+    """Problems of which there are no others than these."""
+    tasks = directory / "tasks.jsonl"
+    pairs = [(a, b) for a in range(11, 51) for b in range(30, 45)]
+    rows = [{"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a, b in pairs]
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "kind": "file",
+        "path": str(tasks),
+        "verifier": {"kind": "numeric"},
+        "answer_kind": "number",
+        "sizes": {"train": 20, "dev": 40, "gate": 100, "audit": 10},
+    }
+
+
+def config_of(directory: Path, **changes: Any) -> RunConfig:
+    """Two scripted engines on sums."""
+    settings: dict[str, Any] = {
+        "name": "small",
+        "run_dir": str(directory / "run"),
+        "seed": 5,
+        "num_generations": 2,
+        "serving": {"in_process": True, "engines": ENGINES},
+        "problems": sums_in_a_file(directory),
+        "training": {"kind": "scripted"},
+        "memory": {"enabled": False},
+        "harvest": {"problems_per_type": 12, "samples_per_member": 4, "councils_per_type": 2},
+        "evaluation": {"audit_councils_per_type": 2, "emergence_samples": 4},
+        "recipes": {"min_rows": 1, "placebo": True},
+        "gate": {"required": ["placebo", "budget"], "aa_every": 1},
+        "concurrency": 8,
+    }
+    return RunConfig.model_validate(settings | changes)
+
+
+async def _evolve(config: RunConfig) -> Run:
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    with Judge() as judge:
+        journal = Journal(config.run_dir)
+        async with Lab(config, journal=journal, judge=judge, memory=None, observer=Silent()) as lab:
+            return await evolve(lab)
+
+
+def evolved(config: RunConfig) -> Run:
+    return asyncio.run(_evolve(config))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return config_of(tmp_path_factory.mktemp("evolution"), problems=GYM)
+
+
+@pytest.fixture(scope="module")
+def run(config: RunConfig) -> Iterator[Run]:
+    return evolved(config)
+
+
+def test_a_specialist_that_is_better_than_all_its_rivals_takes_a_seat(run: Run) -> None:
+    first = run.rounds[0].selection
+    assert first.chosen is not None
+    assert first.conjunction is not None
+    passed = next(result for result in first.conjunction.results if result.name == first.chosen.name)
+    assert {versus.kind for versus in passed.versus} == {"incumbent", "placebo", "budget"}
+    assert all(versus.test.p <= passed.threshold for versus in passed.versus)
+    assert any(member.adapter for member in run.rounds[1].generation.seats)
+
+
+def test_controls_take_part_and_are_never_seated(run: Run) -> None:
+    record = run.rounds[0].selection.conjunction
+    assert record is not None
+    kinds = [result.kind for result in record.results]
+    assert {"aa", "placebo", "budget"} <= set(kinds)
+    assert not any(result.passed for result in record.results if result.kind != "candidate")
+    placebos = {c.member.adapter for one in run.rounds for c in one.brood.candidates if c.is_placebo}
+    assert placebos
+    assert not placebos & {member.adapter for member in run.last.seats}
+
+
+def test_every_generation_is_asked_chosen_and_gated_on_items_of_its_own(run: Run) -> None:
+    first, second = (one.problems for one in run.rounds)
+    assert not first.all_keys & second.all_keys
+    assert first.keys(Split.AUDIT)
+    assert not second.keys(Split.AUDIT)
+
+
+def test_the_winner_is_measured_again_on_problems_nothing_was_chosen_by(run: Run) -> None:
+    selection = run.rounds[0].selection
+    assert selection.remeasured is not None
+    dev = run.rounds[0].problems.keys(Split.DEV)
+    assert selection.remeasured.fresh.n == len(dev) - len(selection.dev.keys)
+
+
+def test_the_next_generation_learns_from_all_rows_so_far(run: Run) -> None:
+    first, second = (one.brood.accumulated for one in run.rounds)
+    assert {row.id for row in first.all} <= {row.id for row in second.all}
+    assert {row.generation for row in second.all} == {0, 1}
+
+
+def test_specialists_are_kept_in_the_archive_niche_by_niche(run: Run) -> None:
+    elites = run.rounds[-1].selection.archive.archive.elites
+    assert {elite.niche.task_type for elite in elites} == {"chain_sum"}
+    assert {elite.niche.base for elite in elites} == {"ada", "ben"}
+    assert any(elite.adapter for elite in elites)
+
+
+def test_the_lineage_and_the_audit_log_say_what_became_of_every_candidate(config: RunConfig, run: Run) -> None:
+    events = AuditLog(config.run_dir).events()
+    assert {"trained", "gate_passed", "promoted"} <= {event.kind for event in events}
+    assert [g.number for g in _lineage(config)] == [0, 1, 2]
+
+
+def _lineage(config: RunConfig) -> list[Generation]:
+    return Lineage(config.run_dir / "generations.jsonl", readonly=True).generations()
+
+
+def test_a_second_look_at_the_same_run_gives_the_same_records(config: RunConfig, run: Run) -> None:
+    assert content_hash(timeless(evolved(config))) == content_hash(timeless(run))
+
+
+def test_nothing_that_was_learned_from_is_held_out(run: Run) -> None:
+    by_key = [row for row in run.contamination.rows if row.by_key]
+    assert by_key == []
+
+
+def test_engines_with_several_seats_keep_as_many(tmp_path: Path) -> None:
+    found = evolved(config_of(tmp_path, seats_per_engine=2, num_generations=1))
+    assert [m.engine for m in found.last.seats] == ["ada", "ben", "ada", "ben"]
+    assert len({m.name for m in found.last.seats}) == 4
+
+
+def test_a_promotion_waits_for_a_person_and_goes_on_when_approved(tmp_path: Path) -> None:
+    config = config_of(tmp_path, num_generations=1, governance={"promotion": {"kind": "approval"}})
+    with pytest.raises(PromotionWaits, match="approve"):
+        evolved(config)
+    with pytest.raises(PromotionWaits):
+        evolved(config)
+    ApprovalDesk(config.run_dir).decide(None, "approved", by="eve", at=1.0)
+    found = evolved(config)
+    assert any(member.adapter for member in found.last.seats)
+    assert found.rounds[0].ruling is not None
+    assert found.rounds[0].ruling.by == ("eve",)
+
+
+def test_a_veto_leaves_the_incumbents_seated(tmp_path: Path) -> None:
+    config = config_of(tmp_path, num_generations=1, governance={"promotion": {"kind": "approval"}})
+    with pytest.raises(PromotionWaits):
+        evolved(config)
+    ApprovalDesk(config.run_dir).decide(None, "vetoed", by="eve", at=1.0, note="not now")
+    found = evolved(config)
+    assert not any(member.adapter for member in found.last.seats)
+    assert any(event.kind == "not_promoted" for event in AuditLog(config.run_dir).events())
+
+
+def test_a_budget_that_is_spent_ends_the_run_at_a_boundary_and_it_is_audited(tmp_path: Path) -> None:
+    found = evolved(config_of(tmp_path, num_generations=3, budget={"output_tokens": 9000}))
+    assert 1 <= len(found.rounds) < 3
+    assert "budget.output_tokens" in found.stopped
+    assert found.audit.table.rows
+
+
+def test_without_any_gain_the_incumbents_stay_and_the_reason_is_given(tmp_path: Path) -> None:
+    useless = [engine | {"adapter_gain": 0.0} for engine in ENGINES]
+    found = evolved(config_of(tmp_path, serving={"in_process": True, "engines": useless}))
+    assert not any(member.adapter for member in found.last.seats)
+    assert all(one.selection.reason for one in found.rounds)
+
+
+@pytest.mark.parametrize("skill", [0.0, 1.0])
+def test_a_family_nobody_or_everybody_can_solve_ends_in_a_defined_state(tmp_path: Path, skill: float) -> None:
+    engines = [engine | {"skill": skill, "adapter_gain": 0.0} for engine in ENGINES]
+    found = evolved(config_of(tmp_path, num_generations=1, serving={"in_process": True, "engines": engines}))
+    assert found.last.seats == found.rounds[0].generation.seats
+    assert found.rounds[0].selection.reason
+
+
+def test_when_every_job_is_quarantined_the_incumbents_stay(tmp_path: Path) -> None:
+    found = evolved(config_of(tmp_path, num_generations=1, training={"kind": "scripted", "diverges": True}))
+    assert found.last.seats == found.rounds[0].generation.seats
+    assert "no candidate" in found.rounds[0].selection.reason
+    assert all("quarantined" in reason for reason in found.rounds[0].brood.refused.values())
+
+
+def test_a_users_file_wears_its_gate_from_run_to_run(tmp_path: Path) -> None:
+    found = evolved(config_of(tmp_path))
+    levels = [one.selection.level for one in found.rounds]
+    assert levels[0] is not None
+    assert levels[1] is not None
+    assert levels[0].alpha is not None
+    assert levels[1].alpha is not None
+    assert levels[1].alpha < levels[0].alpha < 0.05
+
+
+def test_drawing_ahead_while_others_train_changes_no_record(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    recipes = {"min_rows": 1, "own": True, "cross_family": True, "placebo": True}
+    plain = config_of(tmp_path / "a", num_generations=1, recipes=recipes)
+    plain = plain.model_copy(update={"gate": plain.gate.model_copy(update={"required": ("budget",)})})
+    ahead = plain.model_copy(
+        update={"run_dir": tmp_path / "b" / "run", "workers": plain.workers.model_copy(update={"overlap": True})}
+    )
+    assert timeless(evolved(plain).rounds[0].selection.dev) == timeless(evolved(ahead).rounds[0].selection.dev)
+    first, second = ((c.run_dir / "journal.jsonl").read_bytes() for c in (plain, ahead))
+    assert first == second
+    assert not (ahead.run_dir / "ahead.jsonl").exists()
