@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from evolve.audit import AuditScores
+from evolve.audited import AuditedRoster, AuditItems
+from evolve.experiment import ArmAudit, Sitting, SittingOver, hold_experiment, rosters_of
+from evolve.experiment_results import markdown, results_of
+from evolve.progress import Silent
+from evolve.rival_methods import ArmName, ArmStep, Effort, RivalArm, Spent, frozen_arm
+from mesh.types import Member
+from tests.evolve.test_plan import config
+
+ADA = Member(name="ada", engine="ada", family="alpha")
+BEN = Member(name="ben", engine="ben", family="beta")
+N = 100
+
+
+def roster(name: str, right: int, members: tuple[Member, ...] = (ADA, BEN)) -> AuditedRoster:
+    scores = {f"t{n}": float(n < right) for n in range(N)}
+    return AuditedRoster(
+        name=name,
+        members=members,
+        samples_each=2,
+        ballots=4,
+        alone={member.name: scores for member in members},
+        vote=scores,
+        single_name=members[0].name,
+        single=scores,
+        consistency_name=members[0].name,
+        consistency=scores,
+        output_tokens=20.0,
+    )
+
+
+def scores(*rights: int) -> AuditScores:
+    items = AuditItems(types={f"t{n}": "sums" for n in range(N)}, clusters={f"t{n}": f"c{n}" for n in range(N)})
+    rosters = tuple(roster(f"generation {number}", right) for number, right in enumerate(rights))
+    return AuditScores(items=items, constant={}, rosters=rosters, tuned=())
+
+
+def arm(name: ArmName, *rights: int) -> ArmAudit:
+    steps = tuple(ArmStep(number=n, members=(ADA,), effort=Effort(tokens=50)) for n in range(len(rights) + 1))
+    made = RivalArm(name=name, num_seats=2, steps=steps)
+    found = tuple(roster(f"{name} generation {n}", right, (ADA,)) for n, right in enumerate(rights, start=1))
+    return ArmAudit(arm=made, rosters=found)
+
+
+SPENT = [Spent(generation=n, by_engine={"ada": Effort(steps=1, tokens=100)}) for n in range(2)]
+
+
+def test_the_mesh_is_held_against_its_beginning_and_against_every_arm() -> None:
+    frozen = ArmAudit(arm=frozen_arm([ADA, BEN], 2), rosters=())
+    found = results_of(scores(40, 55, 70), [frozen, arm("rft", 60, 50), arm("naive", 45, 30)], SPENT, seed=1)
+    assert found.mesh is not None
+    assert (found.mesh.gain.before, found.mesh.gain.after) == (0.4, 0.7)
+    assert found.mesh.gain.relative == pytest.approx(0.75)
+    before = [(one.before.split(" ")[0], one.gain.before) for one in found.against]
+    assert before == [("generation", 0.4), ("rft", 0.5), ("naive", 0.3)]
+    assert [one.gain.before for one in found.against_best] == [0.4, 0.6, 0.45]
+    tokens = {(point.arm, point.generation): point.effort.tokens for point in found.points}
+    assert (tokens["mesh", 2], tokens["rft", 2], tokens["frozen", 2]) == (200, 100, 0)
+
+
+def test_what_is_not_shown_is_said_to_be_not_shown_with_what_could_have_been() -> None:
+    text = markdown(results_of(scores(50, 51), [arm("rft", 50)], SPENT[:1], seed=1))
+    assert "no difference is shown (least one:" in text
+    assert "| mesh | 1 | 51.0% |" in text
+    assert "shown to be better" not in text
+
+
+def test_an_arm_is_audited_in_every_generation_that_learned_with_as_many_votes_as_the_mesh() -> None:
+    asks = rosters_of(arm("rft", 1, 1).arm, 2)
+    assert [(ask.name, ask.ballots, ask.samples_each) for ask in asks] == [
+        ("rft generation 1", 4, 4),
+        ("rft generation 2", 4, 4),
+    ]
+    assert rosters_of(frozen_arm([ADA, BEN], 2), 2) == []
+
+
+def test_a_sitting_ends_at_the_first_step_after_its_time() -> None:
+    now = [0.0]
+    sitting = Sitting(2.0, clock=lambda: now[0])
+    sitting("a step in time")
+    now[0] = 120.0
+    with pytest.raises(SittingOver, match="after the next"):
+        sitting("the next")
+    Sitting(None)("never over")
+
+
+def test_an_experiment_in_many_sittings_ends_like_one_in_a_single_sitting(tmp_path: Path) -> None:
+    def hold(run_dir: str, steps: int | None) -> object:
+        """One sitting of so many durable steps; None: it is not over."""
+        left = [steps]
+
+        def clock() -> float:
+            if left[0] is None:
+                return 0.0
+            left[0] -= 1
+            return 0.0 if left[0] >= 0 else 1e9
+
+        one = config(tmp_path, run_dir=str(tmp_path / run_dir), num_generations=1)
+        sitting = Sitting(1.0, clock=clock)
+        try:
+            return asyncio.run(hold_experiment(one, ("frozen", "rft", "naive"), Silent(), sitting))
+        except* SittingOver:
+            pass
+        return None
+
+    whole = hold("whole", None)
+    sittings = 0
+    while (found := hold("parts", 150)) is None:
+        sittings += 1
+        assert sittings < 60
+    assert sittings > 1
+    assert found == whole
