@@ -13,9 +13,6 @@ from evolve.report.formats import duration, money, number, operations, pvalue
 from evolve.report.headline import headline_comparison, share, signed
 from memory.types import Record
 
-MAX_IDLE = 0.5
-"""Idle share of the engines from which the page says that somebody should look."""
-
 Tone = Literal["good", "bad", "mute"]
 
 
@@ -101,7 +98,6 @@ def alarms(data: ReportData) -> tuple[str, ...]:
             *_contamination_alarms(view),
             *_decay(view),
             *_collapse_alarms(view),
-            *_cost_alarms(view),
         ]
     )
 
@@ -179,12 +175,6 @@ def _collapse_alarms(view: EvolutionView) -> Iterator[str]:
         for health in life.health:
             for _, sentence in health.alarms:
                 yield f"Generation {life.generation}, {health.name}: {sentence}."
-
-
-def _cost_alarms(view: EvolutionView) -> Iterator[str]:
-    idle = view.idle_share
-    if idle is not None and idle > MAX_IDLE:
-        yield f"The engines were idle for {idle:.0%} of the time; see cost for where."
 
 
 def rival_sentences(data: ReportData) -> tuple[str, ...]:
