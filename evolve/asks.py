@@ -20,7 +20,13 @@ Recalled = Callable[[Asked], Recall]
 
 
 def proposal_asks(
-    config: RunConfig, stage: str, problems: Iterable[Asked], members: Sequence[Member], num_samples: int
+    config: RunConfig,
+    stage: str,
+    problems: Iterable[Asked],
+    members: Sequence[Member],
+    num_samples: int,
+    *,
+    temperature: float | None = None,
 ) -> list[Ask]:
     """First proposals of each member on its own for each problem, so that any set of seats can be replayed."""
     return [
@@ -28,7 +34,7 @@ def proposal_asks(
             key=f"{problem.task.id}/{member.name}",
             task=problem.task,
             members=(member,),
-            protocol=VoteConfig(samples_per_member=num_samples, **_limits(config, problem)),
+            protocol=VoteConfig(samples_per_member=num_samples, **_limits(config, problem, temperature)),
             seed=derive_seed(config.seed, stage),
         )
         for problem in problems
@@ -70,10 +76,11 @@ def first_of_each_type(problems: Iterable[_A], num_items: int, *, skip: int = 0)
     return chosen
 
 
-def _limits(config: RunConfig, problem: Asked) -> dict[str, object]:
+def _limits(config: RunConfig, problem: Asked, temperature: float | None = None) -> dict[str, object]:
     sampling: Sampling = config.deliberation.sampling
+    warmth = {} if temperature is None else {"temperature": temperature}
     return {
-        "sampling": sampling.model_copy(update={"max_tokens": problem.max_tokens}),
+        "sampling": sampling.model_copy(update={"max_tokens": problem.max_tokens, **warmth}),
         "call_timeout_s": config.deliberation.call_timeout_s,
         "budget": config.deliberation.budget,
     }

@@ -28,7 +28,8 @@ DEFAULT_CONFIG = Path("configs/quickstart.yaml")
 app = typer.Typer(
     help="A mesh of local models of different families that deliberates, learns from its verified traces, "
     "and measures whether that helped. Exit codes: 0 done, 1 failed, 2 bad configuration or input, "
-    "3 another process works there, 4 weights or files missing, 5 waiting for a person, 130 interrupted; `evomesh why CODE` explains an error.",
+    "3 another process works there, 4 weights or files missing, 5 waiting for a person, 130 interrupted; "
+    "`evomesh why CODE` explains an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -39,6 +39,11 @@ class HarvestConfig(Record):
         default=40, ge=1, description="TRAIN problems of each task type a generation draws on"
     )
     councils_per_type: int = Field(default=6, ge=0, description="of these, how many go through a full council as well")
+    temperature: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="of these first proposals: warmer finds more different answers; null: deliberation.sampling's",
+    )
 
 
 class GateConfig(Record):

@@ -30,7 +30,9 @@ async def gather(lab: Lab, generation: Generation, problems: SplitProblems) -> H
     settings, number = lab.config.harvest, generation.number
     train = _of_generation(lab, generation, problems)
     stage = f"generation {number} harvest"
-    asks = proposal_asks(lab.config, stage, train, seat(generation), settings.samples_per_member)
+    asks = proposal_asks(
+        lab.config, stage, train, seat(generation), settings.samples_per_member, temperature=settings.temperature
+    )
     proposals = await lab.hold(stage, _directory(lab, number) / "harvest.parquet", asks)
     councils = await hold_councils(lab, generation, problems)
     judged = await lab.judge_all(stage, [*proposals, *councils], train)

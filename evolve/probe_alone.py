@@ -54,15 +54,19 @@ def tokens_of(traces: Iterable[Deliberation]) -> int:
 async def ask_alone(lab: Lab, stage: str, councils: Sequence[Deliberation], by_id: Mapping[str, Problem]) -> AskedAlone:
     """First `emergence_samples` of every member of these councils; then what is missing to the mesh's tokens.
 
+    They are as warm as the harvest's: at a lower temperature thirty samples would be a few different ones.
+
     Where any member was right the question is decided, and nothing more is drawn.
     """
     if not councils:
         return AskedAlone()
-    count = lab.config.evaluation.emergence_samples
+    count, warmth = lab.config.evaluation.emergence_samples, lab.config.harvest.temperature
     asks = [
         ask
         for council in councils
-        for ask in proposal_asks(lab.config, stage, [by_id[council.task.id]], council.members, count)
+        for ask in proposal_asks(
+            lab.config, stage, [by_id[council.task.id]], council.members, count, temperature=warmth
+        )
     ]
     first = await _draw(lab, stage, asks, by_id)
     more = [
@@ -83,12 +87,12 @@ async def _draw(lab: Lab, stage: str, asks: Sequence[Ask], by_id: Mapping[str, P
 
 def _top_up(lab: Lab, stage: str, council: Deliberation, first: AskedAlone, by_id: Mapping[str, Problem]) -> list[Ask]:
     target, most = tokens_of([council]), MAX_TOP_UP * lab.config.evaluation.emergence_samples
-    asks = []
+    asks, warmth = [], lab.config.harvest.temperature
     for member in council.members:
         traces = first.of(council.task.id, member.name)
         count = min(most, samples_missing(traces, target))
         if count:
-            asks += proposal_asks(lab.config, stage, [by_id[council.task.id]], [member], count)
+            asks += proposal_asks(lab.config, stage, [by_id[council.task.id]], [member], count, temperature=warmth)
     return asks
 
 

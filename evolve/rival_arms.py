@@ -140,7 +140,14 @@ async def _generation(
     drawn = await lab.hold(
         f"{stage} harvest",
         lab.directory / f"generation-{now.number}" / "harvest.parquet",
-        proposal_asks(lab.config, f"{stage} harvest", items, now.members, samples),
+        proposal_asks(
+            lab.config,
+            f"{stage} harvest",
+            items,
+            now.members,
+            samples,
+            temperature=lab.config.harvest.temperature,
+        ),
     )
     learned = await _learn(lab, name, now.number, items, drawn, earlier, held_out)
     target = {m.engine: spent.total if name == "rft" else spent.by_engine.get(m.engine, Effort()) for m in now.members}

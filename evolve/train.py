@@ -219,7 +219,7 @@ class _Training:
     def _learn_rows(self, model: PreTrainedModel | PeftModel, scratch: str) -> PeftModel:
         training, job = self._training, self._job
         longest = max(len(row.token_ids) for row in self._rows)
-        at_once = rows_per_pass(longest, training.batch_size, self._packed_tokens(longest))
+        at_once = rows_per_pass(self._rows, training.batch_size, self._packed_tokens(longest))
         num_steps = _num_steps(len(self._rows), training.batch_size, training.num_epochs, training.max_steps)
         later = self._preference
         num_later = 0
@@ -240,8 +240,9 @@ class _Training:
 
     def _learn_pairs(self, model: PeftModel, settings: PreferenceTraining, scratch: str) -> PeftModel:
         num_steps = _num_steps(len(self._pairs), settings.batch_size, settings.num_epochs, settings.max_steps)
-        longest = max(len(row.token_ids) for pair in self._pairs for row in (pair.chosen, pair.rejected))
-        at_once = rows_per_pass(2 * longest, settings.batch_size, self._packed_tokens(longest))
+        rows = [row for pair in self._pairs for row in (pair.chosen, pair.rejected)]
+        longest = max(len(row.token_ids) for row in rows)
+        at_once = rows_per_pass(rows, settings.batch_size, self._packed_tokens(longest), together=2)
         examples, self._looked = with_reference(model, pair_examples(self._pairs), at_once)
         watch = Watch(self._job.recipe.name, self._on_progress, before=len(self._trainers[0].losses))
         trainer = PackedPreferenceTrainer(

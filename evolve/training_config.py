@@ -28,7 +28,7 @@ class LoraTraining(Record):
     num_epochs: int = Field(default=2, ge=1, description="passes over the rows, unless max_steps ends it earlier")
     max_steps: int | None = Field(default=None, ge=1, description="at most this many optimizer steps; None: no limit")
     batch_size: int = Field(default=16, ge=1, description="rows an optimizer step learns from")
-    max_length: int = Field(default=384, ge=8, description="a row longer than this, in tokens, is left out and counted")
+    max_length: int = Field(default=1024, ge=8, description="longer rows, in tokens, are left out and counted")
     max_packed_tokens: int = Field(
         default=4096,
         ge=1,

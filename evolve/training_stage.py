@@ -88,7 +88,14 @@ async def train_jobs(
                 found = await _train(lab, jobs, places, None if places else on_report)
         return Trained(reports=tuple(map(_lasting, found)))
 
-    return (await lab.journal.record(name, [job.digest for job in jobs], Trained, work)).reports
+    reports = (await lab.journal.record(name, [job.digest for job in jobs], Trained, work)).reports
+    for report in reports:
+        if report.num_rows_left_out:
+            lost, kept = report.num_rows_left_out, report.num_rows
+            lab.observer.say(
+                f"{report.recipe}: {lost} of {kept + lost} rows were left out, most likely longer than training.max_length"
+            )
+    return reports
 
 
 async def admit_jobs(
@@ -215,7 +222,9 @@ async def _train(
 
 
 async def _train_light(lab: Lab, job: TrainingJob, on_report: OnReport | None) -> TrainingReport:
-    report = finished_report(job) or await asyncio.to_thread(train_or_say_why, job)
+    report = finished_report(job)
+    if report is None:
+        report = await asyncio.to_thread(train_or_say_why, job)
     lab.observer.advance(100)
     if on_report is not None:
         on_report(report)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,8 +65,28 @@ def test_nothing_cannot_be_packed():
         pack_rows([])
 
 
+def different(length: int, count: int) -> list[TokenRow]:
+    return [TokenRow(tuple(range(length * place, length * (place + 1))), 1) for place in range(count)]
+
+
 def test_passes_are_as_large_as_the_token_limit_allows():
-    assert rows_per_pass(100, 16, 4096) == 16
-    assert rows_per_pass(100, 16, 1599) == 8
-    assert rows_per_pass(5000, 16, 4096) == 1
-    assert rows_per_pass(10, 7, 40) == 1
+    assert rows_per_pass(different(100, 20), 16, 4096) == 16
+    assert rows_per_pass(different(100, 20), 16, 1599) == 8
+    assert rows_per_pass(different(5000, 2), 16, 4096) == 1
+    assert rows_per_pass(different(10, 7), 7, 40) == 1
+    assert rows_per_pass(different(100, 20), 16, 1600, together=2) == 8
+
+
+def test_rows_that_begin_alike_fit_in_greater_numbers():
+    rows = [TokenRow((*range(400), 1000 + place), 400) for place in range(32)]
+    assert rows_per_pass(rows, 16, 4096) == 16
+    assert rows_per_pass(rows, 16, 410) == 8
+
+
+@settings(deadline=None)
+@given(ROWS, st.integers(1, 30), st.integers(1, 2))
+def test_no_pass_is_larger_than_the_limit_whichever_rows_it_takes(rows, limit, together):
+    size = rows_per_pass(rows, 4, limit, together=together)
+    if size > 1:
+        for chosen in combinations_with_replacement(rows, size * together):
+            assert len(pack_rows(chosen).token_ids) <= limit
