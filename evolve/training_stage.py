@@ -93,7 +93,7 @@ async def train_jobs(
         if report.num_rows_left_out:
             lost, kept = report.num_rows_left_out, report.num_rows
             lab.observer.say(
-                f"{report.recipe}: {lost} of {kept + lost} rows were left out, most likely longer than training.max_length"
+                f"{report.recipe}: {lost} of {kept + lost} rows left out, most likely longer than training.max_length"
             )
     return reports
 
