@@ -25,7 +25,8 @@ NUM_WORDS = 13
 TEMPLATE_FROM = 2
 """A run of words that so many held-out items share says nothing about one of them."""
 MAX_SHOWN = 20
-_WORD = re.compile(r"\w+(?:[.,]\d+)*")
+_WORD = re.compile(r"\w+(?:[.,]\d+)*|[-+*/=<>^%]")
+"""Signs of arithmetic count: 2 + 8 = and 2 - 8 = are two questions, and neither is part of 2 + 8 - 6 =."""
 _Gram = tuple[str, ...]
 
 SaysAnswer = Callable[[Split, str, str], bool]

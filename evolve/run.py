@@ -22,6 +22,7 @@ from evolve.report.data import ReportData
 from evolve.report.holdings import holdings_of
 from evolve.run_files import CONFIG, FACTS
 from evolve.run_memory import open_memory
+from evolve.tracking import check_tracking, track
 from evolve.view import Facts, report_of
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
 from memory.upkeep import tidy
@@ -47,6 +48,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
         finished = read_report(directory)
         if finished is not None:
             return finished
+        check_tracking(config.tracking)
         facts = _facts(directory, config)
         with ExitStack() as stack, Footprint() as footprint:
             judge = stack.enter_context(Judge())
@@ -63,6 +65,7 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
                 data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats, held)
         observer.finished()
         leave_report(directory, data)
+        track(data, directory, config.tracking)
         return data
 
 

@@ -98,3 +98,11 @@ def test_the_table_names_every_split_and_source_and_the_overlaps() -> None:
 
 def test_nothing_seen_is_an_empty_report() -> None:
     assert contamination([], {Split.GATE: [problem(0, LONG)]}).clean
+
+
+@pytest.mark.parametrize("other", ["2 - 8 =", "2 + 8 - 6 =", "1 + 2 + 8 ="])
+def test_sums_of_the_same_numbers_are_other_questions(other: str) -> None:
+    text = "State the final answer: {}"
+    held = {Split.GATE: [problem(0, text.format("2 + 8 ="))]}
+    assert contamination([seen(text.format(other), "k9")], held).clean
+    assert not contamination([seen(text.format("2 + 8 =") + " 10", "k9")], held).clean
