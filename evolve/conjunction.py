@@ -155,7 +155,6 @@ def hold(
     results = []
     for index, contest in enumerate(contests):
         p_adjusted, threshold, shown = corrected.get(index, (p_values[index], alpha, p_values[index] <= alpha))
-        have = {rival.kind for rival in contest.rivals}
         result = ContestResult(
             name=contest.name,
             kind=contest.kind,
@@ -163,12 +162,20 @@ def hold(
             p_adjusted=p_adjusted,
             threshold=threshold,
             guards=_guards(contest),
-            missing=tuple(kind for kind in MEANING if kind in required and kind not in have),
+            missing=_missing(contest, required),
             shown=shown,
             reason="",
         )
         results.append(result.model_copy(update={"reason": _reason(result)}))
     return ConjunctionRecord(alpha=alpha, num_candidates=len(candidates), results=tuple(results))
+
+
+def _missing(contest: Contest, required: Collection[RivalKind]) -> tuple[RivalKind, ...]:
+    """Of a candidate. A control has the incumbents alone to beat: were it to lack a rival, it could never be alarming."""
+    if contest.kind != "candidate":
+        return ()
+    have = {rival.kind for rival in contest.rivals}
+    return tuple(kind for kind in MEANING if kind in required and kind not in have)
 
 
 def _versus(contest: Contest, seed: int) -> tuple[Versus, ...]:

@@ -123,3 +123,12 @@ def test_nonsense_is_refused() -> None:
         Contest(name="x", right=right(3), rivals=(placebo,), task_types=("a",) * N)
     with pytest.raises(ValidationError, match="same problems"):
         Contest(name="x", right=right(3)[:5], rivals=contest().rivals, task_types=("a",) * N)
+
+
+def test_a_control_without_the_required_rivals_can_still_pass_the_rule() -> None:
+    """An A/A arm that could never pass would say of every gate that it can be trusted."""
+    rivals = (Rival(kind="incumbent", name="today", right=(False,) * 30),)
+    control = Contest(name="A/A", kind="aa", right=(True,) * 30, rivals=rivals, task_types=("t",) * 30)
+    found = hold([control], 0.05, required=("incumbent", "placebo", "budget"), seed=0).results[0]
+    assert found.would_pass
+    assert not found.passed
