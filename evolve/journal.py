@@ -87,6 +87,9 @@ class Journal:
         """All deliberations of a stage in the order of `works`, each accepted on its own as it ends.
 
         Until the stage is complete they lie in a ledger beside `path`; then they are sealed there as Parquet.
+
+        Raises:
+            JournalError: as `record`. What the first work that failed raises; the others are cancelled.
         """
         identity = step_id(name, inputs)
         partial = path.with_suffix(".partial.jsonl")
@@ -115,10 +118,14 @@ class Journal:
             done[key] = deliberation
             on_done(deliberation)
 
-        async with asyncio.TaskGroup() as group:
-            for key, work in works:
-                if key not in done:
-                    group.create_task(one(key, work))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key, work in works:
+                    if key not in done:
+                        group.create_task(one(key, work))
+        except ExceptionGroup as failed:
+            # What ended the stage; the others, of calls in flight, follow from it. A group alone would say nothing.
+            raise failed.exceptions[0]  # noqa: B904 - its own cause tells a full disk from other faults
         result = [done[key] for key, _ in works]
         write_traces(path, result)
         self._accept(name, identity, content_hash(timeless([item.model_dump(mode="json") for item in result])))

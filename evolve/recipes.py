@@ -20,6 +20,7 @@ from evolve.training_config import (
     Role,
     ScriptedTraining,
     TrainingConfig,
+    WarmStart,
 )
 from memory.types import Record, content_hash
 from mesh.types import Member, Message
@@ -364,21 +365,25 @@ def _arms(
     for role in config.roles:
         if role != "proposer":
             yield _Arm(name=role, mix=ROLE_MIX[role], training=training, role=role)
-    if config.warm_start:
-        yield from _warm_arms(training, parents)
+    if config.warm_start is not None:
+        yield from _warm_arms(training, parents[: config.warm_start.num_parents], config.warm_start)
     for number, merge in enumerate(config.merges):
         yield from _merge_arms(merge, number, config, parents, max_rank)
     yield from _mutated_arms(config, training, parents, max_rank, place)
 
 
-def _warm_arms(training: TrainingConfig, parents: Sequence[Parent]) -> Iterator[_Arm]:
+def _warm_arms(training: TrainingConfig, parents: Sequence[Parent], settings: WarmStart) -> Iterator[_Arm]:
     """Every parent trained further on what it was bred for, with its own rank."""
     for number, parent in enumerate(parents):
-        ranked = training.model_copy(update={"rank": parent.rank})
+        changes: dict[str, float] = {"rank": parent.rank}
+        if isinstance(training, LoraTraining):
+            changes["num_epochs"] = settings.num_epochs or training.num_epochs
+            changes["learning_rate"] = settings.learning_rate or training.learning_rate
+        ranked = training.model_copy(update=changes)
         key = "-".join(["warm", *([parent.role] if parent.role != "proposer" else []), *parent.task_types])
         yield _Arm(
             name=key if number == 0 else f"{key}-{number + 1}",
-            mix=ROLE_MIX[parent.role],
+            mix=CROSS if settings.mix == "cross" and parent.role == "proposer" else ROLE_MIX[parent.role],
             training=ranked,
             task_types=parent.task_types,
             role=parent.role,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from pydantic import Field
 
-from evolve.judge import VerifierAudit, best_constant, verifier_audit
+from evolve.judge import CONSTANTS, Judge, VerifierAudit, best_constant, verifier_audit
 from evolve.lab import Lab
-from evolve.problem_types import Problem
+from evolve.problem_types import PanelRule, Problem, ProblemsError
 from evolve.report.data import ConstantAnswer
 from evolve.report.measure import Accuracy
 from evolve.sealed import SplitProblems
@@ -17,6 +19,10 @@ MAX_AUDITED_PER_TYPE = 60
 """Problems of one type the verifier is tried on; constants, empty and echoed answers each cost a call."""
 
 
+TRIED_FIRST = 3
+"""Reference answers of a type that are judged before any other: a verifier that is dead costs its time limit a call."""
+
+
 class Survey(Record):
     """What the problems are like."""
 
@@ -25,7 +31,11 @@ class Survey(Record):
 
 
 async def survey(lab: Lab, problems: SplitProblems) -> Survey:
-    """Try the verifier on TRAIN and DEV items, and find the best constant answer of every task type on them."""
+    """Try the verifier on TRAIN and DEV items, and find the best constant answer of every task type on them.
+
+    Raises:
+        ProblemsError: a verifier accepts whatever is said, or none judges its own reference answers. Nothing is spent.
+    """
     items = [*problems.of(Split.TRAIN), *problems.of(Split.DEV)]
 
     async def work() -> Survey:
@@ -34,6 +44,7 @@ async def survey(lab: Lab, problems: SplitProblems) -> Survey:
             by_type.setdefault(problem.task.type, []).append(problem)
         sample = [problem for group in by_type.values() for problem in group[:MAX_AUDITED_PER_TYPE]]
         lab.observer.stage("check verifiers", 1)
+        _refuse_dead(by_type, lab.judge)
         constants = {}
         for task_type, group in by_type.items():
             answer, share = best_constant(group, lab.judge)
@@ -44,9 +55,42 @@ async def survey(lab: Lab, problems: SplitProblems) -> Survey:
         constants[""] = ConstantAnswer(
             answer="each type's own", accuracy=Accuracy(correct=right, n=sum(len(g) for g in by_type.values()))
         )
-        return Survey(verifier=verifier_audit(sample, lab.judge), constants=constants)
+        found = verifier_audit(sample, lab.judge)
+        _refuse_blind(found)
+        return Survey(verifier=found, constants=constants)
 
     result = await lab.journal.record("survey", [problem.key for problem in items], Survey, work)
     for sentence in result.verifier.problems:
         lab.observer.say(f"verifier: {sentence}")
     return result
+
+
+def _refuse_dead(by_type: Mapping[str, Sequence[Problem]], judge: Judge) -> None:
+    """Raises ProblemsError where no type's verifier can judge what it must accept; a panel is not asked yet."""
+    tried = [
+        (problem, problem.reference)
+        for group in by_type.values()
+        for problem in [p for p in group if p.reference and not isinstance(p.verifier, PanelRule)][:TRIED_FIRST]
+    ]
+    outcomes = judge.judge_many(tried)
+    unknown = [outcome for outcome in outcomes if outcome.evidence and outcome.evidence.verdict == "unknown"]
+    if tried and len(unknown) == len(tried):
+        raise ProblemsError(
+            f"expected verifiers that judge their own reference answers, but none of {len(tried)} could be judged: "
+            f"{judge.incidents[-1].reason}; nothing was spent; mend the verifier"
+        )
+
+
+def _refuse_blind(audit: VerifierAudit) -> None:
+    """Raises ProblemsError where a verifier takes every constant for every item: all it teaches is wrong."""
+    constants = {repr(answer) for answer in CONSTANTS}
+    accepted: dict[str, set[str]] = {}
+    for probe in audit.probes:
+        if probe.n and probe.accepted == probe.n:
+            accepted.setdefault(probe.task_type, set()).add(probe.probe)
+    blind = sorted(task_type for task_type, probes in accepted.items() if constants <= probes)
+    if blind:
+        raise ProblemsError(
+            f"the verifier of {', '.join(blind)} accepts whatever is said ({', '.join(sorted(constants))} for every "
+            "item); nothing was spent; mend it, and give another run_dir, since this one keeps its configuration"
+        )

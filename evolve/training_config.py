@@ -158,6 +158,17 @@ class MutationConfig(Record):
         return self
 
 
+class WarmStart(Record):
+    """How an adapter is trained further: a short way on, on the rows there are by then."""
+
+    mix: Literal["own", "cross"] = Field(
+        default="own", description="own: its engine's own verified answers; cross: the other families' as well"
+    )
+    num_parents: int = Field(default=1, ge=1, description="of each engine, the seated specialist first")
+    num_epochs: int | None = Field(default=None, ge=1, description="passes over the rows; null: training.num_epochs")
+    learning_rate: float | None = Field(default=None, gt=0, lt=1, description="peak rate; null: training's")
+
+
 class BanditConfig(Record):
     """Which kinds of recipe are tried, learned from how earlier generations' candidates did."""
 
@@ -190,7 +201,9 @@ class RecipesConfig(Record):
         default=("proposer",),
         description="what specialists are bred for; critic and synthesiser add one recipe per engine each",
     )
-    warm_start: bool = Field(default=False, description="one more recipe per parent adapter that trains it further")
+    warm_start: WarmStart | None = Field(
+        default=None, description="one more recipe per parent adapter that trains it further; null: none"
+    )
     merges: tuple[MergeTraining, ...] = Field(
         default=(), description="one more recipe per engine with enough parent adapters for each of these merges"
     )

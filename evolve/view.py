@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from pydantic import Field
@@ -16,6 +16,7 @@ from evolve.lab import LOAD
 from evolve.lineage import Generation
 from evolve.loop import Round, Run
 from evolve.progress import StageTime
+from evolve.recipes import Recipe
 from evolve.report.data import (
     AuditSentence,
     CandidateView,
@@ -80,7 +81,7 @@ def report_of(
         families=tuple(_families(run)),
         verifier_audit=_verifier_sentences(run),
         audit=run.audit.table,
-        candidates=tuple(view for one in run.rounds for view in _candidates(one, times)),
+        candidates=tuple(view for one in run.rounds for view in _candidates(one, times, _bred(run))),
         curation=tuple(_curation(last)),
         drop_examples=tuple(_drop_examples(last)),
         generations=tuple(_generations(run)),
@@ -156,10 +157,27 @@ def _verifier_sentences(run: Run) -> tuple[AuditSentence, ...]:
     return found or (fine,)
 
 
-def _candidates(one: Round, times: Sequence[StageTime]) -> Iterable[CandidateView]:
+def recipe_in_words(recipe: Recipe) -> str:
+    """How an adapter was made, for people: 'fresh, on own correct and cross family, for every task, rank 16'."""
+    if recipe.placebo:
+        return f"{recipe.start}, on shuffled targets (placebo)"
+    mix = " and ".join(ingredient.replace("_", " ") for ingredient in recipe.mix)
+    about = ", ".join(recipe.task_types) or "every task"
+    role = "" if recipe.role == "proposer" else f", {recipe.role}"
+    changes = "".join(f", {change}" for change in recipe.changes)
+    return f"{recipe.start}, on {mix}, for {about}{role}{changes}"
+
+
+def _bred(run: Run) -> dict[str, str]:
+    """Adapter to the name of the candidate it is of."""
+    return {c.member.adapter: c.member.name for one in run.rounds for c in one.brood.candidates if c.member.adapter}
+
+
+def _candidates(one: Round, times: Sequence[StageTime], names: Mapping[str, str]) -> Iterable[CandidateView]:
     loads = {item.stage.removeprefix(LOAD): item.seconds for item in times if item.stage.startswith(LOAD)}
     members = {candidate.recipe.name: candidate for candidate in one.brood.candidates}
     reports = {report.recipe: report for report in one.brood.reports}
+    recipes = {recipe.name: recipe for recipe in one.brood.recipes}
     is_let_in = one.ruling is None or one.ruling.state == "granted"
     chosen = one.selection.chosen.candidates if one.selection.chosen and is_let_in else ()
     for name in dict.fromkeys([*reports, *one.brood.refused]):
@@ -168,8 +186,8 @@ def _candidates(one: Round, times: Sequence[StageTime]) -> Iterable[CandidateVie
         yield CandidateView(
             name=name,
             engine=candidate.member.engine if candidate else "",
-            recipe=name,
-            parents=candidate.parents if candidate else (),
+            recipe=recipe_in_words(recipes[name]) if name in recipes else name,
+            parents=tuple(names.get(parent, parent) for parent in candidate.parents) if candidate else (),
             status="ok" if report is not None and report.status == "ok" else "quarantined",
             reason=one.brood.refused.get(name, ""),
             loss_curve=tuple(enumerate(report.losses, start=1)) if report else (),

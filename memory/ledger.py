@@ -70,8 +70,10 @@ def publish_bytes(path: Path, data: bytes) -> str:
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # writing to a descriptor, the system does not say where there is no room
         raise
     sync_directory(path.parent)
     return hashlib.sha256(data).hexdigest()

@@ -94,7 +94,8 @@ def loss_plot(candidates: Sequence[CandidateView]) -> str:
     if not drawn:
         return ""
     with _themed():
-        figure, [axes] = _figure(height_in=2.6)
+        # The legend stands beside the curves, so the plot has to be as high as the legend is long.
+        figure, [axes] = _figure(height_in=max(2.6, 0.6 + 0.19 * len(drawn)))
         for index, candidate in enumerate(drawn):
             steps, losses = zip(*candidate.loss_curve, strict=True)
             dashes = "solid" if candidate.status == "ok" else "dashed"

@@ -181,7 +181,7 @@ def test_rows_of_earlier_generations_are_learned_from_and_held_out_ones_never(tm
 
 def test_parents_are_trained_further_and_merged_and_become_parents_of_the_candidate(tmp_path):
     settings = config(
-        tmp_path, recipes={"min_rows": 1, "warm_start": True, "merges": [{"kind": "merge", "weights": [1, 2]}]}
+        tmp_path, recipes={"min_rows": 1, "warm_start": {"num_parents": 2}, "merges": [{"kind": "merge", "weights": [1, 2]}]}
     )
     first = bred(settings)
     adapter = first.contenders[0].member.adapter
@@ -196,7 +196,7 @@ def test_parents_are_trained_further_and_merged_and_become_parents_of_the_candid
 
 
 def test_a_parent_that_is_lost_costs_its_recipe_and_nothing_else(tmp_path):
-    settings = config(tmp_path, recipes={"min_rows": 1, "warm_start": True})
+    settings = config(tmp_path, recipes={"min_rows": 1, "warm_start": {}})
     first = bred(settings)
     gone = parent(first.contenders[0]).model_copy(update={"adapter": "ab" * 32})
     second = following(settings, first, parents=(gone,))

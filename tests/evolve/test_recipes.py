@@ -26,6 +26,7 @@ from evolve.training_config import (
     PreferenceTraining,
     RecipesConfig,
     ScriptedTraining,
+    WarmStart,
 )
 from mesh.types import Member, Message, Part
 
@@ -236,7 +237,7 @@ def test_other_roles_learn_from_their_own_kind_of_example():
 
 def test_every_parent_of_the_engine_is_trained_further_for_what_it_was_bred_for():
     parents = [parent(1), parent(2, task_types=("gcd",), rank=4), parent(3, engine="right"), parent(4)]
-    made = bred(RecipesConfig(own=False, warm_start=True), *parents)
+    made = bred(RecipesConfig(own=False, warm_start=WarmStart(num_parents=3)), *parents)
     assert [(r.name, r.parents, r.task_types, r.training.rank) for r in made] == [
         ("g1-left-warm", ("hash1",), (), 8),
         ("g1-left-warm-gcd-2", ("hash2",), ("gcd",), 4),
@@ -244,6 +245,13 @@ def test_every_parent_of_the_engine_is_trained_further_for_what_it_was_bred_for(
     ]
     assert [r.start for r in made] == ["warm"] * 3
     assert [r.arm for r in made] == ["left/warm", "left/warm-gcd", "left/warm"]
+
+
+def test_a_short_way_on_has_its_own_mix_passes_and_rate():
+    short = WarmStart(mix="cross", num_epochs=1, learning_rate=1e-4)
+    [made] = bred(RecipesConfig(own=False, warm_start=short), parent(1), parent(2), training=LoraTraining(rank=8))
+    assert "cross_family" in made.mix
+    assert (made.training.num_epochs, made.training.learning_rate) == (1, 1e-4)
 
 
 def test_merges_take_the_best_distinct_parents_and_no_rows():
