@@ -1,0 +1,264 @@
+"""Bad input to a whole run: each ends in a defined state, says why, and leaves the incumbents seated."""
+
+import asyncio
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolve.codes import code_of
+from evolve.config import ConfigError, RunConfig
+from evolve.judge import Judge
+from evolve.lineage import Lineage
+from evolve.problem_types import Problem, ProblemsError, ReasoningGymVerifier
+from evolve.progress import Silent
+from evolve.report.data import ReportData
+from evolve.run import run
+from evolve.scorer import GymScorer
+from evolve.survey import survey
+from memory.types import Record
+from mesh.types import Task
+from serving.adapters import AdapterCorrupt
+
+ENGINES = [
+    {"kind": "scripted", "name": "ada", "family": "alpha", "skill": 0.35, "adapter_gain": 0.6},
+    {"kind": "scripted", "name": "ben", "family": "beta", "skill": 0.3, "adapter_gain": 0.6},
+]
+DYING = "import json, os, sys\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\nos._exit(3)"
+HANGING = "import json, sys, time\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\ntime.sleep(60)"
+
+
+def config_of(directory: Path, **changes: Any) -> RunConfig:
+    """One generation of two scripted engines on sums in a file; a second or two."""
+    tasks = directory / "tasks.jsonl"
+    pairs = [(a, b) for a in range(11, 21) for b in range(30, 38)]
+    rows = [{"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a, b in pairs]
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict[str, Any] = {
+        "name": "bad",
+        "run_dir": str(directory / "run"),
+        "seed": 3,
+        "serving": {"in_process": True, "engines": ENGINES},
+        "problems": {
+            "kind": "file",
+            "path": str(tasks),
+            "verifier": {"kind": "numeric"},
+            "answer_kind": "number",
+            "sizes": {"train": 6, "dev": 8, "gate": 16, "audit": 3},
+        },
+        "training": {"kind": "scripted"},
+        "memory": {"enabled": False},
+        "harvest": {"problems_per_type": 4, "samples_per_member": 2, "councils_per_type": 1},
+        "evaluation": {
+            "audit_councils_per_type": 1,
+            "emergence_samples": 2,
+            "dev_samples_per_member": 1,
+            "screen_items": 4,
+            "audit_samples_per_member": 1,
+        },
+        "gate": {"samples_per_member": 1, "required": [], "aa_every": 0},
+        "recipes": {"min_rows": 1, "placebo": False},
+        "tracking": {"tensorboard": False},
+        "concurrency": 4,
+    }
+    return RunConfig.model_validate(settings | changes)
+
+
+def ran(config: RunConfig, on_commit: Callable[[str], None] | None = None) -> ReportData:
+    return asyncio.run(run(config, Silent(), on_commit=on_commit))
+
+
+def steps_of(config: RunConfig) -> list[str]:
+    lines = (config.run_dir / "journal.jsonl").read_text().splitlines()
+    return [json.loads(line)["payload"]["step"] for line in lines]
+
+
+def seated_adapters(config: RunConfig) -> list[str]:
+    last = Lineage(config.run_dir / "generations.jsonl", readonly=True).latest()
+    assert last is not None
+    return [member.adapter for member in last.seats if member.adapter]
+
+
+class Stop(Exception):
+    """The run was interrupted here."""
+
+
+def stop_at(step: str) -> Callable[[str], None]:
+    def stop(accepted: str) -> None:
+        if accepted == step:
+            raise Stop(step)
+
+    return stop
+
+
+def test_where_nothing_right_is_harvested_the_incumbents_stay_and_the_report_says_why(tmp_path: Path) -> None:
+    unable = [engine | {"skill": 0.0} for engine in ENGINES]
+    config = config_of(tmp_path, serving={"in_process": True, "engines": unable})
+    data = ran(config)
+    assert seated_adapters(config) == []
+    reasons = [candidate.reason for candidate in data.candidates]
+    assert reasons
+    assert all("0 rows, fewer than min_rows (1)" in reason for reason in reasons)
+    assert "no candidate" in data.generations[-1].note
+
+
+def test_a_verifier_that_always_says_yes_stops_the_run_before_anything_is_asked(tmp_path: Path) -> None:
+    tasks = tmp_path / "yes.jsonl"
+    rows = [{"question": f"{a} + 30 =", "check": ".*", "type": "sum"} for a in range(100)]
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = {"kind": "file", "path": str(tasks), "verifier": {"kind": "regex"}, "answer_kind": "number"}
+    config = config_of(tmp_path, problems=problems)
+    for _ in range(2):  # the second time as the first: nothing was accepted of it
+        with pytest.raises(ProblemsError, match="the verifier of sum accepts whatever is said") as caught:
+            ran(config)
+        found = code_of(caught.value)
+        assert found is not None
+        assert found.name == "EM-PROBLEMS"
+    assert steps_of(config) == ["problems"]
+    assert not (config.run_dir / "generation-0").exists()
+
+
+class _Items:
+    """Problems of one split, as `survey` asks for them."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self._problems = problems
+
+    def of(self, _: object) -> list[Problem]:
+        return self._problems
+
+
+class _Desk:
+    """What `survey` needs of a lab."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.journal, self.observer = judge, self, Silent()
+
+    async def record(self, _name: str, _inputs: object, _model: type[Record], work: Callable[[], Any]) -> Any:
+        return await work()
+
+
+@pytest.mark.parametrize(
+    ("child", "reason"), [(DYING, r"the scorer died \(exit status 3\)"), (HANGING, "did not answer within 1 s")]
+)
+def test_a_verifier_that_crashes_or_hangs_stops_the_run_before_anything_is_asked(child: str, reason: str) -> None:
+    verifier = ReasoningGymVerifier(family="made_up", entry="{}")
+    items = [
+        Problem(
+            task=Task(id=f"t{n}", question="q?", type="made_up"),
+            reference=str(n),
+            verifier=verifier,
+            key=f"made_up|{n}",
+        )
+        for n in range(50)
+    ]
+    with (
+        Judge(scorer=GymScorer(timeout_s=0.2, command=[sys.executable, "-c", child])) as judge,
+        pytest.raises(ProblemsError, match=f"none of 3 could be judged: .*{reason}"),
+    ):
+        asyncio.run(survey(_Desk(judge), _Items(items)))  # type: ignore[arg-type]
+
+
+def test_an_adapter_damaged_after_training_is_refused_and_the_incumbents_stay(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Stop):
+        ran(config, stop_at("train-generation-0"))
+    for weights in (config.run_dir / "generation-0" / "training").rglob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-8] + b"\0" * 8)
+    data = ran(config)
+    assert seated_adapters(config) == []
+    reasons = [candidate.reason for candidate in data.candidates]
+    assert reasons
+    assert all("the adapter is not the one that was trained" in reason for reason in reasons)
+
+
+def test_an_admitted_adapter_that_is_damaged_stops_the_run_and_restored_it_goes_on(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Stop):
+        ran(config, stop_at("admit-generation-0"))
+    record = next((config.run_dir / "adapters").glob("*/adapter.json"))
+    kept = record.read_bytes()
+    record.write_bytes(b"\0" * len(kept))
+    with pytest.raises(AdapterCorrupt, match="adapter.json") as caught:
+        ran(config)
+    assert code_of(caught.value) is not None
+    record.write_bytes(kept)
+    assert ran(config).generations[-1].number == 1
+
+
+def test_a_changed_configuration_is_refused_and_the_old_one_goes_on(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Stop):
+        ran(config, stop_at("judge-generation-0-harvest"))
+    journal = (config.run_dir / "journal.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="another configuration"):
+        ran(config.model_copy(update={"seed": 4}))
+    assert (config.run_dir / "journal.jsonl").read_bytes() == journal
+    assert ran(config).generations[-1].number == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path, *, leave: int) -> Path:
+    """A file that takes all room of the disk but `leave` bytes."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        file.write(b"\0" * (shutil.disk_usage(disk).free - leave))
+    return filler
+
+
+@pytest.mark.parametrize("step", ["generation-0-harvest", "judge-generation-0-dev-seats"])
+def test_a_full_disk_stops_the_run_and_with_room_the_same_command_goes_on(
+    tmp_path: Path, small_disk: Path, step: str
+) -> None:
+    config = config_of(tmp_path, run_dir=str(small_disk / "run"))
+    whole = ran(config.model_copy(update={"run_dir": tmp_path / "whole"}))
+
+    def fill_at(accepted: str) -> None:
+        if accepted.startswith(step) and not (small_disk / "filler").exists():
+            fill(small_disk, leave=0)
+
+    with pytest.raises((OSError, RuntimeError), match="No space left on device") as caught:
+        ran(config, fill_at)
+    found = code_of(caught.value)
+    assert found is not None
+    assert found.name == "EM-DISK-FULL"
+    assert str(small_disk) in str(caught.value)
+    (small_disk / "filler").unlink()
+    data = ran(config)
+    assert [one.note for one in data.generations] == [one.note for one in whole.generations]
+    assert (config.run_dir / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
+
+
+def test_a_disk_that_is_full_while_a_candidate_trains_quarantines_it_and_the_run_ends(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    """Training results lie on a small disk of their own, as shared storage does."""
+    config = config_of(tmp_path)
+    (config.run_dir / "generation-0").mkdir(parents=True)
+    (config.run_dir / "generation-0" / "training").symlink_to(small_disk)
+    fill(small_disk, leave=0)
+    data = ran(config)
+    assert seated_adapters(config) == []
+    assert all("quarantined" in one.reason and os.strerror(errno.ENOSPC) in one.reason for one in data.candidates)
+    assert "no candidate" in data.generations[-1].note
