@@ -41,6 +41,8 @@ from evolve.splits import Split
 from evolve.tuning import Tuned
 from evolve.verdict import NoveltyVerdict, novelty_or_noise
 from evolve.vitals import SeatHealth, seat_health
+from evolve.wording import right_texts, vectors_of
+from memory.embed import Embedder
 from memory.ledger import publish_json
 from memory.types import Record
 from mesh.reliability import judged_answers
@@ -151,6 +153,7 @@ async def audit(
     ]
     taken_in = internalised([one.solo for one in learned])
     compared = gains(scores.rosters[0], scores.rosters[-1], scores.items, seed=seed)
+    encoder = None if lab.memory is None else lab.memory.embedder
     health = seat_health(numbered, pool, items, right, samples)
     return Audit(
         table=before_and_after(scores.rosters[0], scores.rosters[-1], items, some, constants),
@@ -162,7 +165,10 @@ async def audit(
         gains=compared,
         gains_by_type=gains_by_type(scores.rosters[0], scores.rosters[-1], scores.items, seed=seed),
         rivals=vote_beside_rivals(scores.rosters[-1], scores.constant, scores.items, seed=seed),
-        diversity=(*_harvested_diversity(rounds, seed), *_audited_diversity(numbered, measured, seed)),
+        diversity=(
+            *_harvested_diversity(rounds, encoder, seed),
+            *_audited_diversity(numbered, measured, encoder, seed),
+        ),
         shares=_shares(numbered, scores, pool, items, right),
         health=health,
         learned=tuple(learned),
@@ -233,24 +239,26 @@ def _lines(numbered: Sequence[Numbered], scores: AuditScores) -> tuple[Line, ...
     )
 
 
-def _harvested_diversity(rounds: Sequence[Lived], seed: int) -> list[GenerationDiversity]:
+def _harvested_diversity(rounds: Sequence[Lived], encoder: Embedder | None, seed: int) -> list[GenerationDiversity]:
     found = []
     for one in rounds:
-        answers = judged_answers(one.harvest.proposals, one.harvest.judged.lookup())
-        found.append(
-            GenerationDiversity(
-                generation=one.generation.number, source="harvest", diversity=describe(answers, seed=seed)
-            )
-        )
+        right = one.harvest.judged.lookup()
+        answers = judged_answers(one.harvest.proposals, right)
+        vectors = vectors_of(right_texts(one.harvest.proposals, right), encoder)
+        diversity = describe(answers, vectors=vectors, seed=seed)
+        found.append(GenerationDiversity(generation=one.generation.number, source="harvest", diversity=diversity))
     return found
 
 
-def _audited_diversity(numbered: Sequence[Numbered], measured: Measured, seed: int) -> list[GenerationDiversity]:
+def _audited_diversity(
+    numbered: Sequence[Numbered], measured: Measured, encoder: Embedder | None, seed: int
+) -> list[GenerationDiversity]:
     right = measured.judged.lookup()
     found = []
     for number, seats in numbered:
         mine = [trace for trace in measured.drawn if trace.members[0] in seats]
-        diversity = describe(judged_answers(mine, right), seed=seed)
+        vectors = vectors_of(right_texts(mine, right), encoder)
+        diversity = describe(judged_answers(mine, right), vectors=vectors, seed=seed)
         found.append(GenerationDiversity(generation=number, source="audit", diversity=diversity))
     return found
 

@@ -171,7 +171,7 @@ def hold(
 
 
 def _missing(contest: Contest, required: Collection[RivalKind]) -> tuple[RivalKind, ...]:
-    """Of a candidate. A control has the incumbents alone to beat: were it to lack a rival, it could never be alarming."""
+    """Of a candidate. A control has the incumbents alone to beat: one that lacked a rival could never be alarming."""
     if contest.kind != "candidate":
         return ()
     have = {rival.kind for rival in contest.rivals}

@@ -96,7 +96,9 @@ class Purse:
         return (await lab.journal.record(f"budget-generation-{number}", budget, BudgetRuling, work)).reason
 
     def _reserve(self, costs: Mapping[str, float]) -> Spent:
-        stages = [s for s in plan_run(self._lab.config, self._problems).stages if s.stage.startswith(("audit", "tune audit"))]
+        stages = [
+            s for s in plan_run(self._lab.config, self._problems).stages if s.stage.startswith(("audit", "tune audit"))
+        ]
         hours = sum(stage.seconds for stage in stages) / SECONDS_PER_HOUR
         return Spent(
             output_tokens=sum(stage.output_tokens for stage in stages), hours=hours, cost=hours * sum(costs.values())

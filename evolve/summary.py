@@ -77,7 +77,9 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
 
 
 def _gain_table(data: ReportData) -> Table:
-    table = Table(title="AUDIT accuracy, the last generation beside generation 0", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="AUDIT accuracy, the last generation beside generation 0", title_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column("method", no_wrap=True)
     for name in ("n", "before", "after", "points, 95% interval", "relative", "p"):
         table.add_column(name, justify="right", no_wrap=True)

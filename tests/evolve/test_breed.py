@@ -181,7 +181,8 @@ def test_rows_of_earlier_generations_are_learned_from_and_held_out_ones_never(tm
 
 def test_parents_are_trained_further_and_merged_and_become_parents_of_the_candidate(tmp_path):
     settings = config(
-        tmp_path, recipes={"min_rows": 1, "warm_start": {"num_parents": 2}, "merges": [{"kind": "merge", "weights": [1, 2]}]}
+        tmp_path,
+        recipes={"min_rows": 1, "warm_start": {"num_parents": 2}, "merges": [{"kind": "merge", "weights": [1, 2]}]},
     )
     first = bred(settings)
     adapter = first.contenders[0].member.adapter
