@@ -186,7 +186,7 @@ def test_an_admitted_adapter_that_is_damaged_stops_the_run_and_restored_it_goes_
     record = next((config.run_dir / "adapters").glob("*/adapter.json"))
     kept = record.read_bytes()
     record.write_bytes(b"\0" * len(kept))
-    with pytest.raises(AdapterCorrupt, match="adapter.json") as caught:
+    with pytest.raises(AdapterCorrupt, match=r"adapter\.json") as caught:
         ran(config)
     assert code_of(caught.value) is not None
     record.write_bytes(kept)
