@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,9 @@ from serving.traces import read_traces, write_traces
 _R = TypeVar("_R", bound=Record)
 
 TIME_FIELDS = frozenset({"seconds", "load_seconds", "engine_seconds"})
+
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 class JournalError(RuntimeError):
@@ -43,9 +47,13 @@ class Journal:
     """
 
     def __init__(self, directory: Path, *, on_commit: Callable[[str], None] | None = None) -> None:
-        """Opens or creates the journal in `directory`; `on_commit` hears of every durable append, after it."""
+        """Opens or creates the journal in `directory`; `on_commit` hears of every durable append, after it.
+
+        What a kill left half-written is removed, so the caller must be the only one who works here.
+        """
         self._steps = directory / "steps"
         self._steps.mkdir(parents=True, exist_ok=True)
+        _sweep(directory)
         self._on_commit = on_commit or (lambda _: None)
         self._ledger = Ledger(directory / "journal.jsonl")
         self._digests = {entry.payload["id"]: entry.payload["digest"] for entry in self._ledger.entries()}
@@ -144,6 +152,15 @@ class Journal:
                 f"{path} was changed after it was accepted: expected digest {self._digests[identity][:12]}, found "
                 f"{found[:12]}; restore the file, or start a new run directory"
             )
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the temporary files of records and traces that were being written when the process was killed."""
+    folders = [directory, directory / "steps", directory / "audit", *directory.glob("generation-*")]
+    for folder in [*folders, *directory.glob("generation-*/dev")]:
+        for path in folder.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink()
 
 
 def step_id(name: str, inputs: object) -> str:

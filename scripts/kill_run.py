@@ -8,8 +8,9 @@ run is compared, byte for byte, with one that was never interrupted. `--config`:
 say the same twice, so what is compared is what was accepted: every journal line, sealed file and single deliberation
 that was there at a kill must be there afterwards, unchanged, and none of them drawn twice.
 
-The moments are uniform over the time that the run works. Starting and reading back what was accepted count as no work,
-but every fifth kill comes while the run still does that. The exit code is 1 if anything differs.
+The moments are uniform over the time of an uninterrupted run; with `--config`, over the time it is expected to take.
+Starting and reading back what was accepted count as nothing, but every fifth kill comes during that. The exit code is
+1 if anything differs.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,8 @@ from memory.types import content_hash
 from serving.traces import read_traces
 
 POLL_S = 0.02
+LONGEST_START_S = 900.0
+"""After this a start counts as work, for training may accept nothing for longer."""
 TIMES = {"times.jsonl", "facts.json", "report.html", "driver.lock", "driver", "config.yaml"}
 """Clock times and this machine alone; the configuration names the directory, which two runs cannot share."""
 AHEAD = "ahead.jsonl"
@@ -92,6 +97,10 @@ def memory_head(config: RunConfig) -> str:
         return memory.stats().head
 
 
+Progress = tuple[int, int]
+"""Bytes of the journal, and deliberations of the stage under way; ordered as a run goes on."""
+
+
 @dataclass(frozen=True)
 class Accepted:
     """What a run had accepted at one moment."""
@@ -102,9 +111,9 @@ class Accepted:
     """(stage file, key) of single deliberations that are not sealed yet, to the hash of each with its times."""
 
     @property
-    def size(self) -> int:
+    def progress(self) -> Progress:
         """Grows with everything that is accepted."""
-        return len(self.journal) + len(self.drawn)
+        return len(self.journal), len(self.drawn)
 
     @property
     def last_step(self) -> str:
@@ -249,37 +258,38 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When to kill: `moments` are seconds of work since the run began; `start_s` is the longest that a start may take
-    before it counts as work."""
+class Kill:
+    """A moment to kill at: so long after the run got so far. `reached` None: after this attempt accepted anything."""
 
-    moments: tuple[float, ...]
-    start_s: float
+    reached: Progress | None
+    delay_s: float
 
 
-def torment(begin: Callable[[], Started], directory: Path, stages: Path, plan: Plan, chance: random.Random) -> Tally:
-    """Start, kill and start again until all moments have passed or the run has ended, then let it end.
+def torment(
+    begin: Callable[[], Started], directory: Path, stages: Path, kills: Sequence[Kill], chance: random.Random
+) -> Tally:
+    """Start, kill and start again until all kills are spent or the run has ended, then let it end.
 
     Raises SystemExit where the run fails by itself.
     """
-    tally, worked, before, replay_s = Tally(), 0.0, Accepted(), 0.0
-    for number, moment in enumerate((*plan.moments, None)):
+    tally, before, replay_s = Tally(), Accepted(), 0.0
+    for number, kill in enumerate((*kills, None)):
         started, began = begin(), time.monotonic()
-        early = chance.uniform(0.0, replay_s) if moment is not None and number % 5 == 4 else None
-        work_began: float | None = None
+        early = chance.uniform(0.0, replay_s) if number % 5 == 4 else None
+        went_on: float | None = None
+        due: float | None = None
         while (status := started.status()) is None:
-            now = time.monotonic()
-            if work_began is None and (_size(directory) > before.size or now - began > plan.start_s):
-                work_began, replay_s = now, now - began
-            if early is not None and now - began >= early:
-                break
-            if moment is not None and work_began is not None and worked + now - work_began >= moment:
-                break
+            now, there = time.monotonic(), progress(directory)
+            if went_on is None and (there > before.progress or now - began > LONGEST_START_S):
+                went_on, replay_s = now, now - began
+            if kill is not None:
+                reached = went_on is not None if kill.reached is None else there >= kill.reached
+                due = due or (now + kill.delay_s if reached else None)
+                if (due is not None and now >= due) or (early is not None and now - began >= early):
+                    break
             time.sleep(POLL_S)
         if status is None:
             started.kill()
-        if work_began is not None:
-            worked += time.monotonic() - work_began
         after = accepted(directory)
         tally.losses += losses(before, after, directory)
         if status is not None:
@@ -292,11 +302,33 @@ def torment(begin: Callable[[], Started], directory: Path, stages: Path, plan: P
     return tally
 
 
-def _size(directory: Path) -> int:
-    """As `Accepted.size`, of a run that is under way."""
+def progress(directory: Path) -> Progress:
+    """As `Accepted.progress`, of a run that is under way."""
     journal = directory / "journal.jsonl"
-    lines = sum(path.read_bytes().count(b"\n") for path in directory.rglob("*.partial.jsonl") if path.exists())
-    return (journal.stat().st_size if journal.exists() else 0) + lines
+    lines = 0
+    for path in directory.rglob("*.partial.jsonl"):
+        with suppress(FileNotFoundError):
+            lines += path.read_bytes().count(b"\n")
+    return (journal.stat().st_size if journal.exists() else 0), lines
+
+
+def watched(started: Started, directory: Path) -> list[tuple[float, Progress]]:
+    """(seconds since the start, how far it was) of a run that is left alone, to its end. SystemExit if it fails."""
+    began, seen = time.monotonic(), [(0.0, (0, 0))]
+    while (status := started.status()) is None:
+        there = progress(directory)
+        if there > seen[-1][1]:
+            seen.append((time.monotonic() - began, there))
+        time.sleep(POLL_S)
+    if status != 0:
+        raise SystemExit(f"the uninterrupted run failed with status {status}")
+    return [*seen, (time.monotonic() - began, seen[-1][1])]
+
+
+def kill_at(moment: float, seen: Sequence[tuple[float, Progress]]) -> Kill:
+    """The kill that lands where the run that was watched was at this moment, however busy the machine is now."""
+    elapsed, there = max((one for one in seen if one[0] <= moment), key=lambda one: one[0])
+    return Kill(reached=there, delay_s=moment - elapsed)
 
 
 def scripted_config(directory: Path, run_dir: Path) -> RunConfig:
@@ -348,22 +380,18 @@ def kill_scripted(directory: Path, kills: int, seed: int, pause_s: float) -> boo
     """Whether the tormented run equals the uninterrupted one; prints the figures."""
     whole = scripted_config(directory, directory / "whole")
     stages = directory / "stage"
-    began = time.monotonic()
-    first = forked(whole, stages, pause_s)
-    while (status := first.status()) is None:
-        time.sleep(POLL_S)
-    if status != 0:
-        raise SystemExit(f"the uninterrupted run failed with status {status}")
-    took = time.monotonic() - began
+    seen = watched(forked(whole, stages, pause_s), whole.run_dir)
+    took = seen[-1][0]
     print(f"uninterrupted: {took:.1f} s, {len(accepted(whole.run_dir).journal.splitlines())} steps", flush=True)
     chance, same, left = random.Random(seed), True, kills
     total = Tally()
     began = time.monotonic()
     while left > 0:  # a run that is quicker than the first leaves some kills over, for another one
+        for wear in directory.glob("*.gate-wear.jsonl"):
+            wear.unlink()  # what the run before wore of the file's GATE items would set another level
         killed = whole.model_copy(update={"run_dir": directory / f"killed-{left}"})
-        moments = tuple(sorted(chance.uniform(0.0, took) for _ in range(left)))
-        plan = Plan(moments, start_s=took)
-        tally = torment(lambda one=killed: forked(one, stages, pause_s), killed.run_dir, stages, plan, chance)
+        plan = [kill_at(moment, seen) for moment in sorted(chance.uniform(0.0, took) for _ in range(left))]
+        tally = torment(partial(forked, killed, stages, pause_s), killed.run_dir, stages, plan, chance)
         total.landed += tally.landed
         total.losses += tally.losses
         left -= max(1, len(tally.landed))
@@ -386,13 +414,12 @@ def kill_config(path: Path, run_dir: Path, kills: int, seed: int, minutes: float
 
         minutes = sum(stage.seconds for stage in plan_run(config, draw(config)).stages) / 60.0
     chance = random.Random(seed)
-    moments = tuple(sorted(chance.uniform(0.0, 60.0 * minutes) for _ in range(kills)))
+    moments = sorted(chance.uniform(0.0, 60.0 * minutes) for _ in range(kills))
+    plan = [Kill(None, later - sooner) for sooner, later in zip((0.0, *moments), moments, strict=False)]
     log = run_dir.with_name(f"{run_dir.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"expected to work {minutes:.1f} min; output in {log}", flush=True)
-    tally = torment(
-        lambda: commanded(path, run_dir, log), run_dir, run_dir / "no-stage", Plan(moments, start_s=600.0), chance
-    )
+    tally = torment(partial(commanded, path, run_dir, log), run_dir, run_dir / "no-stage", plan, chance)
     print(f"killed {len(tally.landed)} times of {kills}")
     tell(tally)
     return not tally.losses

@@ -15,6 +15,7 @@ import pytest
 
 from evolve.codes import code_of
 from evolve.config import ConfigError, RunConfig
+from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lineage import Lineage
 from evolve.problem_types import Problem, ProblemsError, ReasoningGymVerifier
@@ -23,6 +24,7 @@ from evolve.report.data import ReportData
 from evolve.run import run
 from evolve.scorer import GymScorer
 from evolve.survey import survey
+from memory.ledger import Ledger
 from memory.types import Record
 from mesh.types import Task
 from serving.adapters import AdapterCorrupt
@@ -193,6 +195,30 @@ def test_an_admitted_adapter_that_is_damaged_stops_the_run_and_restored_it_goes_
     assert ran(config).generations[-1].number == 1
 
 
+def test_a_kill_between_a_stage_and_its_times_does_not_make_its_tokens_free(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(Stop):
+        ran(config, stop_at("generation-0-harvest"))
+    assert not _tokens_of(config, "generation 0 harvest")
+    ran(config)
+    assert _tokens_of(config, "generation 0 harvest") > 0
+
+
+def _tokens_of(config: RunConfig, stage: str) -> int:
+    entries = Ledger(config.run_dir / "times.jsonl", readonly=True).entries()
+    return sum(entry.payload["output_tokens"] for entry in entries if entry.payload["stage"] == stage)
+
+
+def test_what_a_kill_left_half_written_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    left = [tmp_path / "steps" / ".a.json.12.0123abcd.tmp", tmp_path / "generation-0" / ".gate.parquet.7.89abcdef.tmp"]
+    others = [tmp_path / "generation-0" / "notes.tmp", tmp_path / "arms" / "rft" / ".a.json.12.0123abcd.tmp"]
+    for path in [*left, *others]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    Journal(tmp_path)
+    assert [path for path in [*left, *others] if path.exists()] == others
+
+
 def test_a_changed_configuration_is_refused_and_the_old_one_goes_on(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     with pytest.raises(Stop):
@@ -216,7 +242,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        # Lazily, since a ledger of the run that failed may still be open in its traceback.
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(disk: Path, *, leave: int) -> Path:
@@ -233,6 +260,7 @@ def test_a_full_disk_stops_the_run_and_with_room_the_same_command_goes_on(
 ) -> None:
     config = config_of(tmp_path, run_dir=str(small_disk / "run"))
     whole = ran(config.model_copy(update={"run_dir": tmp_path / "whole"}))
+    next(tmp_path.glob("*.gate-wear.jsonl")).unlink(missing_ok=True)
 
     def fill_at(accepted: str) -> None:
         if accepted.startswith(step) and not (small_disk / "filler").exists():
