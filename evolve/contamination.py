@@ -1,6 +1,7 @@
 """What a run has learned from or recalls, held against the items it is measured on: key, wording and answer. Pure.
 
-A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a shorter question must be there whole.
+A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a question of fewer than twice as many must
+be there whole, since most of it is what all questions of its kind have in common.
 Wording that several held-out items share is a template and no sign of any one of them. An answer counts only together
 with its question: "12" alone is everywhere.
 """
@@ -119,7 +120,7 @@ def contamination(
         seen: training examples, entries of memory, texts that were recalled for anybody.
         held_out: items by split; TRAIN has no place here.
         says_answer: tells whether a text holds an item's answer; None: references stay sealed.
-        num_words: length of a shared run of words; items with fewer must be there whole.
+        num_words: length of a shared run of words; items with fewer than twice as many must be there whole.
     """
     index = _Index(held_out, num_words)
     found: dict[tuple[Split, str, Source, str], Kind] = {}
@@ -153,7 +154,8 @@ class _Index:
                 place = (split, item.task.id)
                 self.by_key[item.key].append(place)
                 words = _words(item.task.question)
-                grams_of.append((place, set(_runs(words, min(num_words, len(words))))))
+                length = num_words if len(words) >= 2 * num_words else len(words)
+                grams_of.append((place, set(_runs(words, length))))
         sharing = Counter(gram for _, grams in grams_of for gram in grams)
         for place, grams in grams_of:
             for gram in grams:

@@ -15,6 +15,7 @@ from evolve.candidate import Candidate
 from evolve.config import RunConfig, load_config
 from evolve.curate import Example
 from evolve.evaluate import Judgements
+from evolve.conjunction import ConjunctionRecord
 from evolve.gate import GateRecord, GateResult
 from evolve.licences import UNKNOWN, Licence, licence_of, teaching_note
 from evolve.lineage import Generation, Specialist
@@ -200,7 +201,8 @@ def _record_in(run: Path, specialist: Specialist, config: RunConfig | None) -> S
 
 def _gate_in(run: Path, specialist: Specialist, number: int) -> GateNote | None:
     """From the journalled gate record, if the run keeps one, else from its report."""
-    for record in _steps(run, f"gate-generation-{number}", GateRecord):
+    for held in _steps(run, f"conjunction-generation-{number}", ConjunctionRecord):
+        record = held.gate_record()
         for result in record.results:
             if result.passed and specialist.name in result.name.split(" and "):
                 return gate_note(record, result.name, specialist.gate_digest)

@@ -71,8 +71,8 @@ def _lower(name: str) -> str:
 
 def caveats(data: ReportData) -> tuple[str, ...]:
     """What must be said right below the headline, so that nobody takes it for more than it is."""
-    if data.evolution.primary is not None and data.promoted:
-        return ()
+    if data.evolution.primary is not None:
+        return ()  # the answer below it says more, on AUDIT itself
     found, sentences = headline_comparison(data), []
     if data.promoted and found is not None and found.difference is not None:
         if not found.difference.is_clear:

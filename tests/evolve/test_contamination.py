@@ -13,7 +13,10 @@ from evolve.sealed import SealError, seal
 from evolve.splits import Split
 from mesh.types import Task
 
-LONG = "A ferry with forty seats crosses the bay nine times a day and is always full except on Sundays in winter"
+LONG = (
+    "A ferry with forty seats crosses the bay nine times a day and is always full except on Sundays in winter, "
+    "when every fourth seat stays empty: how many passengers cross on such a Sunday?"
+)
 
 
 def problem(n: int, question: str, reference: str = "secret") -> Problem:
@@ -47,7 +50,7 @@ def test_thirteen_words_in_a_row_are_found_and_twelve_are_not() -> None:
     words = LONG.split()
     held = {Split.AUDIT: [seal(problem(0, LONG), Split.AUDIT)]}
     assert not contamination([seen("so " + " ".join(words[:13]).upper() + " then")], held).clean
-    assert contamination([seen(" ".join(words[:12]) + " then " + " ".join(words[12:]))], held).clean
+    assert contamination([seen(" ".join(words[:12]) + " then " + " ".join(words[12:24]))], held).clean
 
 
 def test_a_short_question_must_be_there_whole() -> None:

@@ -12,10 +12,10 @@ from evolve.approvals import ApprovalDesk
 from evolve.audit_log import AuditEvent, AuditLog
 from evolve.breed import Candidate
 from evolve.cli import app
+from evolve.conjunction import Contest, Rival, hold
 from evolve.curate import Drop, Example
 from evolve.dataset_card import dataset_card
 from evolve.evaluate import Judgements
-from evolve.gate import Arm, decide
 from evolve.governance import Proposed
 from evolve.licences import Licence, licence_in, licence_of, teaching_note
 from evolve.lineage import Lineage, Specialist, founders, successor
@@ -50,10 +50,11 @@ def candidate(name: str, adapter: str, mix: tuple[Any, ...] = ("own_correct", "r
 def run(tmp_path: Path) -> Path:
     """A run of two generations as it lies on the disk: g1-ada-own was seated, then its child."""
     steps = tmp_path / "steps"
-    gate = decide(
-        [Arm(name="g1-ada-own", incumbent=(False,) * 9, candidate=(True,) * 9, task_types=("sums",) * 9)], 0.05
-    )
-    publish_json(steps / "gate-generation-0-1.json", gate)
+    rivals = (Rival(kind="incumbent", name="ada", right=(False,) * 9),)
+    contest = Contest(name="g1-ada-own", right=(True,) * 9, rivals=rivals, task_types=("sums",) * 9)
+    held = hold([contest], 0.05, seed=0)
+    publish_json(steps / "conjunction-generation-0-1.json", held)
+    gate = held.gate_record()
     for number, (name, adapter) in enumerate((("g1-ada-own", ADAPTER), ("g2-ada-cross", CHILD))):
         mix = ("own_correct", "revision", "cross_family") if number else ("own_correct", "revision")
         report = TrainingReport(
@@ -114,7 +115,7 @@ def test_one_record_says_which_data_parents_graders_gate_and_people_made_a_speci
 
 
 def test_a_gate_record_that_is_not_the_named_one_is_not_taken_for_it(run: Path) -> None:
-    path = run / "steps" / "gate-generation-0-1.json"
+    path = run / "steps" / "conjunction-generation-0-1.json"
     path.write_text(path.read_text().replace('"alpha": 0.05', '"alpha": 0.1'))
     first, _ = records_of(run, Lineage(run / "generations.jsonl").generations())
     assert first.gate is not None
