@@ -62,6 +62,12 @@ class GateConfig(Record):
         description="what a finalist must beat besides the incumbents. placebo: an adapter trained on shuffled targets "
         "(needs recipes.placebo); budget: one more sample of the best incumbent in its place",
     )
+    councils_per_type: int = Field(
+        default=0,
+        ge=0,
+        description="GATE problems of each type that go through full councils of the seats and of the best finalist as "
+        "well; reported beside the vote, deciding nothing",
+    )
     aa_every: int = Field(
         default=4, ge=0, description="an A/A arm, the incumbents anew, rides along in generation 0 and every so many"
     )

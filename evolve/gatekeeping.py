@@ -7,15 +7,16 @@ from pathlib import Path
 
 from evolve.aa import aa_is_due
 from evolve.arrangements import Arrangement, weakest_places
-from evolve.asks import proposal_asks
+from evolve.asks import council_asks, first_of_each_type, proposal_asks
 from evolve.candidate import Candidate
 from evolve.conjunction import ConjunctionRecord, Contest, RivalKind, hold
 from evolve.dev import DevRecord
-from evolve.evaluate import Pool
+from evolve.evaluate import Pool, verdict_scores
 from evolve.gate import ArmKind
 from evolve.gate_wear import Level, WearLedger, holding, level_after, wear_of
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
+from evolve.paired import PairedTest, paired_test
 from evolve.permits import GatePermit
 from evolve.problem_config import FileProblems
 from evolve.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
@@ -28,6 +29,22 @@ from mesh.types import Member
 WEAR = "gate-wear.jsonl"
 
 
+class CouncilTest(Record):
+    """Full councils of today's seats and of an arrangement on the same GATE problems: told, and deciding nothing."""
+
+    name: str
+    test: PairedTest
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        low, high = 100 * self.test.difference.low, 100 * self.test.difference.high
+        return (
+            f"{self.name} in full councils: {self.test.wins} problems won and {self.test.losses} lost of {self.test.n} "
+            f"({100 * self.test.gain:+.1f} points [{low:+.1f}, {high:+.1f}])"
+        )
+
+
 class GateHeld(Record):
     """What came of a generation's gate: the level it was held at, and every contest with its numbers."""
 
@@ -35,6 +52,8 @@ class GateHeld(Record):
     record: ConjunctionRecord | None = None
     """None: it was not held; `reason` says why."""
     reason: str = ""
+    council: CouncilTest | None = None
+    """None: no councils were asked for, or there was no finalist."""
 
 
 async def hold_gate(
@@ -79,7 +98,28 @@ async def hold_gate(
 
     inputs = {"entries": [entry.model_dump(mode="json") for entry in entries], "alpha": level.alpha}
     record = await lab.journal.record(f"conjunction-generation-{number}", inputs, ConjunctionRecord, decide)
-    return GateHeld(level=level, record=record, reason=dev.reason)
+    council = await _councils(lab, generation, dev.finalists[0], problems) if dev.finalists else None
+    return GateHeld(level=level, record=record, reason=dev.reason, council=council)
+
+
+async def _councils(
+    lab: Lab, generation: Generation, finalist: Arrangement, problems: SplitProblems
+) -> CouncilTest | None:
+    items = first_of_each_type(problems.of(Split.GATE), lab.config.gate.councils_per_type)
+    if not items:
+        return None
+    stage = f"generation {generation.number} gate councils"
+    directory = lab.directory / f"generation-{generation.number}"
+    right: dict[str, list[bool]] = {}
+    for label, seats in (("before", seat(generation)), ("after", list(finalist.seats))):
+        asks = council_asks(lab.config, stage, items, seats)
+        held = await lab.hold(f"{stage} {label}", directory / f"gate-councils-{label}.parquet", asks)
+        judged = (await lab.judge_all(f"{stage} {label}", held, items, GatePermit(stage))).lookup()
+        scores = verdict_scores(held, judged)
+        right[label] = [scores[item.task.id] == 1.0 for item in items]
+    clusters = [problems.cluster_of(item) for item in items]
+    seed = derive_seed(lab.config.seed, "gate councils", generation.number)
+    return CouncilTest(name=finalist.name, test=paired_test(right["before"], right["after"], clusters, seed=seed))
 
 
 class _Entry(Record):

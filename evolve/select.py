@@ -13,7 +13,7 @@ from evolve.conjunction import ConjunctionRecord
 from evolve.dev import DevRecord, compare_on_dev, measure_again
 from evolve.gate import GateRecord
 from evolve.gate_wear import Level
-from evolve.gatekeeping import chosen_of, hold_gate
+from evolve.gatekeeping import CouncilTest, chosen_of, hold_gate
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.past import Past
@@ -33,6 +33,7 @@ class Selection(Record):
     level: Level | None = Field(default=None, description="of the gate; None: nothing was to be decided")
     conjunction: ConjunctionRecord | None = Field(default=None, description="every contest; None: no gate was held")
     gate: GateRecord | None = Field(default=None, description="the same in short; None: no gate was held")
+    council: CouncilTest | None = Field(default=None, description="councils of the best finalist; decided nothing")
     chosen: Arrangement | None = Field(default=None, description="None: the incumbents stay seated")
     remeasured: Remeasured | None = Field(default=None, description="the chosen on fresh problems")
     archive: Update = Field(description="the archive of niches with this generation's measurements")
@@ -69,6 +70,7 @@ async def select(
         level=held.level,
         conjunction=held.record,
         gate=held.record.gate_record() if held.record else None,
+        council=held.council,
         chosen=chosen,
         remeasured=again,
         archive=archived(past.archive, generation, contenders, dev, seed=lab.config.seed),

@@ -13,9 +13,9 @@ from evolve.accumulate import SetRow
 from evolve.audit_log import AuditEvent, AuditLog
 from evolve.candidate import Candidate
 from evolve.config import RunConfig, load_config
+from evolve.conjunction import ConjunctionRecord
 from evolve.curate import Example
 from evolve.evaluate import Judgements
-from evolve.conjunction import ConjunctionRecord
 from evolve.gate import GateRecord, GateResult
 from evolve.licences import UNKNOWN, Licence, licence_of, teaching_note
 from evolve.lineage import Generation, Specialist

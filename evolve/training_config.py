@@ -116,10 +116,10 @@ class WorkersConfig(Record):
         "processors of its own",
     )
     warm: bool = Field(
-        default=False, description="one process per base model trains all its jobs and loads it once; else one per job"
+        default=True, description="one process per base model trains all its jobs and loads it once; else one per job"
     )
     checkpoint_steps: int | None = Field(
-        default=None,
+        default=20,
         ge=1,
         description="optimizer steps between checkpoints, from which a job goes on if its process died; null: none",
     )

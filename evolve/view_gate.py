@@ -36,6 +36,7 @@ def decision_view(one: Round) -> DecisionView:
         chosen=_seated(one),
         contests=contest_views(selection.conjunction),
         dev=tuple(versus_view("incumbent", score.arrangement.name, score.test) for score in selection.dev.scores),
+        council="" if selection.council is None else selection.council.sentence,
         remeasured=None if selection.remeasured is None else remeasured_view(selection.remeasured),
         power="" if selection.conjunction is None else power_sentence(selection.conjunction),
         level="" if level is None else level.reason,

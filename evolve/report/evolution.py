@@ -171,6 +171,7 @@ class DecisionView(Record):
         default=(), description="each arrangement beside the incumbents where it was chosen"
     )
     remeasured: RemeasuredView | None = None
+    council: str = Field(default="", description="councils of the best finalist, in a sentence; empty: none were held")
     power: str = Field(default="", description="what the whole conjunction could see, in a sentence")
     level: str = Field(default="", description="why the gate was held at this level")
     wear: tuple[int, int, int] | None = Field(default=None, description="items, used before, earlier gates")

@@ -238,3 +238,13 @@ def test_drawing_ahead_while_others_train_changes_no_record(tmp_path: Path) -> N
     first, second = ((c.run_dir / "journal.jsonl").read_bytes() for c in (plain, ahead))
     assert first == second
     assert not (ahead.run_dir / "ahead.jsonl").exists()
+
+
+def test_councils_beside_the_gate_are_told_and_decide_nothing(tmp_path: Path) -> None:
+    config = config_of(tmp_path, num_generations=1)
+    gate = config.gate.model_copy(update={"councils_per_type": 6})
+    found = evolved(config.model_copy(update={"gate": gate})).rounds[0].selection
+    assert found.council is not None
+    assert found.council.test.n == 6
+    assert found.council.name == found.dev.finalists[0].name
+    assert "councils" in found.council.sentence
