@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from evolve.asks import first_of_each_type
 from evolve.config import RunConfig
 from evolve.plan_breeding import Bred, bred_in, rows_trained
 from evolve.problem_types import ProblemSet
@@ -209,7 +208,7 @@ def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred
     members += 1 if due and not (finalists and "budget" in required) else 0
     stages = [_proposals(rates, f"generation {number} gate", items, members * config.gate.samples_per_member)]
     if config.gate.councils_per_type and finalists:
-        some = first_of_each_type(items, config.gate.councils_per_type)
+        some = _sample(items, config.gate.councils_per_type)
         sides = ("before", "after")
         stages += [_councils(config, rates, f"generation {number} gate councils {side}", some) for side in sides]
     return stages
