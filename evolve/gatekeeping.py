@@ -22,7 +22,7 @@ from evolve.problem_config import FileProblems
 from evolve.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
 from evolve.sealed import SealedProblem, SplitProblems
 from evolve.splits import Split
-from memory.types import Record
+from memory.types import Record, content_hash
 from mesh.seeds import derive_seed
 from mesh.types import Member
 
@@ -201,12 +201,14 @@ async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_fina
     """At what level the gate may be held on these items; the holding is written down before anything is judged."""
     config, keys = lab.config, [item.key for item in items]
     ledger, reused = WearLedger(_wear_path(lab)), isinstance(config.problems, FileProblems)
+    # A name alone would let a second run under it pass for the first one continued, and wear nothing.
+    run = f"{config.name}:{content_hash(str(config.run_dir.resolve()))[:12]}"
 
     async def work() -> Level:
-        wear = wear_of(keys, ledger.holdings, run=config.name, generation=number)
+        wear = wear_of(keys, ledger.holdings, run=run, generation=number)
         level = level_after(wear, config.gate.alpha, config.gate.wear, will_reuse=reused)
         if level.alpha is not None and num_finalists:
-            ledger.note(holding(config.name, number, keys, num_finalists))
+            ledger.note(holding(run, number, keys, num_finalists))
         return level
 
     return await lab.journal.record(f"gate-level-generation-{number}", [keys, num_finalists], Level, work)

@@ -248,3 +248,12 @@ def test_councils_beside_the_gate_are_told_and_decide_nothing(tmp_path: Path) ->
     assert found.council.test.n == 6
     assert found.council.name == found.dev.finalists[0].name
     assert "councils" in found.council.sentence
+
+
+def test_a_second_run_of_the_same_name_wears_the_gate_further(tmp_path: Path) -> None:
+    first = config_of(tmp_path, num_generations=1)
+    again = first.model_copy(update={"run_dir": tmp_path / "again"})
+    levels = [evolved(config).rounds[0].selection.level for config in (first, again)]
+    assert levels[0] is not None
+    assert levels[1] is not None
+    assert levels[1].wear.num_holdings == levels[0].wear.num_holdings + 1
