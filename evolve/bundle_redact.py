@@ -14,6 +14,7 @@ from evolve.bundle_words import told
 TEXT_KEYS = frozenset({
     "persona", "instruction", "stop", "choices", "pattern", "json_schema", "answer_schema", "task_tags", "skills",
     "project", "reads", "default_type", "label", "settings", "reason", "why_frozen", "namespace", "command", "python",
+    "approvers", "reporters", "trackio", "mlflow",
 })  # fmt: skip
 """Settings and fields that hold words of the operator's own."""
 MESSAGE_KEYS = frozenset({"trouble", "troubles", "problem", "advice"})

@@ -32,6 +32,7 @@ READS_KEYS = (
     "evolve/judge.py",
     "evolve/panel.py",  # it is handed a brief, never a problem
     "evolve/sealed.py",
+    "evolve/survey.py",  # TRAIN and DEV alone: it tries the verifier before anything is spent
     "evolve/taskfile.py",
 )
 """Modules that may read an answer key: they draw problems, seal them or judge."""
