@@ -145,7 +145,10 @@ class ScriptedSpec(_Spec):
     skill: float = Field(default=0.5, ge=0.0, le=1.0, description="probability that one sample is right")
     operations: tuple[ScriptedSkill, ...] = Field(default=(), description="kinds of question with a skill of their own")
     adapter_gain: float = Field(
-        default=0.1, ge=-1.0, le=1.0, description="added to `skill` for a member with an adapter of scale 1; negative: it hurts"
+        default=0.1,
+        ge=-1.0,
+        le=1.0,
+        description="added to `skill` for a member with an adapter of scale 1; negative: it hurts",
     )
     max_model_len: int = Field(default=2048, ge=64, description="window, in its own tokens")
     latency_s: float = Field(default=0.0, ge=0.0, description="seconds every call takes, whatever is said")
