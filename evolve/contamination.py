@@ -1,9 +1,9 @@
 """What a run has learned from or recalls, held against the items it is measured on: key, wording and answer. Pure.
 
-A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a question of fewer than twice as many must
-be there whole, since most of it is what all questions of its kind have in common.
-Wording that several held-out items share is a template and no sign of any one of them. An answer counts only together
-with its question: "12" alone is everywhere.
+A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a shorter question must be there whole. Half
+of the run's words, or all there are, must be outside the phrases that questions of its kind have in common. Wording that
+several held-out items share is a template and no sign of any one of them. An answer counts only together with its
+question: "12" alone is everywhere.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ Source = Literal["training example", "memory entry", "recalled text"]
 Kind = Literal["key", "wording", "wording and answer"]
 
 NUM_WORDS = 13
+PHRASE = 5
 TEMPLATE_FROM = 2
-"""A run of words that so many held-out items share says nothing about one of them."""
+"""A phrase, or a longer run of words, that so many held-out items share says nothing about one of them."""
 MAX_SHOWN = 20
 _WORD = re.compile(r"\w+(?:[.,]\d+)*|[-+*/=<>^%]")
 """Signs of arithmetic count: 2 + 8 = and 2 - 8 = are two questions, and neither is part of 2 + 8 - 6 =."""
@@ -120,7 +121,7 @@ def contamination(
         seen: training examples, entries of memory, texts that were recalled for anybody.
         held_out: items by split; TRAIN has no place here.
         says_answer: tells whether a text holds an item's answer; None: references stay sealed.
-        num_words: length of a shared run of words; items with fewer than twice as many must be there whole.
+        num_words: length of a shared run of words; items with fewer must be there whole.
     """
     index = _Index(held_out, num_words)
     found: dict[tuple[Split, str, Source, str], Kind] = {}
@@ -148,14 +149,14 @@ class _Index:
         self.by_key: dict[str, list[tuple[Split, str]]] = defaultdict(list)
         self._by_gram: dict[_Gram, list[tuple[Split, str]]] = defaultdict(list)
         self._lengths: set[int] = set()
-        grams_of: list[tuple[tuple[Split, str], set[_Gram]]] = []
+        words_of: list[tuple[tuple[Split, str], list[str]]] = []
         for split, items in held_out.items():
             for item in items:
                 place = (split, item.task.id)
                 self.by_key[item.key].append(place)
-                words = _words(item.task.question)
-                length = num_words if len(words) >= 2 * num_words else len(words)
-                grams_of.append((place, set(_runs(words, length))))
+                words_of.append((place, _words(item.task.question)))
+        phrases = Counter(phrase for _, words in words_of for phrase in set(_runs(words, PHRASE)))
+        grams_of = [(place, _telling(words, phrases, num_words)) for place, words in words_of]
         sharing = Counter(gram for _, grams in grams_of for gram in grams)
         for place, grams in grams_of:
             for gram in grams:
@@ -171,6 +172,22 @@ class _Index:
             for run in _runs(words, length):
                 found.update(dict.fromkeys(self._by_gram.get(run, ())))
         return list(found)
+
+
+def _telling(words: Sequence[str], phrases: Mapping[_Gram, int], num_words: int) -> set[_Gram]:
+    """Runs of words of one item that speak of it: those that hold enough words outside the phrases items share.
+
+    The whole question where it is short, or where no run holds enough.
+    """
+    if len(words) < num_words:
+        return set(_runs(words, len(words)))
+    is_own = [True] * len(words)
+    for at, phrase in enumerate(_runs(words, PHRASE)):
+        if phrases[phrase] >= TEMPLATE_FROM:
+            is_own[at : at + PHRASE] = [False] * PHRASE
+    needed = max(1, min(num_words // 2 + 1, sum(is_own)))
+    starts = [at for at in range(len(words) - num_words + 1) if sum(is_own[at : at + num_words]) >= needed]
+    return {tuple(words[at : at + num_words]) for at in starts} or {tuple(words)}
 
 
 def _rows(

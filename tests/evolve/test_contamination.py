@@ -109,3 +109,13 @@ def test_sums_of_the_same_numbers_are_other_questions(other: str) -> None:
     held = {Split.GATE: [problem(0, text.format("2 + 8 ="))]}
     assert contamination([seen(text.format(other), "k9")], held).clean
     assert not contamination([seen(text.format("2 + 8 =") + " 10", "k9")], held).clean
+
+
+def test_a_template_with_one_word_of_a_question_is_no_sign_of_it() -> None:
+    ask = "Provide your answer as a list of words with a comma between them. Reverse this list of words: {}"
+    held = {
+        Split.GATE: [problem(n, ask.format(words)) for n, words in enumerate(["or, gift, motive", "cat, dog, hen"])]
+    }
+    assert contamination([seen(ask.format("or, task")), seen(ask.format("or, gift, task"))], held).clean
+    [found] = contamination([seen(ask.format("or, gift, motive") + " motive, gift, or")], held).overlaps
+    assert found.task_id == "t0"
