@@ -1,9 +1,9 @@
 """What a run has learned from or recalls, held against the items it is measured on: key, wording and answer. Pure.
 
-A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a shorter question must be there whole. Half
-of the run's words, or all there are, must be outside the phrases that questions of its kind have in common. Wording that
-several held-out items share is a template and no sign of any one of them. An answer counts only together with its
-question: "12" alone is everywhere.
+A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a shorter question must be there whole.
+Half of the run's words, or all there are, must be outside the phrases that questions of its kind have in common.
+Wording that several held-out items share is a template and no sign of any one of them. An answer counts only together
+with its question: "12" alone is everywhere.
 """
 
 from __future__ import annotations
