@@ -24,10 +24,10 @@ check: setup ## Lint, formatting, types and the architecture test.
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
 
-test: test-unit test-engine ## All tests: first the unit tests (some ten minutes on 2 cores), then the real engines.
+test: test-unit test-engine ## All tests: first the unit tests (some eight minutes on 2 cores), then the real engines.
 
 test-unit: setup-test ## The unit tests alone.
-	$(BIN)/pytest --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile --durations=10
 
 test-engine: setup-test ## The tests on the real engines and the quickstart models: some minutes.
 	$(BIN)/pytest -m engine --ignore=tests/engine --durations=5
