@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import signal
 import time
@@ -33,7 +34,7 @@ from serving.placement import GpuPlace
 ROW = TrainingRow(
     task_id="t", task_type="sum", messages=(Message(role="user", parts=(Part(text="1 + 1?"),)),), completion="2"
 )
-QUICK = WorkersConfig(timeout_s=60, poll_s=0.05)
+QUICK = WorkersConfig(warm=False, timeout_s=60, poll_s=0.05)
 
 
 def job(out: Path, name: str = "one", base: str = "left", training: TrainingConfig | None = None) -> TrainingJob:
@@ -199,7 +200,7 @@ class TestOnRay:
             raise AssertionError("not stopped")
 
         seen: list[TrainingProgress] = []
-        config = WorkersConfig(timeout_s=20, poll_s=0.05)
+        config = WorkersConfig(warm=False, timeout_s=20, poll_s=0.05)
         (report,) = run([lora(tmp_path, "slow")], config, seen.append, work=work)
         assert report.status == "quarantined"
         assert "stopped after 20 s at step 3 of 9" in report.reason
@@ -212,7 +213,7 @@ class TestOnRay:
 
     def test_a_job_that_never_starts_says_what_it_asks_for(self, tmp_path):
         greedy = job(tmp_path, "greedy", training=LoraTraining(num_threads=64))
-        (report,) = run([greedy], WorkersConfig(timeout_s=1, poll_s=0.05), work=trained)
+        (report,) = run([greedy], WorkersConfig(warm=False, timeout_s=1, poll_s=0.05), work=trained)
         assert "did not start within 1 s: it asks Ray for 64 CPU(s)" in report.reason
 
     def test_a_training_that_raises_is_quarantined_with_what_it_said(self, tmp_path):
@@ -232,7 +233,7 @@ class TestOnRay:
             )
 
         jobs = [lora(tmp_path, "a"), lora(tmp_path, "b")]
-        reports = run(jobs, WorkersConfig(timeout_s=60, max_concurrent=4, poll_s=0.05), work=work)
+        reports = run(jobs, WorkersConfig(warm=False, timeout_s=60, max_concurrent=4, poll_s=0.05), work=work)
         (pid_a, *a), (pid_b, *b) = (report.reason.split() for report in reports)
         assert pid_a != pid_b
         assert float(a[1]) <= float(b[0]) or float(b[1]) <= float(a[0])
@@ -249,7 +250,7 @@ class TestOnRay:
 
         node = ray.get_runtime_context().get_node_id()
         jobs = [lora(tmp_path, "a", "left"), lora(tmp_path, "b", "right"), lora(tmp_path, "c", "middle")]
-        config = WorkersConfig(timeout_s=60, max_concurrent=4, num_gpus=1, poll_s=0.05)
+        config = WorkersConfig(warm=False, timeout_s=60, max_concurrent=4, num_gpus=1, poll_s=0.05)
         (one,) = run(jobs[:1], config, places=[GpuPlace(node=node, gpus=("3", "5"))], work=work)
         assert one.reason.split()[0] == "3,5"
         reports = run(jobs[1:], config, places=[GpuPlace(node=node, gpus=())], work=work)
@@ -264,8 +265,10 @@ class TestOnRay:
 
     def test_a_report_that_a_killed_driver_never_read_is_found_again(self, tmp_path):
         done = lora(tmp_path, "done").model_copy(update={"out_dir": str(tmp_path / "done")})
-        report = trained(done)
         done.adapter_dir.mkdir(parents=True)
+        (done.adapter_dir / "adapter_model.safetensors").write_bytes(b"weights")
+        sha256 = hashlib.sha256(b"weights").hexdigest()
+        report = trained(done).model_copy(update={"adapter_sha256": sha256})
         publish_report(done, report)
         assert run([done], work=trained) == [report]
 
