@@ -36,8 +36,16 @@ class AARecord(Record):
 
     @property
     def is_alarm(self) -> bool:
-        """More false promotions than the gate's level explains: stop promoting and look for a leak or a cache."""
+        """More false promotions than the gate's level explains, which takes two at least: what passes is not seated.
+
+        A gate that keeps its level raises it in 1.4% of runs by their tenth arm.
+        """
         return self.p_exceeds <= ALARM
+
+    @property
+    def objection(self) -> str:
+        """Why nothing that passed the gate may be seated; empty while there is no alarm."""
+        return f"{self.sentence}; look for a leak or a cache, and begin a new run" if self.is_alarm else ""
 
     @property
     def sentence(self) -> str:
@@ -47,7 +55,7 @@ class AARecord(Record):
         return (
             f"{self.num_would_pass} of {self.num_arms} A/A arms would have been promoted (95% interval "
             f"{self.interval.low:.1%} to {self.interval.high:.1%}; the gate promises at most {self.alpha:.0%})"
-            + (": the gate cannot be trusted" if self.is_alarm else "")
+            + (": the gate cannot be trusted, and what passes it is not seated" if self.is_alarm else "")
         )
 
 

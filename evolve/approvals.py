@@ -139,13 +139,16 @@ class ApprovalDesk:
         return Ledger(path, readonly=True) if path.exists() else None
 
 
-def settle(run: Path, proposed: Proposed, policy: PromotionPolicy, *, now: float) -> Ruling:
+def settle(run: Path, proposed: Proposed, policy: PromotionPolicy, *, now: float, objection: str = "") -> Ruling:
     """Where a promotion stands: files it if somebody may have a say, hears what was said, and logs a final ruling.
 
+    With an `objection` to the gate itself it is refused, and nobody is asked: people judge what passed, not the test.
     Safe to call again: a run that was cut off while it waited finds its proposal, with the time it was filed.
     """
     desk = ApprovalDesk(run)
-    if isinstance(policy, AutomaticPromotion):
+    if objection:
+        ruling = Ruling(state="refused", reason=objection, by=("gate",))
+    elif isinstance(policy, AutomaticPromotion):
         ruling = rule(proposed, (), policy, proposed_at=now, now=now)
     else:
         filed = desk.file(proposed, now)

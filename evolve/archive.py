@@ -23,6 +23,11 @@ class Niche(Record):
     base: str = Field(description="engine whose base model the adapter is for")
     role: NicheRole = "proposer"
 
+    @property
+    def trial(self) -> str:
+        """What problems its members are measured on: first answers to a task type, or councils on it."""
+        return self.task_type if self.role == "proposer" else f"{self.role} on {self.task_type}"
+
     def __str__(self) -> str:
         return f"{self.task_type} / {self.base} / {self.role}"
 
@@ -34,9 +39,15 @@ class Elite(Record):
     adapter: str | None = Field(default=None, description="content hash; None: the base itself")
     niche: Niche
     generation: int = Field(ge=0, description="the generation it was bred in")
+    measured: int = Field(ge=0, description="the generation in which it was measured last")
     bank: str = Field(description="`bank_digest` of the problems that `scores` are about")
     scores: tuple[float, ...] = Field(min_length=1, description="share of right samples, problem by problem")
     num_samples: int = Field(ge=1, description="samples a problem behind the scores, all measurements together")
+    flattery: float = Field(
+        default=0.0,
+        description="gain over its engine's seats on these problems, by which it was chosen, less the gain on problems "
+        "that nothing was chosen by; 0 where it was not measured on such",
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> Elite:
@@ -46,8 +57,8 @@ class Elite(Record):
 
     @property
     def accuracy(self) -> float:
-        """Mean score."""
-        return sum(self.scores) / len(self.scores)
+        """Mean score, less what having been chosen by it adds."""
+        return min(1.0, max(0.0, sum(self.scores) / len(self.scores) - self.flattery))
 
 
 class Standing(Record):
@@ -63,7 +74,7 @@ class Standing(Record):
 
 
 class Archive(Record):
-    """The elites of all niches. `stale` ones are kept but neither compared nor seated until they are measured again."""
+    """The elites of all niches. `stale` ones are kept but not compared with others until they are measured again."""
 
     elites: tuple[Elite, ...] = ()
 
@@ -77,8 +88,8 @@ class Archive(Record):
         return tuple(dict.fromkeys(elite.niche for elite in self.elites))
 
     def stale(self, banks: Mapping[str, str]) -> tuple[Elite, ...]:
-        """Elites whose problems have changed since they were measured; `banks`: task type to today's bank."""
-        return tuple(elite for elite in self.elites if banks.get(elite.niche.task_type) not in (None, elite.bank))
+        """Elites whose problems have changed since they were measured; `banks`: `Niche.trial` to today's bank."""
+        return tuple(elite for elite in self.elites if banks.get(elite.niche.trial) not in (None, elite.bank))
 
 
 class Update(Record):
@@ -100,23 +111,24 @@ def update(
     """The archive with these measurements; each niche keeps `per_niche` by dominated novelty search.
 
     A measurement on the same bank is averaged with the earlier one by samples, so that one lucky draw does not hold a
-    place for ever; one on a new bank replaces it. Elites that were not measured on today's bank stay, uncompared.
+    place for ever; one on a new bank replaces it. Of those that were not measured on today's bank, each niche keeps as
+    many beside them, uncompared: the ones measured last.
 
     Args:
         archive: what there was.
         measured: new specialists and elites measured again.
-        banks: task type to the digest of today's problems.
-        per_niche: places in a niche; stale elites do not count.
+        banks: `Niche.trial` to the digest of today's problems.
+        per_niche: places in a niche, and as many for stale elites.
         seed: breaks ties.
 
     Raises:
         ValueError: a measurement on problems other than today's, or of another number of problems than its rivals'.
     """
     for elite in measured:
-        if banks.get(elite.niche.task_type) != elite.bank:
+        if banks.get(elite.niche.trial) != elite.bank:
             raise ValueError(
-                f"elite {elite.name}: expected a measurement on today's problems of {elite.niche.task_type} "
-                f"({banks.get(elite.niche.task_type)}), got one on {elite.bank}"
+                f"elite {elite.name}: expected a measurement on today's problems of {elite.niche.trial} "
+                f"({banks.get(elite.niche.trial)}), got one on {elite.bank}"
             )
     everyone = {(elite.niche, elite.name): elite for elite in archive.elites}
     for elite in measured:
@@ -131,11 +143,12 @@ def update(
         standings += [s.model_copy(update={"is_kept": place < per_niche}) for place, s in enumerate(ranked)]
         by_name = {elite.name: elite for elite in here}
         kept += [by_name[standing.name] for standing in ranked[:per_niche]]
-        kept += [elite for elite in here if (niche, elite.name) in waiting]
+        stale = [elite for elite in here if (niche, elite.name) in waiting]
+        kept += sorted(stale, key=lambda one: (-one.measured, -one.accuracy, one.name))[:per_niche]
     return Update(
         archive=Archive(elites=tuple(kept)),
         standings=tuple(standings),
-        stale=tuple(sorted({name for _, name in waiting})),
+        stale=tuple(sorted({elite.name for elite in kept if (elite.niche, elite.name) in waiting})),
     )
 
 
@@ -219,13 +232,53 @@ def dominated_novelty(fitness: np.ndarray, descriptors: np.ndarray, neighbours: 
     return values
 
 
-def heat_map(archive: Archive) -> dict[tuple[str, str, str], float]:
-    """(task type, base, role) to the best accuracy in that niche, for the report; stale elites count."""
-    best: dict[tuple[str, str, str], float] = {}
+def preference(archive: Archive) -> tuple[str, ...]:
+    """Adapters in the archive, best first, without comparing what was measured on different problems.
+
+    Those on the newest problems come first. Of these, whoever is furthest above the mean of its niche on the same bank,
+    in the niche where that is most: easy task types lend no advantage.
+    """
+    newest = _newest(archive)
+    fields: dict[tuple[Niche, str], list[float]] = {}
     for elite in archive.elites:
-        key = (elite.niche.task_type, elite.niche.base, elite.niche.role)
-        best[key] = max(best.get(key, 0.0), elite.accuracy)
-    return best
+        fields.setdefault((elite.niche, elite.bank), []).append(elite.accuracy)
+    best: dict[str, tuple[int, float]] = {}
+    for elite in archive.elites:
+        if elite.adapter is not None:
+            field = fields[elite.niche, elite.bank]
+            found = (newest[elite.bank], round(elite.accuracy - sum(field) / len(field), 9))
+            best[elite.adapter] = max(best.get(elite.adapter, found), found)
+    return tuple(sorted(best, key=lambda adapter: (-best[adapter][0], -best[adapter][1], adapter)))
+
+
+def solved(archive: Archive) -> dict[str, dict[str, float]]:
+    """Adapter to task type to accuracy, of elites measured on the newest problems of that type: all comparable."""
+    newest = _newest(archive)
+    latest: dict[str, int] = {}
+    for elite in archive.elites:
+        latest[elite.niche.trial] = max(latest.get(elite.niche.trial, 0), newest[elite.bank])
+    found: dict[str, dict[str, float]] = {}
+    for elite in archive.elites:
+        if elite.adapter is not None and newest[elite.bank] == latest[elite.niche.trial]:
+            found.setdefault(elite.adapter, {})[elite.niche.task_type] = elite.accuracy
+    return found
+
+
+def heat_map(archive: Archive) -> dict[Niche, Elite]:
+    """The best elite of each niche on the newest problems that one of its elites was measured on, for the report."""
+    newest = _newest(archive)
+    return {
+        niche: max(archive.of(niche), key=lambda elite: (newest[elite.bank], elite.accuracy))
+        for niche in archive.niches
+    }
+
+
+def _newest(archive: Archive) -> dict[str, int]:
+    """Bank to the last generation in which an elite was measured on it; a file's bank stays the same."""
+    found: dict[str, int] = {}
+    for elite in archive.elites:
+        found[elite.bank] = max(found.get(elite.bank, 0), elite.measured)
+    return found
 
 
 def _pooled(before: Elite | None, now: Elite) -> Elite:
@@ -237,5 +290,10 @@ def _pooled(before: Elite | None, now: Elite) -> Elite:
         for old, new in zip(before.scores, now.scores, strict=True)
     ]
     return now.model_copy(
-        update={"scores": tuple(scores), "num_samples": total, "generation": min(before.generation, now.generation)}
+        update={
+            "scores": tuple(scores),
+            "num_samples": total,
+            "generation": min(before.generation, now.generation),
+            "flattery": (before.flattery * before.num_samples + now.flattery * now.num_samples) / total,
+        }
     )

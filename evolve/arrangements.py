@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
 from evolve.coverage import choose_seats
 from memory.types import Record
 from mesh.types import Member
+
+Endpoint = Literal["vote", "council"]
+"""What an arrangement is measured by: the vote over first proposals, or the verdict of full councils."""
 
 
 class Arrangement(Record):
@@ -18,6 +22,9 @@ class Arrangement(Record):
     name: str
     seats: tuple[Member, ...]
     candidates: tuple[str, ...] = Field(description="names of the candidates that are seated")
+    endpoint: Endpoint = Field(
+        default="vote", description="council: they help with others' answers, so that no vote over first ones differs"
+    )
 
 
 def weakest_places(seats: Sequence[Member], values: Mapping[str, float]) -> dict[str, int]:
@@ -73,8 +80,9 @@ def widest(
     for place, member in enumerate(seats):
         if member.name in staying:
             continue
-        places[place] = next(one for one in coming if one.engine == member.engine)
-        coming.remove(places[place])
+        new = next(one for one in coming if one.engine == member.engine)
+        coming.remove(new)
+        places[place] = _after(member, new)
     names = tuple(member.name for member in places if member not in seats)
     return Arrangement(name=" and ".join(names), seats=tuple(places), candidates=names)
 
@@ -88,8 +96,21 @@ def distinct(arrangements: Sequence[Arrangement | None]) -> list[Arrangement]:
     return list(seen.values())
 
 
+def one_of_each(arrangements: Iterable[Arrangement]) -> list[Arrangement]:
+    """The first arrangement of each set of candidates; with several seats of an engine they may take different ones."""
+    first: dict[frozenset[str], Arrangement] = {}
+    for one in arrangements:
+        first.setdefault(frozenset(one.candidates), one)
+    return list(first.values())
+
+
+def _after(seated: Member, candidate: Member) -> Member:
+    """The candidate in a seat; whoever helps there with others' answers stays."""
+    return candidate.model_copy(update={"phase_adapters": seated.phase_adapters})
+
+
 def _taking(seats: Sequence[Member], candidates: Sequence[Member], places: Mapping[str, int]) -> Arrangement:
-    taken = {places[candidate.engine]: candidate for candidate in candidates}
+    taken = {places[one.engine]: _after(seats[places[one.engine]], one) for one in candidates}
     return Arrangement(
         name=" and ".join(member.name for _, member in sorted(taken.items())),
         seats=tuple(taken.get(place, member) for place, member in enumerate(seats)),

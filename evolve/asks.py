@@ -33,7 +33,7 @@ def proposal_asks(
         Ask(
             key=f"{problem.task.id}/{member.name}",
             task=problem.task,
-            members=(member,),
+            members=(member.at("propose"),),
             protocol=VoteConfig(samples_per_member=num_samples, **_limits(config, problem, temperature)),
             seed=derive_seed(config.seed, stage),
         )

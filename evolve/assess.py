@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from statistics import NormalDist
+from typing import NamedTuple
 
 from pydantic import Field
 
 from evolve.evaluate import Pool, member_scores
-from evolve.gate import POWER, power_of
 from evolve.judge import Judge, Probe
 from evolve.problem_types import Problem
+from evolve.rates import Rates
 from evolve.report.measure import Accuracy, Difference, accuracy, paired_difference
 from evolve.splits import normalised_text
 from evolve.verifiers import read_number
@@ -27,7 +27,6 @@ SOLVED = 0.97
 """From this accuracy on there is nothing left to gain."""
 TOLERATED = {"reference": 1.0, "empty": 0.0, "echo": 0.05, "shuffled": 0.05}
 """Share of the items on which each kind of answer may be accepted; of references, must be."""
-MAX_ITEMS_TOLD = 100_000
 
 
 class Arm(Record):
@@ -83,9 +82,13 @@ class Findings(Record):
     same_wrong: float | None = Field(default=None, description="both wrong: how often the same answer; None: never so")
     discordance: float = Field(description="share of items that may differ at the gate")
     num_gate: int = Field(description="GATE items these tasks and shares give")
-    num_finalists: int = 1
-    alpha: float = 0.05
-    detectable: float | None = Field(description="smallest gain the gate finds with 80% power; None: none")
+    near_duplicates: str = Field(default="", description="how many tasks say nearly the same, as a sentence")
+    detectable: float | None = Field(
+        description="smallest gain that passes the whole gate (every rival, every guard) with 80% power; None: none"
+    )
+    num_gate_needed: int | None = Field(
+        default=None, description="GATE items that would show all the room there is; None: no number does, or enough do"
+    )
     expected_examples: float = Field(description="verified examples one generation would give the best-fed member")
     min_examples: int = Field(description="examples below which nothing is trained")
     night: Night | None = None
@@ -108,6 +111,9 @@ class Assessment(Record):
 
     advice: Advice
     findings: Findings
+    rates: Rates = Field(description="how fast these engines were, and how much they said, for estimates of runs")
+    engines: str = Field(description="hash of what they are, see `evolve.rates.engines_id`")
+    tasks: str = Field(description="hash of the file of tasks, see `evolve.rates.tasks_id`")
 
 
 def probe_shuffled(problems: Sequence[Problem], judge: Judge) -> list[Probe]:
@@ -167,8 +173,18 @@ def vote_replicates(
     ]
 
 
-def best_single(pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], right: Right) -> tuple[Arm, Arm]:
-    """(best member alone, its vote over all its samples), the member chosen on the half that it is not measured on.
+class BestSingle(NamedTuple):
+    """The best member, chosen on the half of the items that it is not measured on."""
+
+    alone: Arm
+    consistency: Arm
+    """its vote over all its samples"""
+    members: tuple[str, ...]
+    """who it is on the two halves: one name, or two"""
+
+
+def best_single(pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], right: Right) -> BestSingle:
+    """The best member alone and by its own vote.
 
     Chosen on the very items it is measured on, the best of several would look better than it is.
     """
@@ -179,13 +195,15 @@ def best_single(pool: Pool, seats: Sequence[Member], problems: Sequence[Problem]
     for side in (0, 1):
         others = [index for index, of in enumerate(half) if of != side] or list(range(len(problems)))
         best[side] = max(seats, key=lambda seat: math.fsum(alone[seat.name][index] for index in others)).name
-    name = " or ".join(dict.fromkeys(best.values()))
+    members = tuple(dict.fromkeys(best.values()))
+    name = " or ".join(members)
     samples = max((len(pool.of(seat, p.task)) for seat in seats for p in problems), default=0)
     single = tuple(alone[best[side]][index] for index, side in enumerate(half))
     voted = tuple(votes[best[side]][index] for index, side in enumerate(half))
-    return (
-        Arm(name=f"best single ({name})", scores=single, num_samples=1),
-        Arm(name=f"self-consistency ({name})", scores=voted, num_samples=samples),
+    return BestSingle(
+        alone=Arm(name=f"best single ({name})", scores=single, num_samples=1),
+        consistency=Arm(name=f"self-consistency ({name})", scores=voted, num_samples=samples),
+        members=members,
     )
 
 
@@ -228,25 +246,6 @@ def expected_examples(
     return best
 
 
-def items_needed(effect: float, discordance: float, alpha: float) -> int | None:
-    """Smallest round number of GATE items that finds `effect` with 80% power; None: no number up to 100,000 does.
-
-    A gain cannot be larger than the share of items that differ, so the discordance is at least the effect.
-    """
-    if effect <= 0.0:
-        return None
-    share = min(1.0, max(discordance, effect))
-    z_alpha, z_power = NormalDist().inv_cdf(1.0 - alpha), NormalDist().inv_cdf(POWER)
-    # Connor's (1987) approximation, then up from there by the exact test.
-    spread = z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - effect * effect))
-    n = max(10, int(0.9 * (spread / effect) ** 2) // 10 * 10)
-    while n <= MAX_ITEMS_TOLD:
-        if power_of(n, share, effect, alpha) >= POWER:
-            return n
-        n = math.ceil(n * 1.04 / 10) * 10
-    return None
-
-
 def advise(findings: Findings) -> Advice:
     """Evolve, or don't and why: the first reason that stands is in the sentence, all of them in `because`."""
     because = tuple(reason for rule in _RULES if (reason := rule(findings)) is not None)
@@ -257,8 +256,8 @@ def advise(findings: Findings) -> Advice:
     room = findings.reach.mean - findings.mesh.mean
     sentence = (
         f"Evolve: the mesh has {findings.mesh.mean:.0%} right, the best of all samples {findings.reach.mean:.0%}, "
-        f"so there is room for {100 * room:.0f} points, and {findings.num_gate} GATE items can show "
-        f"{100 * (findings.detectable or 0.0):.0f}; the best constant answer has {findings.constant.mean:.0%}"
+        f"so there is room for {100 * room:.0f} points, and a whole gate of {findings.num_gate} items can "
+        f"show {100 * (findings.detectable or 0.0):.0f}; the best constant answer has {findings.constant.mean:.0%}"
     )
     if best > findings.mesh.mean:
         sentence += f", the best way without talking or mixing {best:.0%}"
@@ -313,15 +312,15 @@ def _gate_sees_nothing(findings: Findings) -> str | None:
     if findings.num_gate == 0 or findings.num_items == 0:
         return None
     room = findings.reach.mean - findings.mesh.mean
-    alpha = findings.alpha / findings.num_finalists
     if findings.detectable is not None and findings.detectable <= room:
         return None
-    needed = items_needed(room, findings.discordance, alpha)
+    needed = findings.num_gate_needed
     more = f"; about {needed:,} GATE items would" if needed is not None and needed > findings.num_gate else ""
     if findings.detectable is None:
-        return f"{findings.num_gate} GATE items can show no gain of any size{more}"
+        return f"a whole gate of {findings.num_gate} items can show no gain of any size{more}"
     return (
-        f"{findings.num_gate} GATE items can show a gain of {100 * findings.detectable:.0f} points, and there are only "
+        f"a whole gate of {findings.num_gate} items can show a gain of {100 * findings.detectable:.0f} points, and "
+        "there are only "
         f"{100 * room:.0f} between the mesh and the best of all samples{more or '; take harder tasks'}"
     )
 

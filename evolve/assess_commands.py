@@ -17,15 +17,14 @@ from evolve.judge import Judge
 from evolve.lab import Lab
 from evolve.plan import plan_assessment
 from evolve.preflight import check
-from evolve.problem_types import ProblemSet
 from evolve.problems import draw_problems
 from evolve.progress import Observer, Silent
+from evolve.rates import ASSESSMENT, ASSUMED
 from evolve.report.headline import share
 from evolve.report.measure import Accuracy
+from evolve.sealed import SplitProblems
 from memory.ledger import exclusive_lock, publish_json, read_record
 from memory.types import content_hash
-
-ASSESSMENT = "assessment.json"
 
 
 def assess_command(tasks: Path, config: Path, out: Path | None, options: AssessOptions, *, as_json: bool) -> None:
@@ -86,11 +85,14 @@ def print_assessment(found: Assessment, directory: Path) -> None:
     for note in advice.notes:
         _say(note)
     _say(_gate_sentence(findings))
+    if findings.near_duplicates:
+        _say(findings.near_duplicates)
     if findings.night is not None:
         money = "" if findings.night.money is None else f", {findings.night.money:.2f} in money"
         _say(
             f"A run as configured would take about {findings.night.hours:.1f} hours and "
-            f"{findings.night.output_tokens:,} output tokens{money}."
+            f"{findings.night.output_tokens:,} output tokens{money}; `evomesh estimate` and `evomesh evolve` go by the "
+            "speeds measured here; training was not timed."
         )
     _say(
         f"This look took {findings.seconds / 60:.1f} minutes and {findings.output_tokens:,} output tokens: {directory}"
@@ -108,7 +110,7 @@ def _watched(config: RunConfig, options: AssessOptions) -> Assessment:
         return asyncio.run(hold_assessment(config, options, observer))
 
 
-def bill_sentence(config: RunConfig, problems: ProblemSet, options: AssessOptions) -> str:
+def bill_sentence(config: RunConfig, problems: SplitProblems, options: AssessOptions) -> str:
     """What the look will take, before it starts."""
     items = choose_items(config, problems, options)
     stages = plan_assessment(config, items, num_samples(config, options), options.num_councils)
@@ -116,7 +118,7 @@ def bill_sentence(config: RunConfig, problems: ProblemSet, options: AssessOption
         f"{len(items)} items, {num_samples(config, options)} proposals of each member for each: about "
         f"{sum(stage.seconds for stage in stages) / 60:.0f} minutes and "
         f"{sum(stage.output_tokens for stage in stages):,} output tokens, at most "
-        f"{sum(stage.max_output_tokens for stage in stages):,}."
+        f"{sum(stage.max_output_tokens for stage in stages):,} (the minutes are {ASSUMED})."
     )
 
 
@@ -146,10 +148,11 @@ def _interval(value: Accuracy) -> str:
 
 def _gate_sentence(findings: Findings) -> str:
     if findings.detectable is None:
-        return f"{findings.num_gate} GATE items can show no gain of any size."
+        return f"A whole gate of {findings.num_gate} items can show no gain of any size."
     return (
-        f"{findings.num_gate} GATE items, of which {findings.discordance:.0%} may differ, can show a gain of "
-        f"{100 * findings.detectable:.0f} points with 80% power."
+        f"A whole gate of {findings.num_gate} items, of which {findings.discordance:.0%} may differ, finds a gain of "
+        f"{100 * findings.detectable:.1f} points with 80% power: every rival beaten, no guard raised, at the accuracy "
+        "measured here."
     )
 
 

@@ -21,26 +21,30 @@ from evolve.assess import (
     probe_shuffled,
     vote_replicates,
 )
+from evolve.bill import assumed_gate, money_per_hour
 from evolve.config import ConfigError, MeshConfig, RunConfig
 from evolve.evaluate import Pool, member_scores, verdict_scores
-from evolve.gate import detectable_effect
 from evolve.judge import Judge, Probe, best_constant, verifier_audit
 from evolve.lab import Lab
-from evolve.plan import Rates, plan_assessment, plan_run
+from evolve.plan import plan_assessment, plan_run
+from evolve.power import Assumed, detectable_conjunction, problems_needed
 from evolve.problem_config import ExactVerifier, FileProblems, NumericVerifier
-from evolve.problem_types import Problem, ProblemSet
+from evolve.problem_types import Problem, clusters_sentence
+from evolve.rates import Rates, assumed_for, engines_id, rates_from, tasks_id
+from evolve.sealed import SplitProblems
 from evolve.seats import base_seats
 from evolve.splits import Split
-from evolve.taskfile import read_rows
-from evolve.verifiers import read_number
+from evolve.taskfile import share_of_numbers
 from memory.types import Record
 from mesh.measuring import measure_traces
 from mesh.parse import parse_answer
 from mesh.types import Deliberation
 from serving.config import prices
 
-MAX_PROBED = 60
-"""Items of one type the verifier is tried on."""
+MAX_PROBED, MAX_PROBED_BY_PANEL = 60, 10
+"""Items of one type the verifier is tried on; a panel costs two calls a judge for every answer to each."""
+POWER_ROUNDS = 1000
+"""Simulated gates for each power that is asked for."""
 NUMERIC_SHARE = 0.95
 """From this share of numbers among the answers on, a file of unknown kind holds numbers."""
 
@@ -80,15 +84,13 @@ def guess_problems(tasks: Path) -> FileProblems:
 
     Raises ProblemsError for a file that cannot be used.
     """
-    rows, _, _ = read_rows(FileProblems(path=tasks))
-    numbers = sum(read_number(row.answer) is not None for row in rows)
-    if numbers >= NUMERIC_SHARE * len(rows):
+    if share_of_numbers(tasks) >= NUMERIC_SHARE:
         return FileProblems(path=tasks, verifier=NumericVerifier(), answer_kind="number")
     return FileProblems(path=tasks, verifier=ExactVerifier(), answer_kind="text")
 
 
 def choose_items(
-    config: RunConfig, problems: ProblemSet, options: AssessOptions, rates: Rates | None = None
+    config: RunConfig, problems: SplitProblems, options: AssessOptions, rates: Rates | None = None
 ) -> list[Problem]:
     """TRAIN and DEV items to measure on, types evenly, as many as fit into the minutes. GATE and AUDIT stay unread."""
     usable = [*problems.of(Split.TRAIN), *problems.of(Split.DEV)]
@@ -113,11 +115,15 @@ def num_samples(config: RunConfig, options: AssessOptions) -> int:
     return options.votes_each * max(2, len(config.serving.engines))
 
 
-async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Assessment:
+async def assess(lab: Lab, problems: SplitProblems, options: AssessOptions) -> Assessment:
     """Measure and advise. Every draw is journalled, so the same command goes on where it was cut off."""
     config = lab.config
     items = choose_items(config, problems, options)
-    probes = _probe(items, lab.judge)
+    tried = first_of_each_type(items, MAX_PROBED if lab.panel is None else MAX_PROBED_BY_PANEL)
+    probes = await lab.heard_out("assess probes", lambda: _probe(tried, lab.judge))
+    guessed = tried if lab.panel is not None else items
+    constant = await lab.heard_out("assess constants", lambda: _constant(items, guessed, lab.judge))
+    copied = await lab.heard_out("assess copied", lambda: _copied(items, lab.judge))
     seats = base_seats(config)
     count = num_samples(config, options)
     asks = proposal_asks(config, "assess", items, seats, count)
@@ -126,31 +132,38 @@ async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Asse
     judged = (await lab.judge_all("assess", [*drawn, *councils], items)).lookup()
     pool, num_train = Pool(drawn), len(problems.of(Split.TRAIN))
     replicates = vote_replicates(pool, seats, items, judged, options.votes_each)
-    single, consistency = best_single(pool, seats, items, judged)
+    single, consistency, _ = best_single(pool, seats, items, judged)
     reliability = measure_traces(drawn, judged, councils=councils)
     names = [seat.name for seat in seats]
     same = [reliability.same_wrong_share(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     known = [share for share in same if share is not None]
     discordance = max(config.gate.expected_discordance, flips(replicates))
-    num_gate = len(problems.of(Split.GATE))
-    alpha = config.gate.alpha / config.gate.max_finalists
+    mesh = Arm(
+        name="mesh vote",
+        scores=tuple(sum(scores) / len(replicates) for scores in zip(*replicates, strict=True)),
+        num_samples=options.votes_each * len(seats),
+    )
+    reach = Arm(
+        name="any of all samples right",
+        scores=tuple(any_right(pool, seats, items, judged)),
+        num_samples=count * len(seats),
+    )
+    gate = assumed_gate(config, problems, mesh.mean, discordance)
+    detectable, needed = _shown(gate, reach.mean - mesh.mean, config.seed)
+    rates = rates_from(assumed_for(config).rates, lab.times, drawn, councils)
     first, last = _council_arms(items, councils, judged)
     usages = [trace.usage for trace in (*drawn, *councils)]
     findings = Findings(
         probes=probes,
         num_items=len(items),
-        constant=_constant(items, lab.judge),
-        copied=_copied(items, lab.judge),
+        constant=constant,
+        copied=copied,
         alone=tuple(
             Arm(name=s.name, scores=tuple(member_scores(pool, s, items, judged)), num_samples=1) for s in seats
         ),
         single=single,
         consistency=consistency,
-        mesh=Arm(
-            name="mesh vote",
-            scores=tuple(sum(scores) / len(replicates) for scores in zip(*replicates, strict=True)),
-            num_samples=options.votes_each * len(seats),
-        ),
+        mesh=mesh,
         council=last,
         council_vote=first,
         ceiling=Arm(
@@ -158,54 +171,47 @@ async def assess(lab: Lab, problems: ProblemSet, options: AssessOptions) -> Asse
             scores=tuple(any_right(pool, seats, items, judged, options.votes_each)),
             num_samples=options.votes_each * len(seats),
         ),
-        reach=Arm(
-            name="any of all samples right",
-            scores=tuple(any_right(pool, seats, items, judged)),
-            num_samples=count * len(seats),
-        ),
+        reach=reach,
         n_eff=reliability.num_effective(names),
         same_wrong=sum(known) / len(known) if known else None,
         discordance=discordance,
-        num_gate=num_gate,
-        num_finalists=config.gate.max_finalists,
-        alpha=config.gate.alpha,
-        detectable=detectable_effect(num_gate, discordance, alpha) if num_gate else None,
+        num_gate=0 if gate is None else gate.num_problems,
+        near_duplicates=_near_duplicates(config, problems),
+        detectable=detectable,
+        num_gate_needed=needed,
         expected_examples=expected_examples(
             pool, seats, items, judged, _harvested(config, problems, num_train), config.curation.max_per_problem
         ),
         min_examples=config.recipes.min_rows,
-        night=_night(config, problems, measured_rates(lab, count * len(seats) * len(items))),
+        night=_night(config, problems, rates),
         night_hours=options.night_hours,
         output_tokens=sum(usage.output_tokens for usage in usages),
         seconds=sum(stage.seconds for stage in lab.times),
     )
-    return Assessment(advice=advise(findings), findings=findings)
+    return Assessment(
+        advice=advise(findings), findings=findings, rates=rates, engines=engines_id(config), tasks=tasks_id(config)
+    )
 
 
-def measured_rates(lab: Lab, num_proposals: int) -> Rates:
-    """What this machine managed here, as far as it was measured; the defaults of the plan for the rest."""
-    times = {stage.stage: stage for stage in lab.times}
-    rates: dict[str, float] = {}
-    drawn = times.get("assess proposals")
-    if drawn is not None and drawn.output_tokens:
-        rates["tokens_per_answer"] = drawn.output_tokens / num_proposals
-    if drawn is not None and drawn.seconds > 1.0 and drawn.output_tokens:
-        rates["output_tokens_per_s"] = drawn.output_tokens / drawn.seconds
-        rates["proposals_per_s"] = 1e9  # the tokens a second hold the cost of the prompts already
-    if "start engines" in times:
-        rates["start_s"] = times["start engines"].seconds
-    return Rates(**rates)
+def _shown(gate: Assumed | None, room: float, seed: int) -> tuple[float | None, int | None]:
+    """(smallest gain that the whole gate finds, items it needs to find `room`); the latter only where it finds less."""
+    if gate is None:
+        return None, None
+    found = detectable_conjunction(gate, rounds=POWER_ROUNDS, seed=seed)
+    gain = None if found is None else found.assumed.gain
+    if gain is not None and gain <= room:
+        return gain, None
+    return gain, problems_needed(gate, room, rounds=POWER_ROUNDS, seed=seed)
 
 
-def _probe(items: Sequence[Problem], judge: Judge) -> tuple[Probe, ...]:
-    sample = first_of_each_type(items, MAX_PROBED)
+def _probe(sample: Sequence[Problem], judge: Judge) -> tuple[Probe, ...]:
     return (*verifier_audit(sample, judge).probes, *probe_shuffled(sample, judge))
 
 
-def _constant(items: Sequence[Problem], judge: Judge) -> Arm:
-    """Item by item, whether its type's best constant is right."""
+def _constant(items: Sequence[Problem], sample: Sequence[Problem], judge: Judge) -> Arm:
+    """Item by item, whether its type's best constant, chosen on `sample`, is right."""
     by_type: dict[str, list[Problem]] = {}
-    for problem in items:
+    for problem in sample:
         by_type.setdefault(problem.task.type, []).append(problem)
     best = {name: best_constant(group, judge)[0] for name, group in by_type.items()}
     shown = ", ".join(f"'{answer}'" for answer in dict.fromkeys(best.values()))
@@ -242,15 +248,21 @@ def _council_arms(
     )
 
 
-def _harvested(config: RunConfig, problems: ProblemSet, num_train: int) -> int:
+def _harvested(config: RunConfig, problems: SplitProblems, num_train: int) -> int:
     """TRAIN problems one generation draws on."""
     types = len({problem.task.type for problem in problems.of(Split.TRAIN)})
     return min(num_train, config.harvest.problems_per_type * types)
 
 
-def _night(config: RunConfig, problems: ProblemSet, rates: Rates) -> Night:
+def _near_duplicates(config: RunConfig, problems: SplitProblems) -> str:
+    if not isinstance(config.problems, FileProblems):
+        return ""
+    return clusters_sentence(problems.clusters, problems.report.num_items, config.problems.near_duplicates)
+
+
+def _night(config: RunConfig, problems: SplitProblems, rates: Rates) -> Night:
     plan = plan_run(config, problems, rates)
-    costs = prices(config.serving)
     hours = plan.seconds / 3600
-    money = hours * sum(costs.values()) if len(costs) == len(config.serving.engines) else None
+    is_priced = len(prices(config.serving)) == len(config.serving.engines)
+    money = hours * money_per_hour(config) if is_priced else None
     return Night(hours=hours, output_tokens=plan.output_tokens, money=money)

@@ -224,7 +224,9 @@ async def _constant_scores(lab: Lab, items: Sequence[SealedProblem], constants: 
     async def work() -> _Constant:
         permit = AuditPermit("audit constants")
         known = [problem for problem in items if problem.task.type in answers]
-        said = [lab.judge.judge_sealed(problem, answers[problem.task.type], permit) for problem in known]
+        pairs = [(problem, answers[problem.task.type]) for problem in known]
+        await lab.consult("audit constants", pairs, permit=permit)
+        said = [lab.judge.judge_sealed(problem, answer, permit) for problem, answer in pairs]
         return _Constant(scores={outcome.task_id: float(outcome.correct) for outcome in said})
 
     inputs = {"answers": answers, "problems": [problem.key for problem in items]}

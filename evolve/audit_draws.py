@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from evolve.asks import proposal_asks
 from evolve.audited import AuditedRoster, FirstOf, RosterAsk, Scores
-from evolve.evaluate import Judgements, Pool, member_scores, vote_scores
+from evolve.evaluate import Judgements, Pool, member_scores, vote_scores, weighted_vote_scores
 from evolve.lab import Ask, Lab
 from evolve.problem_types import Problem
 from evolve.rivals import again
 from evolve.sealed import Asked, SealedProblem
-from evolve.tuning import Tuned, at_temperature, best_of, best_sampled, tune
+from evolve.tuning import Tuned, Tuning, at_temperature, best_of, best_sampled, tune
 from memory.types import Record
 from mesh.types import Deliberation, Member
 
@@ -42,19 +42,22 @@ async def measure_rosters(
         ValueError: two different members have one name, in one roster or in two.
     """
     members = distinct_members(rosters)
-    tuned = await tune(lab, f"tune {stage}", members, dev)
-    asks = proposal_plan(lab, stage, rosters, members, tuned, items)
+    tuning = await tune(lab, f"tune {stage}", members, dev)
+    asks = proposal_plan(lab, stage, rosters, members, tuning.members, items)
     path = lab.directory / "audit" / f"{stage.replace(' ', '-')}-proposals.parquet"
     drawn = await lab.hold(f"{stage} proposals", path, asks)
     judged = await judge(lab, stage, drawn, items)
     right, pool, tokens = judged.lookup(), Pool(drawn), _tokens_each(drawn)
-    found = tuple(_audited(ask, pool, tuned, items, right, tokens) for ask in rosters)
-    return Measured(rosters=found, tuned=tuned, drawn=tuple(drawn), judged=judged)
+    found = tuple(_audited(ask, pool, tuning, items, right, tokens) for ask in rosters)
+    return Measured(rosters=found, tuned=tuning.members, drawn=tuple(drawn), judged=judged)
 
 
 def distinct_members(rosters: Iterable[RosterAsk]) -> list[Member]:
-    """Every member once, in order of appearance. Raises ValueError where two different ones have one name."""
-    members = list(dict.fromkeys(member for ask in rosters for member in ask.members))
+    """Every member once as it proposes, in order of appearance: a critic it has in talk makes no other one of it.
+
+    Raises ValueError where two different ones have one name.
+    """
+    members = list(dict.fromkeys(member.at("propose") for ask in rosters for member in ask.members))
     names = [member.name for member in members]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
@@ -102,12 +105,12 @@ def _counts(rosters: Sequence[RosterAsk], tuned: Mapping[str, Tuned]) -> dict[st
 def _audited(
     ask: RosterAsk,
     pool: Pool,
-    tuned: Mapping[str, Tuned],
+    tuning: Tuning,
     items: Sequence[Asked],
     right: dict[tuple[str, str], bool],
     tokens: Mapping[str, float],
 ) -> AuditedRoster:
-    ids = [problem.task.id for problem in items]
+    ids, tuned = [problem.task.id for problem in items], tuning.members
 
     def by_task(scores: Sequence[float]) -> Scores:
         return dict(zip(ids, scores, strict=True))
@@ -116,14 +119,15 @@ def _audited(
     single, sampled = best_of(ask.members, tuned), best_sampled(ask.members, tuned)
     is_greedy = tuned[single.name].best == tuned[single.name].greedy
     once = by_task(member_scores(pool, _greedy(single), items, right)) if is_greedy else alone[single.name]
-    all_of_one = FirstOf(pool, {sampled.name: ask.num_ballots})
+    all_of_one, ballots = FirstOf(pool, {sampled.name: ask.num_ballots}), FirstOf(pool, ask.shares)
     return AuditedRoster(
         name=ask.name,
         members=ask.members,
         samples_each=ask.samples_each,
         ballots=ask.num_ballots,
         alone=alone,
-        vote=by_task(vote_scores(FirstOf(pool, ask.shares), ask.members, items, right)),
+        vote=by_task(vote_scores(ballots, ask.members, items, right)),
+        weighted=by_task(weighted_vote_scores(ballots, ask.members, items, right, tuning.reliability)),
         single_name=f"{single.name}, greedy" if is_greedy else single.name,
         single=once,
         consistency_name=sampled.name,

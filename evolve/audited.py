@@ -15,7 +15,7 @@ from mesh.types import Member, Proposal, Task
 Scores = dict[str, float]
 """Task id to 1 (right), 0 (wrong), or a share of right samples."""
 
-Method = Literal["constant", "alone", "members", "single", "consistency", "vote", "council vote", "council"]
+Method = Literal["constant", "alone", "members", "single", "consistency", "vote", "weighted", "council vote", "council"]
 
 METHODS: dict[Method, str] = {
     "constant": "best constant answer",
@@ -24,6 +24,7 @@ METHODS: dict[Method, str] = {
     "single": "best single seat",
     "consistency": "self-consistency of the best single",
     "vote": "first-round vote",
+    "weighted": "first-round vote, weighed on DEV",
     "council vote": "council's first vote",
     "council": "mesh council",
 }
@@ -61,6 +62,9 @@ class AuditedRoster(Record):
     ballots: int = Field(description="votes of all members together, and the samples of self-consistency")
     alone: dict[str, Scores] = Field(description="by member: share of its samples that are right, problem by problem")
     vote: Scores = Field(description="the plurality over the ballots")
+    weighted: Scores = Field(
+        default_factory=dict, description="the same ballots weighed by what DEV measured; empty: an older run's"
+    )
     single_name: str = Field(
         description="member that DEV says is best when asked once, 'NAME, greedy' at temperature 0"
     )
@@ -84,6 +88,7 @@ class AuditedRoster(Record):
             "single": self.single,
             "consistency": self.consistency,
             "vote": self.vote,
+            "weighted": self.weighted,
             "council vote": self.council_vote,
             "council": self.council,
         }.get(method, {})
@@ -164,7 +169,7 @@ def compare(
 
 def gains(first: AuditedRoster, last: AuditedRoster, items: AuditItems, *, seed: int) -> tuple[NamedGain, ...]:
     """The last roster beside the first, by every method that both have; the vote, which is primary, comes first."""
-    methods: tuple[Method, ...] = ("vote", "members", "single", "consistency", "council vote", "council")
+    methods: tuple[Method, ...] = ("vote", "weighted", "members", "single", "consistency", "council vote", "council")
     found = (compare(first, last, items, method, seed=seed) for method in methods)
     return tuple(one for one in found if one is not None)
 
@@ -183,7 +188,10 @@ def gains_by_type(first: AuditedRoster, last: AuditedRoster, items: AuditItems, 
 def vote_beside_rivals(
     roster: AuditedRoster, constant: Scores, items: AuditItems, *, seed: int
 ) -> tuple[NamedGain, ...]:
-    """A roster's vote beside its own best constant, best single and self-consistency: is the mesh worth its tokens?"""
+    """A roster's vote beside its own best constant, best single and self-consistency: is the mesh worth its tokens?
+
+    The last one, called "weighted", is the vote weighed on DEV beside the best single.
+    """
     rivals: dict[Method, tuple[str, Scores]] = {
         "constant": (METHODS["constant"], constant),
         "single": (roster.single_name, roster.single),
@@ -194,6 +202,10 @@ def vote_beside_rivals(
         one = compare_scores(scores, roster.vote, items.clusters, seed=seed)
         if one is not None:
             found.append(NamedGain(method=method, before=name, after=f"{roster.name}, vote", gain=one))
+    one = compare_scores(roster.single, roster.weighted, items.clusters, seed=seed)
+    if one is not None:
+        after = f"{roster.name}, vote weighed on DEV"
+        found.append(NamedGain(method="weighted", before=roster.single_name, after=after, gain=one))
     return tuple(found)
 
 
@@ -206,6 +218,7 @@ def lines_of(generation: int, roster: AuditedRoster, constant: Scores, items: Au
         ("single", roster.single_name, roster.single),
         ("consistency", roster.consistency_name, roster.consistency),
         ("vote", METHODS["vote"], roster.vote),
+        ("weighted", METHODS["weighted"], roster.weighted),
         ("council vote", METHODS["council vote"], roster.council_vote),
         ("council", METHODS["council"], roster.council),
     ]

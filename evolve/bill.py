@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Sequence
 
 from pydantic import Field
 
 from evolve.config import RunConfig
-from evolve.plan import TOKENS_PER_ROW, Plan, Problems, training_tokens
-from evolve.power import Assumed, ConjunctionPower, conjunction_power, detectable_conjunction
+from evolve.conjunction import RivalKind
+from evolve.flops import FORWARD, FROZEN
+from evolve.plan import Plan, Problems
+from evolve.plan_disk import sizes_of
+from evolve.power import Assumed, ConjunctionPower, conjunction_power, detectable_conjunction, with_gain
+from evolve.rates import Basis
 from evolve.splits import Split
 from memory.types import Record
-from serving.config import EngineSpec, VllmSpec, prices
-from serving.models import ModelError, ModelStore
-from serving.safetensors_header import read_header
+from serving.config import prices
 
-FORWARD, FROZEN = 2, 4
-"""Operations a weight and token: a forward pass, and forward and backward through a base that gets no gradient."""
 ASSUMED_ACCURACY = 0.5
 """Of the incumbents, where nothing was measured; the worst case for what a gate can show."""
+SURE = 0.02
+"""No accuracy is taken to be nearer to none or all than this: a gate of rivals that never differ shows anything."""
+EXAMPLE_GAIN = 0.05
+_RIVALS: dict[RivalKind, str] = {
+    "incumbent": "the incumbents",
+    "placebo": "its placebo",
+    "budget": "one more sample of the best incumbent",
+}
 
 
 class Bill(Record):
     """The rest of an estimate."""
 
-    inference_flops: float | None = Field(description="2 a weight and token, prompts included; None: no weights here")
+    inference_flops: float | None = Field(
+        description="2 a weight and token, prompts included; None: a base is not here"
+    )
     training_flops: float | None = Field(description="4 a weight and token: the base gets no gradient; None: as above")
     engine_hours: float = Field(description="hours of the run times its engines, replicas counted")
     money: float | None = Field(description="None: an engine has no price_per_hour")
@@ -36,85 +45,47 @@ class Bill(Record):
     expected: ConjunctionPower | None = Field(
         default=None, description="power of the whole conjunction at a gain of 5 points; None: impossible here"
     )
+    is_accuracy_measured: bool = Field(default=False, description="False: incumbents are taken to be right on half")
 
 
-def bill_of(
-    config: RunConfig, problems: Problems, plan: Plan, *, accuracy: float = ASSUMED_ACCURACY, rounds: int = 1000
-) -> Bill:
-    """The bill of a planned run.
-
-    Args:
-        accuracy: of the incumbents' vote on these tasks; `evomesh assess` measures it.
-        rounds: simulated gates for each power.
-    """
+def bill_of(config: RunConfig, problems: Problems, plan: Plan, basis: Basis, *, rounds: int = 1000) -> Bill:
+    """The bill of a planned run. `rounds`: simulated gates for each power."""
     specs = config.serving.engines
-    weights = [num_weights(spec, config.serving.model_store) for spec in specs]
-    known = [count for count in weights if count is not None]
-    each = 1.0 / len(specs)  # calls and tokens are shared evenly: every seat answers everything
-    tokens = plan.output_tokens + TOKENS_PER_ROW * sum(stage.num_calls for stage in plan.stages)
-    rows = training_tokens(config, problems)
-    hours = plan.seconds / 3600.0 * sum(spec.replicas for spec in specs)
-    whole = len(known) == len(specs)
+    weights = _mean_weights(config, [spec.name for spec in specs])
+    hours = plan.seconds / 3600.0
+    accuracy = ASSUMED_ACCURACY if basis.accuracy is None else basis.accuracy
+    gate = assumed_gate(config, problems, accuracy, basis.discordance)
     return Bill(
-        inference_flops=FORWARD * tokens * each * sum(known) if whole else None,
-        training_flops=FROZEN * rows * sum(known) if whole else None,
-        engine_hours=hours,
-        money=_money(config, plan.seconds / 3600.0),
-        detectable=_detectable(config, problems, accuracy, rounds),
-        expected=_expected(config, problems, accuracy, rounds),
+        inference_flops=None if weights is None else FORWARD * (plan.output_tokens + plan.prompt_tokens) * weights,
+        training_flops=training_flops(config, plan.trained_tokens),
+        engine_hours=hours * sum(spec.replicas for spec in specs),
+        money=hours * money_per_hour(config) if len(prices(config.serving)) == len(specs) else None,
+        detectable=None if gate is None else detectable_conjunction(gate, rounds=rounds, seed=config.seed),
+        expected=None if gate is None else _example(gate, rounds, config.seed),
+        is_accuracy_measured=basis.accuracy is not None,
     )
 
 
-def num_weights(spec: EngineSpec, store: Path) -> int | None:
-    """Weights of an engine's base model, read from the headers of its files; None: they are not here."""
-    if not isinstance(spec, VllmSpec):
-        return None
-    try:
-        directory = ModelStore(store).path(spec.model)
-    except ModelError:
-        return None
-    tensors = {name: info for file in directory.glob("*.safetensors") for name, info in read_header(file).items()}
-    return sum(math.prod(info.shape) for info in tensors.values()) if tensors else None
+def assumed_gate(
+    config: RunConfig, problems: Problems, accuracy: float, discordance: float | None = None
+) -> Assumed | None:
+    """The gate of a run before it is held, of a candidate without any gain; None: there is no GATE item.
 
-
-def bill_lines(bill: Bill) -> list[str]:
-    """What a person is told after the plan."""
-    lines = []
-    if bill.inference_flops is not None and bill.training_flops is not None:
-        lines.append(f"About {bill.inference_flops:.2g} FLOPs of inference and {bill.training_flops:.2g} of training.")
-    money = "no engine has a price_per_hour" if bill.money is None else f"{bill.money:.2f} in money"
-    lines.append(f"{bill.engine_hours:.1f} engine-hours, {money}.")
-    if bill.detectable is None:
-        lines.append("The whole gate (every rival and guard) finds no gain with 80% power.")
-    else:
-        gain = bill.detectable.assumed.gain
-        lines.append(f"The whole gate finds a gain of {100 * gain:.0f} points with {bill.detectable.power:.0%} power.")
-    if bill.expected is not None:
-        lines.append(f"For example, {bill.expected.sentence}.")
-    return lines
-
-
-def _money(config: RunConfig, hours: float) -> float | None:
-    costs = prices(config.serving)
-    if len(costs) < len(config.serving.engines):
-        return None
-    return hours * sum(costs[spec.name] * spec.replicas for spec in config.serving.engines)
-
-
-def _assumed(config: RunConfig, problems: Problems, accuracy: float, gain: float) -> Assumed | None:
+    Args:
+        accuracy: of the incumbents' vote on these tasks.
+        discordance: share of items on which two arrangements differ; None: what the configuration expects.
+    """
     items = problems.of(Split.GATE)
     if not items:
         return None
-    discordance = min(config.gate.expected_discordance, 2 * accuracy, 2 * (1 - accuracy))
-    fits = abs(gain) <= discordance and (discordance + gain) / 2 <= 1 - accuracy
-    if not fits:
-        return None
+    accuracy = min(1.0 - SURE, max(SURE, accuracy))
+    share = config.gate.expected_discordance if discordance is None else discordance
     return Assumed(
         num_problems=len(items),
         num_task_types=len({problem.task.type for problem in items}),
         accuracy=accuracy,
-        gain=gain,
-        discordance=discordance,
+        gain=0.0,
+        discordance=min(share, 2 * accuracy, 2 * (1 - accuracy)),
         placebo_gain=0.0 if "placebo" in config.gate.required else None,
         budget_gain=0.0 if "budget" in config.gate.required else None,
         alpha=config.gate.alpha,
@@ -122,11 +93,59 @@ def _assumed(config: RunConfig, problems: Problems, accuracy: float, gain: float
     )
 
 
-def _detectable(config: RunConfig, problems: Problems, accuracy: float, rounds: int) -> ConjunctionPower | None:
-    assumed = _assumed(config, problems, accuracy, 0.0)
-    return None if assumed is None else detectable_conjunction(assumed, rounds=rounds, seed=config.seed)
+def training_flops(config: RunConfig, trained_tokens: float) -> float | None:
+    """Operations of so many trained tokens, 0 where training is only simulated; None: a base's weights are not here."""
+    weights = _mean_weights(config, [spec.name for spec in config.serving.engines if spec.kind != "remote"])
+    return None if weights is None else FROZEN * trained_tokens * weights
 
 
-def _expected(config: RunConfig, problems: Problems, accuracy: float, rounds: int) -> ConjunctionPower | None:
-    assumed = _assumed(config, problems, accuracy, 0.05)
-    return None if assumed is None else conjunction_power(assumed, rounds=rounds, seed=config.seed)
+def money_per_hour(config: RunConfig) -> float:
+    """Of all engines that have a price, replicas counted: an idle engine is paid for as well."""
+    costs = prices(config.serving)
+    return sum(costs.get(spec.name, 0.0) * spec.replicas for spec in config.serving.engines)
+
+
+def bill_lines(bill: Bill) -> list[str]:
+    """What a person is told after the plan; what the whole gate can show comes first."""
+    lines = [power_sentence(bill)]
+    if bill.expected is not None:
+        lines.append(f"For example, {bill.expected.sentence}.")
+    if bill.inference_flops and bill.training_flops is not None:
+        lines.append(f"About {bill.inference_flops:.2g} FLOPs of inference and {bill.training_flops:.2g} of training.")
+    money = "no engine has a price_per_hour" if bill.money is None else f"{bill.money:.2f} in money"
+    lines.append(f"{bill.engine_hours:.1f} engine-hours, {money}.")
+    return lines
+
+
+def power_sentence(bill: Bill) -> str:
+    """What the whole gate will be able to show: less than any single test of it."""
+    if bill.detectable is None:
+        return (
+            "The whole gate (every rival beaten, no guard raised) finds no gain with 80% power: raise the number of "
+            "GATE problems."
+        )
+    found = bill.detectable.assumed
+    known = "measured" if bill.is_accuracy_measured else "assumed"
+    return (
+        f"With {found.num_problems} GATE problems, of which {found.discordance:.0%} may differ, the whole gate "
+        f"({_rivals(found)} beaten, no guard raised) finds a gain of {100 * found.gain:.1f} points with "
+        f"{bill.detectable.power:.0%} power; the incumbents' accuracy of {found.accuracy:.0%} is {known}."
+    )
+
+
+def _rivals(assumed: Assumed) -> str:
+    names = [_RIVALS[kind] for kind in assumed.rivals]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _example(gate: Assumed, rounds: int, seed: int) -> ConjunctionPower | None:
+    """At a gain of five points; None where so large a one is impossible."""
+    if min(gate.discordance, 1.0 - gate.accuracy) < EXAMPLE_GAIN:
+        return None
+    return conjunction_power(with_gain(gate, EXAMPLE_GAIN), rounds=rounds, seed=seed)
+
+
+def _mean_weights(config: RunConfig, engines: Sequence[str]) -> float | None:
+    """Weights of a base model, mean over engines, which share calls and rows evenly; None: one's are not here."""
+    sizes = [size for name, size in sizes_of(config).items() if name in engines and size is not None]
+    return sum(size.num_weights for size in sizes) / len(sizes) if sizes and len(sizes) == len(engines) else None

@@ -21,8 +21,10 @@ from evolve.lineage import Generation, seat
 from evolve.past import Past
 from evolve.preferences import ChosenRejected
 from evolve.provenance import note_artefacts
-from evolve.recipes import PairSelection, Recipe, RowSelection, examples_for, pairs_for, recipes_for, rows_for
+from evolve.recipe_rows import PairSelection, RowSelection, examples_for, pairs_for, rows_for
+from evolve.recipes import Recipe, recipes_for
 from evolve.sealed import SplitProblems
+from evolve.taught import Taught
 from evolve.training_job import TrainingJob, TrainingReport
 from evolve.training_stage import Ahead, HeadStart, admit_jobs, job_of, train_jobs
 from memory.types import Record
@@ -37,30 +39,27 @@ class Brood(Record):
     accumulated: Accumulated = Accumulated(all=(), used=(), drops=())
     pairs: tuple[ChosenRejected, ...] = Field(default=(), description="what recipes chose their pairs from")
     phases: tuple[PhaseCredit, ...] = Field(default=(), description="every member's record by phase")
-    recipes: tuple[Recipe, ...] = Field(
-        default=(), description="every one that was tried, placebos last of each engine"
-    )
+    recipes: tuple[Recipe, ...] = Field(default=(), description="every one that was tried")
     selections: dict[str, RowSelection] = Field(description="recipe to the rows it learned from")
     pair_selections: dict[str, PairSelection] = Field(default_factory=dict, description="recipe to its pairs")
     cards: tuple[DatasetCard, ...] = Field(default=(), description="of the whole set, then of each recipe with rows")
     reports: tuple[TrainingReport, ...] = Field(default=(), description="every job, quarantined ones included")
-    candidates: tuple[Candidate, ...] = Field(default=(), description="placebos included, in the order of the recipes")
+    candidates: tuple[Candidate, ...] = Field(default=(), description="who may be seated, in the order of the recipes")
     refused: dict[str, str] = Field(default_factory=dict, description="recipe to why there is no candidate of it")
 
     @property
-    def contenders(self) -> tuple[Candidate, ...]:
-        """Candidates that may be seated."""
-        return tuple(candidate for candidate in self.candidates if not candidate.is_placebo)
-
-    @property
-    def placebos(self) -> tuple[Candidate, ...]:
-        """Candidates that learned form alone, one an engine at most; never seated."""
-        return tuple(candidate for candidate in self.candidates if candidate.is_placebo)
+    def taught(self) -> dict[str, Taught]:
+        """Recipe to what it learned from."""
+        cards = {card.name: card for card in self.cards}
+        return {
+            name: Taught(rows=rows, pairs=self.pair_selections.get(name, PairSelection()), card=cards.get(name))
+            for name, rows in self.selections.items()
+        }
 
     @property
     def reason(self) -> str:
         """Why nothing can be seated, in a sentence; empty where something can."""
-        if self.contenders:
+        if self.candidates:
             return ""
         if not self.recipes:
             return "no candidate: no recipe could be made"
@@ -200,7 +199,6 @@ def _cards(
             found,
             selections[recipe.name].left_out,
             num_pairs=len(pairs[recipe.name].pairs),
-            is_placebo=recipe.placebo,
             num_held_out=num_held_out,
         )
         for recipe in recipes

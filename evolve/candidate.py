@@ -20,6 +20,11 @@ class Candidate(Record):
     job: str = Field(default="", description="digest of its training job")
 
     @property
+    def is_helper(self) -> bool:
+        """A critic or synthesiser: it answers nothing by itself, and is measured in councils."""
+        return self.recipe.role != "proposer"
+
+    @property
     def is_placebo(self) -> bool:
         """It learned form alone, and may never be seated."""
         return self.recipe.placebo

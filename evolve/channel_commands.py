@@ -192,9 +192,7 @@ def _standing(state: FollowState) -> str:
 
 
 def _seats(roster: Roster) -> str:
-    return ", ".join(
-        f"{seat.name} ({seat.engine}{'' if seat.adapter is None else ' + adapter'})" for seat in roster.seats
-    )
+    return ", ".join(f"{seat.name} ({seat.engine}{'' if not seat.adapters else ' + adapter'})" for seat in roster.seats)
 
 
 def _say(text: str) -> None:

@@ -109,17 +109,27 @@ FromRun = Annotated[
     Path | None, typer.Option("--run", help="Use the seats and adapters of this run's last generation.")
 ]
 
+FromMeasured = Annotated[
+    Path | None,
+    typer.Option(
+        "--measured",
+        help="An assessment or a run whose speeds the estimate goes by.",
+        show_default="the run's own, or an assessment of the same engines in its directory",
+    ),
+]
+
 
 @app.command()
 def evolve(
     config: Config,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives, instead of run_dir.")] = None,
+    measured: FromMeasured = None,
     as_json: Json = False,
 ) -> None:
     """Run evolution generations; the same command continues a run that was cut off."""
     from evolve.commands import evolve_command
 
-    _exit(lambda: evolve_command(config, run_dir, as_json=as_json))
+    _exit(lambda: evolve_command(config, run_dir, measured, as_json=as_json))
 
 
 @app.command()
@@ -222,11 +232,11 @@ def models(
 
 
 @app.command()
-def estimate(config: Config, as_json: Json = False) -> None:
-    """Work out tokens, time, disk and the detectable effect of a run, before it starts."""
+def estimate(config: Config, measured: FromMeasured = None, as_json: Json = False) -> None:
+    """Work out tokens, time, disk, money and the gain that the whole gate can show, before a run starts."""
     from evolve.commands import estimate_command
 
-    _exit(lambda: estimate_command(config, as_json=as_json))
+    _exit(lambda: estimate_command(config, measured, as_json=as_json))
 
 
 @app.command()

@@ -49,6 +49,12 @@ CODES: tuple[Code, ...] = (
         "evolve.config.ConfigError",
     ),
     _code(
+        "EM-BUDGET-SMALL", ExitCode.BAD_CONFIG,
+        "The budget of a run does not even allow its first generation and the audit after it; nothing was spent.",
+        "See with `evomesh estimate CONFIG` what is expected; raise the limit that is named, or plan a smaller run.",
+        "evolve.spending.BudgetTooSmall",
+    ),
+    _code(
         "EM-PROBLEMS", ExitCode.BAD_CONFIG,
         "The problems of a run cannot be drawn, or their verifier accepts what it must not.",
         "Correct the file or the verifier that the message names; nothing has been spent.",
@@ -244,6 +250,7 @@ CODES: tuple[Code, ...] = (
         "Restore the file that the message names; never edit inside a run directory.",
         "evolve.journal.JournalError",
         "evolve.sealed.SealError",
+        "evolve.judge.NotHeard",
     ),
     _code(
         "EM-LEDGER", ExitCode.FAILED,

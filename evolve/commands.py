@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -36,33 +37,39 @@ if not OUT.is_terminal:
     OUT = Console(width=110)  # a log has no width of its own, and tables cut at 80 cannot be read
 
 
-def evolve_command(path: Path, run_dir: Path | None, *, as_json: bool) -> None:
+def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, as_json: bool) -> None:
     """`evomesh evolve`."""
     from evolve.console import ConsoleObserver
+    from evolve.estimate import before_it_begins, estimate_lines, read_estimate
     from evolve.finished import read_report
-    from evolve.plan import plan_run
-    from evolve.preflight import check, draw
+    from evolve.plan_table import print_plan
+    from evolve.preflight import check
     from evolve.progress import Silent
     from evolve.run import run
-    from evolve.summary import print_plan, print_summary
+    from evolve.summary import print_summary
 
     config = load_config(path)
     if run_dir is not None:
         config = config.model_copy(update={"run_dir": run_dir})
-    if as_json:
-        if read_report(config.run_dir) is None:
-            check(config)
-        print_json(asyncio.run(run(config, Silent())))
-        return
+    expected = read_estimate(config.run_dir)
     if read_report(config.run_dir) is not None:
-        print_summary(OUT, asyncio.run(run(config, Silent())), config.run_dir)
-        return
-    check(config)
-    plan = plan_run(config, draw(config))
-    print_plan(OUT, config, plan)
-    with ConsoleObserver(OUT, {stage.stage: stage.seconds for stage in plan.stages}) as observer:
-        data = asyncio.run(run(config, observer))
-    print_summary(OUT, data, config.run_dir)
+        data = asyncio.run(run(config, Silent()))
+    else:
+        check(config)
+        expected = expected or before_it_begins(config, measured)
+        if as_json:
+            for line in estimate_lines(config, expected):
+                typer.echo(line, err=True)  # stdout is for the one object at the end
+            data = asyncio.run(run(config, Silent(), expected=expected))
+        else:
+            print_plan(OUT, config, expected)
+            with ConsoleObserver(OUT, {stage.stage: stage.seconds for stage in expected.plan.stages}) as observer:
+                data = asyncio.run(run(config, observer, expected=expected))
+    if as_json:
+        told = None if expected is None else expected.model_dump(mode="json")
+        print_json({**data.model_dump(mode="json"), "estimate": told})
+    else:
+        print_summary(OUT, data, config.run_dir)
 
 
 @dataclass(frozen=True)
@@ -237,23 +244,19 @@ def models_command(store: Path, *, as_json: bool) -> None:
     OUT.print(table if rows else f"{store} holds no prepared model; run `make setup`")
 
 
-def estimate_command(path: Path, *, as_json: bool) -> None:
+def estimate_command(path: Path, measured: Path | None, *, as_json: bool) -> None:
     """`evomesh estimate`."""
-    from evolve.bill import bill_lines, bill_of
-    from evolve.plan import plan_run
+    from evolve.estimate import estimate
+    from evolve.plan_table import print_plan
     from evolve.preflight import draw
-    from evolve.summary import print_plan
+    from evolve.rates import basis_for
 
     config = load_config(path)
-    problems = draw(config)
-    plan = plan_run(config, problems)
-    bill = bill_of(config, problems, plan)
+    found = estimate(config, draw(config), basis_for(config, measured))
     if as_json:
-        print_json({**plan.model_dump(mode="json"), "bill": bill.model_dump(mode="json")})
-        return
-    print_plan(OUT, config, plan)
-    for line in bill_lines(bill):
-        OUT.print(line, highlight=False, markup=False)
+        print_json({**found.model_dump(mode="json"), "totals": found.plan.totals})
+    else:
+        print_plan(OUT, config, found)
 
 
 def doctor_command(path: Path | None = None, *, as_json: bool) -> None:
@@ -346,8 +349,8 @@ async def serving(
     fleet = await open_fleet(config.serving, adapters)
     try:
         for member in members:
-            if member.adapter is not None:
-                await fleet.load_adapter(member.engine, adapters.get(member.adapter))
+            for adapter in member.adapters:
+                await fleet.load_adapter(member.engine, adapters.get(adapter))
         yield fleet, members
     finally:
         await close_fleet(fleet)

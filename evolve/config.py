@@ -21,7 +21,7 @@ from memory.config import MemoryConfig
 from memory.types import Record
 from mesh.budget import Budget
 from mesh.config import CouncilConfig, ProtocolConfig
-from serving.config import ServingConfig
+from serving.config import ServingConfig, SleepingEngines
 from serving.endpoint.config import EndpointConfig
 
 _Config = TypeVar("_Config", bound="MeshConfig")
@@ -58,15 +58,16 @@ class GateConfig(Record):
         default=0.2, gt=0.0, le=1.0, description="share of problems expected to differ; for the plan, not the decision"
     )
     required: tuple[Literal["placebo", "budget"], ...] = Field(
-        default=("budget",),
-        description="what a finalist must beat besides the incumbents. placebo: an adapter trained on shuffled targets "
-        "(needs recipes.placebo); budget: one more sample of the best incumbent in its place",
+        default=("placebo", "budget"),
+        description="what a finalist must beat besides the incumbents. placebo: its twin, trained alike on shuffled "
+        "targets (needs recipes.placebo; merges have none); budget: one more sample of the best incumbent in its place",
     )
     councils_per_type: int = Field(
-        default=0,
+        default=4,
         ge=0,
         description="GATE problems of each type that go through full councils of the seats and of the best finalist as "
-        "well; reported beside the vote, deciding nothing",
+        "well; reported beside the vote, deciding nothing. Critics and synthesisers (recipes.roles) are chosen by as "
+        "many councils on DEV and held to these on GATE",
     )
     aa_every: int = Field(
         default=4, ge=0, description="an A/A arm, the incumbents anew, rides along in generation 0 and every so many"
@@ -91,7 +92,10 @@ class EvaluationConfig(Record):
         default=0.25, ge=0.0, lt=1.0, description="share of DEV problems kept from choosing, to measure the winner on"
     )
     max_elites: int = Field(
-        default=0, ge=0, description="specialists of the archive without a seat that are tried again each generation"
+        default=1,
+        ge=0,
+        description="specialists of the archive without a seat that are measured on a generation's problems and tried "
+        "again; with 0, nobody without a seat is ever compared with newer ones",
     )
     emergence_tasks: int = Field(
         default=12, ge=0, description="tasks only the mesh solved that members are asked alone, each generation"
@@ -182,6 +186,31 @@ class RunConfig(MeshConfig):
                 "gate.required names placebo, but recipes.placebo is false, so that nothing could ever pass; set "
                 "recipes.placebo: true, or take placebo out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_ask_for_gpus_of_their_own(self) -> RunConfig:
+        if self.workers.num_shards > 1 and isinstance(self.serving.fleet.training, SleepingEngines):
+            raise ValueError(
+                "workers.num_shards takes GPUs of a separate pool, but serving.fleet.training has engines sleep for "
+                "training; set its kind: separate, or num_shards: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _roles_are_measured_at_their_work(self) -> RunConfig:
+        helpers = [role for role in self.recipes.roles if role != "proposer"]
+        if not helpers:
+            return self
+        names = " and ".join(helpers)
+        for key, num, why in (
+            ("harvest.councils_per_type", self.harvest.councils_per_type, "has nothing to learn from"),
+            ("gate.councils_per_type", self.gate.councils_per_type, "cannot be measured at its work"),
+        ):
+            if not num:
+                raise ValueError(f"recipes.roles breeds {names}, which {why} without councils; set {key} above 0")
+        if "critic" in helpers and not self.deliberation.critique:
+            raise ValueError("recipes.roles breeds critic, but deliberation.critique is false, so that none is asked")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from evolve.arrangements import Endpoint
 from evolve.gate import ArmKind, GateRecord, GateResult, Guard, detectable_effect, holm
 from evolve.paired import PairedTest, flip_p, paired_test
 from memory.types import Record, content_hash
@@ -25,7 +26,7 @@ class Rival(Record):
 
     kind: RivalKind
     name: str
-    right: tuple[bool, ...] = Field(description="was its vote right, problem by problem")
+    right: tuple[bool, ...] = Field(description="was its vote, or its councils' verdict, right, problem by problem")
 
 
 class Contest(Record):
@@ -33,10 +34,14 @@ class Contest(Record):
 
     name: str
     kind: ArmKind = Field(default="candidate", description="controls are tested by the same rule and never promoted")
-    right: tuple[bool, ...] = Field(description="was its vote right, problem by problem")
+    endpoint: Endpoint = Field(default="vote", description="what is right or wrong, of it and of its rivals")
+    right: tuple[bool, ...] = Field(description="was its vote, or its councils' verdict, right, problem by problem")
     rivals: tuple[Rival, ...] = Field(min_length=1, description="the incumbents first; at most one of each kind")
     task_types: tuple[str, ...]
     clusters: tuple[str, ...] = Field(default=(), description="near-duplicate cluster of each problem; empty: none")
+    exempt: tuple[RivalKind, ...] = Field(
+        default=(), description="rivals that it cannot have and need not beat: what learned from no rows has no placebo"
+    )
 
     @model_validator(mode="after")
     def _one_table(self) -> Contest:
@@ -66,11 +71,13 @@ class ContestResult(Record):
 
     name: str
     kind: ArmKind
+    endpoint: Endpoint = "vote"
     versus: tuple[Versus, ...] = Field(description="the incumbents first")
     p_adjusted: float = Field(description="Holm over the candidates; for a control the same as p")
     threshold: float = Field(description="level that every test had to reach")
     guards: tuple[Guard, ...]
     missing: tuple[RivalKind, ...] = Field(default=(), description="rivals that were required and not measured")
+    exempt: tuple[RivalKind, ...] = Field(default=(), description="rivals that it cannot have and need not beat")
     shown: bool = Field(description="every rival is shown to be beaten")
     reason: str = Field(description="the decision in plain words")
 
@@ -138,7 +145,7 @@ def hold(
     Args:
         contests: one for each finalist and control.
         alpha: chance of promoting anything that does not beat all its rivals.
-        required: a candidate without one of these rivals is refused.
+        required: a candidate without one of these rivals is refused, unless it is exempt from it.
         seed: of the cross-check by relabelling.
 
     Raises:
@@ -158,11 +165,13 @@ def hold(
         result = ContestResult(
             name=contest.name,
             kind=contest.kind,
+            endpoint=contest.endpoint,
             versus=versus[index],
             p_adjusted=p_adjusted,
             threshold=threshold,
             guards=_guards(contest),
             missing=_missing(contest, required),
+            exempt=contest.exempt,
             shown=shown,
             reason="",
         )
@@ -174,7 +183,7 @@ def _missing(contest: Contest, required: Collection[RivalKind]) -> tuple[RivalKi
     """Of a candidate. A control has the incumbents alone to beat: one that lacked a rival could never be alarming."""
     if contest.kind != "candidate":
         return ()
-    have = {rival.kind for rival in contest.rivals}
+    have = {*contest.exempt, *(rival.kind for rival in contest.rivals)}
     return tuple(kind for kind in MEANING if kind in required and kind not in have)
 
 
@@ -217,6 +226,9 @@ def _reason(result: ContestResult) -> str:
         f"({one.test.gain:+.1%}, p = {_short(one.test.p)})"
         for one in result.versus
     )
+    facts = f"in full councils {facts}" if result.endpoint == "council" else facts
+    if "placebo" in result.exempt:
+        facts += "; it learned from no rows, so it has no placebo"
     level = f"every p must reach {_short(result.threshold)}"
     if result.kind != "candidate":
         found = "would have passed" if result.would_pass else "would not have passed"

@@ -3,7 +3,8 @@
 A shared run of 13 words is the usual sign (Brown et al., 2020, appendix C); a shorter question must be there whole.
 Half of the run's words, or all there are, must be outside the phrases that questions of its kind have in common.
 Wording that several held-out items share is a template and no sign of any one of them. An answer counts only together
-with its question: "12" alone is everywhere.
+with its question: "12" alone is everywhere. Which text holds the answer of a GATE or AUDIT item is counted and not
+told: it would point at the key.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Seen(Record):
 
 
 class Overlap(Record):
-    """One text and one held-out item that it gives away."""
+    """One text and one held-out item that it gives away; whether with the answer is told of DEV items alone."""
 
     split: Split
     task_id: str
@@ -125,20 +126,25 @@ def contamination(
     """
     index = _Index(held_out, num_words)
     found: dict[tuple[Split, str, Source, str], Kind] = {}
+    answered: dict[tuple[Split, Source], set[str]] = defaultdict(set)
     for one in seen:
         for split, task_id in index.by_key.get(one.key or "", ()):
             found[split, task_id, one.source, one.id] = "key"
         for split, task_id in index.sharing(one.text):
             place = (split, task_id, one.source, one.id)
             if found.get(place) != "key":
-                answered = says_answer is not None and says_answer(split, task_id, one.text)
-                found[place] = "wording and answer" if answered else "wording"
+                found[place] = "wording"
+                if says_answer is not None and says_answer(split, task_id, one.text):
+                    answered[split, one.source].add(task_id)
+                    found[place] = "wording and answer" if split is Split.DEV else "wording"
     overlaps = tuple(
         Overlap(split=split, task_id=task_id, source=source, seen_id=seen_id, kind=kind)
         for (split, task_id, source, seen_id), kind in found.items()
     )
     return Contamination(
-        rows=tuple(_rows(seen, held_out, overlaps)), overlaps=overlaps, answers_checked=says_answer is not None
+        rows=tuple(_rows(seen, held_out, overlaps, answered)),
+        overlaps=overlaps,
+        answers_checked=says_answer is not None,
     )
 
 
@@ -191,7 +197,10 @@ def _telling(words: Sequence[str], phrases: Mapping[_Gram, int], num_words: int)
 
 
 def _rows(
-    seen: Sequence[Seen], held_out: Mapping[Split, Sequence[Asked]], overlaps: Iterable[Overlap]
+    seen: Sequence[Seen],
+    held_out: Mapping[Split, Sequence[Asked]],
+    overlaps: Iterable[Overlap],
+    answered: Mapping[tuple[Split, Source], set[str]],
 ) -> Iterator[Row]:
     texts = Counter(one.source for one in seen)
     kinds: dict[tuple[Split, Source, Kind], set[str]] = defaultdict(set)
@@ -199,15 +208,15 @@ def _rows(
         kinds[one.split, one.source, one.kind].add(one.task_id)
     for split, items in held_out.items():
         for source, num_texts in sorted(texts.items()):
-            answered = kinds[split, source, "wording and answer"]
+            by_wording = kinds[split, source, "wording"] | kinds[split, source, "wording and answer"]
             yield Row(
                 split=split,
                 source=source,
                 num_items=len(items),
                 num_texts=num_texts,
                 by_key=len(kinds[split, source, "key"]),
-                by_wording=len(kinds[split, source, "wording"] | answered),
-                by_answer=len(answered),
+                by_wording=len(by_wording),
+                by_answer=len(answered.get((split, source), ())),
             )
 
 

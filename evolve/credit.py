@@ -233,7 +233,7 @@ def _critiques_of(deliberation: Deliberation, correct: IsCorrect) -> list[Critiq
                 task_id=task_id,
                 member=said.member,
                 family="" if seat is None else seat.family,
-                adapter=None if seat is None else seat.adapter,
+                adapter=None if seat is None else seat.at("critique").adapter,
                 kind=_critique_kind(said.valid, correct(task_id, said.target_answer), ends),
                 round=said.round,
                 target=said.target_answer,

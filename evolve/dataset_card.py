@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import Field
 
 from evolve.accumulate import Accumulated, SetRow
-from evolve.curate import Curated, Drop
+from evolve.curate import Drop
 from evolve.paths import path_of
 from memory.types import Record
 
@@ -71,12 +71,6 @@ def dataset_card(name: str, found: Accumulated, *, drops: Iterable[Drop] = (), n
     )
 
 
-def curated_card(name: str, curated: Curated, rows: Sequence[SetRow], *, num_held_out: int = 0) -> DatasetCard:
-    """The card of one generation's own set, without accumulation: every row is used."""
-    whole = Accumulated(all=tuple(rows), used=tuple(rows), drops=())
-    return dataset_card(name, whole, drops=curated.drops, num_held_out=num_held_out)
-
-
 def recipe_card(
     name: str,
     rows: Sequence[SetRow],
@@ -84,14 +78,13 @@ def recipe_card(
     left_out: Mapping[str, int],
     *,
     num_pairs: int = 0,
-    is_placebo: bool = False,
     num_held_out: int = 0,
 ) -> DatasetCard:
     """The card of what one recipe learns from: `rows`, chosen out of the used rows of `found`; the others by reason."""
     whole = Accumulated(all=found.all, used=tuple(rows), drops=())
     card = dataset_card(name, whole, num_held_out=num_held_out)
     not_used = tuple(sorted(left_out.items(), key=lambda item: (-item[1], item[0])))
-    return card.model_copy(update={"not_used": not_used, "num_pairs": num_pairs, "is_placebo": is_placebo})
+    return card.model_copy(update={"not_used": not_used, "num_pairs": num_pairs})
 
 
 def card_text(card: DatasetCard) -> str:

@@ -22,7 +22,10 @@ KIND = "version"
 
 
 class DealSettings(Record):
-    """What a file was dealt by; it may not change once items are pinned."""
+    """What a file was dealt by; it may not change once items are pinned.
+
+    But for one thing: a file that was pinned item by item (`near_duplicates` null) stays so, whatever is configured.
+    """
 
     split_seed: int
     shares: SplitShares
@@ -43,6 +46,7 @@ class Dealt(Record):
 
     version: int = Field(default=0, description="0: nothing was added yet, so nothing is pinned")
     places: dict[str, Place] = Field(default_factory=dict, description="by key")
+    near_duplicates: NearDuplicatesConfig | None = Field(description="what new items are dealt by; None: one by one")
 
 
 def deal_path(config: FileProblems) -> Path:
@@ -63,29 +67,33 @@ def read_deal(config: FileProblems) -> Dealt:
     """
     path = deal_path(config)
     if not path.is_file():
-        return Dealt()
+        return Dealt(near_duplicates=config.near_duplicates)
     try:
         ledger = Ledger(path, readonly=True)
         versions = [Version.model_validate(entry.payload) for entry in ledger.entries()]
     except (LedgerError, ValueError) as error:
         raise ProblemsError(f"{path}: expected a ledger of splits, but: {error}; restore it from a backup") from error
+    settings = settings_of(config)
+    if versions and versions[0].settings.near_duplicates is None:
+        settings = settings.model_copy(update={"near_duplicates": None})
     for version in versions:
-        if version.settings != settings_of(config):
+        if version.settings != settings:
             raise ProblemsError(
                 f"{path}: the items were dealt with {_shown(version.settings)}, the configuration says "
-                f"{_shown(settings_of(config))}; go back to the former, or use a copy of the file, where every item "
+                f"{_shown(settings)}; go back to the former, or use a copy of the file, where every item "
                 "is dealt anew and no earlier result counts"
             )
     places = {place.key: place for version in versions for place in version.places}
-    return Dealt(version=len(versions), places=places)
+    return Dealt(version=len(versions), places=places, near_duplicates=settings.near_duplicates)
 
 
 def pin(config: FileProblems, source: str, places: Sequence[Place]) -> int:
     """Write down where new items went; the number of the version. Hold `exclusive_lock` around reading and pinning."""
-    version = read_deal(config).version + 1
-    record = Version(version=version, settings=settings_of(config), source=source, places=tuple(places))
+    dealt = read_deal(config)
+    settings = settings_of(config).model_copy(update={"near_duplicates": dealt.near_duplicates})
+    record = Version(version=dealt.version + 1, settings=settings, source=source, places=tuple(places))
     Ledger(deal_path(config)).append(KIND, record.model_dump(mode="json"))
-    return version
+    return record.version
 
 
 def _shown(settings: DealSettings) -> str:

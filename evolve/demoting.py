@@ -12,7 +12,7 @@ from evolve.audit_log import AuditLog
 from evolve.config import ConfigError, load_config
 from evolve.demotion import LiveRecord, demotion_event, judge_live, live_answers, said_by
 from evolve.governance_config import DemotionConfig
-from evolve.lineage import Generation, Lineage, Specialist
+from evolve.lineage import Generation, Lineage, Specialist, successor
 from evolve.rosters import GENERATIONS, Target, generations_of, measured_in, roster_of
 from evolve.run_files import CONFIG, REPORT_DATA
 from memory.ledger import Ledger, exclusive_lock
@@ -115,6 +115,21 @@ def note_live(run: Path, answers: Iterable[LiveAnswer]) -> list[LiveAnswer]:
         return list(_last_words([*known.values(), *new]).values())
 
 
+def standing_in(run: Path, specialist: Specialist) -> Standing | None:
+    """Where a specialist of the run stands after all its live outcomes, seated or not; None: there are none of it.
+
+    Raises ConfigError where the run has no configuration, LedgerError where its outcomes were changed.
+    """
+    if not (run / LIVE).is_file():
+        return None
+    known = _last_words(
+        LiveAnswer.model_validate(entry.payload) for entry in Ledger(run / LIVE, readonly=True).entries()
+    )
+    answers = [one for one in known.values() if one.adapter == specialist.adapter]
+    settings = load_config(run / CONFIG).governance.demotion
+    return standing_of(specialist, answers, measured_in(run), settings) if answers else None
+
+
 def standing_of(
     specialist: Specialist, answers: Sequence[LiveAnswer], measured: Reliability | None, config: DemotionConfig
 ) -> Standing:
@@ -141,6 +156,7 @@ def without(generations: Sequence[Generation], failed: Sequence[Specialist]) -> 
     """The generation after the last one, in which each failed specialist's seat is held by whoever held it before.
 
     That is the last holder of the same place who is not among the failed and sits nowhere else; generation 0's at last.
+    Who helps in the place with others' answers stays.
     """
     last, out = generations[-1], {specialist.adapter for specialist in failed}
     staying = {member.name for member in last.seats if member.adapter not in out}
@@ -151,16 +167,9 @@ def without(generations: Sequence[Generation], failed: Sequence[Specialist]) -> 
             fit = [one for one in earlier if one.adapter not in out and one.name not in staying]
             member = fit[0] if fit else generations[0].seats[place].model_copy(update={"name": f"{member.name}-base"})
             staying.add(member.name)
+            member = member.model_copy(update={"phase_adapters": last.seats[place].phase_adapters})
         seats.append(member)
-    known = {s.adapter: s for generation in generations for s in generation.specialists}
-    held = dict.fromkeys(member.adapter for member in seats if member.adapter is not None)
-    # Not `successor`: specialists of any earlier generation may come back to their seats.
-    return Generation(
-        number=last.number + 1,
-        seats=tuple(seats),
-        specialists=tuple(known[adapter] for adapter in held),
-        parent=last.digest,
-    )
+    return successor(last, seats, returning=(s for generation in generations for s in generation.specialists))
 
 
 def weighed_lines(found: Weighed) -> list[str]:

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
-from evolve.arrangements import Arrangement, alone, distinct, together, weakest_places, widest
-from evolve.asks import proposal_asks
+from evolve.arrangements import Arrangement, alone, distinct, one_of_each, together, weakest_places, widest
+from evolve.asks import first_of_each_type, proposal_asks
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
+from evolve.council_trials import Councils, Trials, try_in_councils
 from evolve.evaluate import Judgements, Pool, member_scores, right_votes
 from evolve.halving import balanced_order, next_step, plan_halving
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.paired import PairedTest, paired_test
+from evolve.problem_config import FileProblems
 from evolve.problem_types import Problem
-from evolve.quality import Sample, check
-from evolve.recipes import RowSelection
+from evolve.quality import check, samples_of
+from evolve.recipe_rows import RowSelection
 from evolve.remeasure import Remeasured, remeasured
+from evolve.rivals import members_of
 from evolve.screening import Sampled, screen
 from evolve.sealed import SplitProblems
 from evolve.shapley import Contributions, ballot_box, contributions
@@ -59,6 +62,7 @@ class DevRecord(Record):
     scores: tuple[DevScore, ...] = Field(default=(), description="arrangements of those who saw all problems")
     members: tuple[Measured, ...] = Field(default=(), description="seats first, then candidates that saw all problems")
     contributions: Contributions | None = Field(default=None, description="of the seats, exact, on these problems")
+    trials: Trials | None = Field(default=None, description="of critics and synthesisers in councils; None: of nobody")
     stopped: dict[str, str] = Field(default_factory=dict, description="candidate to why it got no further")
     finalists: tuple[Arrangement, ...] = ()
     reason: str = Field(default="", description="why nothing goes to the gate; empty when something does")
@@ -69,9 +73,14 @@ class DevRecord(Record):
 
 
 def divided(problems: SplitProblems, config: RunConfig, generation: int) -> tuple[list[Problem], list[Problem]]:
-    """(DEV problems to choose by, DEV problems kept for measuring the winner), each a balanced mix of task types."""
+    """(DEV problems to choose by, DEV problems kept for measuring the winner), each a balanced mix of task types.
+
+    A user's file has the same DEV problems in every generation, so they are divided once for all: dealt anew, those
+    kept in one generation would be some that an earlier one chose by.
+    """
     dev = problems.of(Split.DEV)
-    seed = derive_seed(config.seed, "dev order", generation)
+    is_finite = isinstance(config.problems, FileProblems)
+    seed = derive_seed(config.seed, "dev order", *([] if is_finite else [generation]))
     order = balanced_order([p.task.type for p in dev], [p.key for p in dev], seed)
     kept = int(len(dev) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
     items = [dev[index] for index in order]
@@ -85,8 +94,9 @@ async def compare_on_dev(
     selections: Mapping[str, RowSelection],
     problems: SplitProblems,
 ) -> DevRecord:
-    """Measure candidates beside today's seats; only what does better on DEV is a finalist. Placebos take no part."""
-    contenders = {c.member.name: c for c in candidates if not c.is_placebo}
+    """Measure candidates beside today's seats; only what does better on DEV is a finalist."""
+    contenders = {c.member.name: c for c in candidates if not c.is_helper}
+    helpers = [c for c in candidates if c.is_helper]
     items, _ = divided(problems, lab.config, generation.number)
     if not items:
         return DevRecord(reason="there are no DEV problems to choose by")
@@ -118,8 +128,10 @@ async def compare_on_dev(
         for one in arrangements
         if one.candidates
     ]
+    trials = await try_in_councils(lab, generation, helpers, selections, items)
+    tested += _in_councils(trials, lab.config.seed, generation.number, problems, items)
     better = sorted((score for score in tested if score.gain > 0), key=lambda score: -score.gain)
-    finalists = tuple(score.arrangement for score in better[: lab.config.gate.max_finalists])
+    finalists = tuple(one_of_each(score.arrangement for score in better)[: lab.config.gate.max_finalists])
     return DevRecord(
         task_types=tuple(problem.task.type for problem in items),
         keys=tuple(problem.key for problem in items),
@@ -129,9 +141,10 @@ async def compare_on_dev(
             for m in people
         ),
         contributions=found,
-        stopped=stopped,
+        trials=trials,
+        stopped=stopped | (trials.stopped if trials else {}),
         finalists=finalists,
-        reason=_why_none(contenders, running, finalists),
+        reason=_why_none([*contenders.values(), *helpers], bool(running or (trials and trials.trials)), finalists),
     )
 
 
@@ -141,7 +154,7 @@ def head_start(lab: Lab, generation: Generation, problems: SplitProblems) -> Ahe
     screened = items[: lab.config.evaluation.screen_items]
 
     async def draw(candidate: Candidate) -> None:
-        if not candidate.is_placebo:
+        if not candidate.is_helper:
             stage = _stage(generation.number, SCREEN)
             samples = lab.config.evaluation.dev_samples_per_member
             await lab.hold_ahead(proposal_asks(lab.config, stage, screened, [candidate.member], samples))
@@ -157,16 +170,25 @@ async def measure_again(
     chosen = next((score for score in dev.scores if score.arrangement == winner), None)
     if not kept or chosen is None:
         return None
-    seats = seat(generation)
-    drawing = _Drawing(lab, generation.number, kept)
-    await drawing.draw("again", list(dict.fromkeys([*seats, *winner.seats])), 0, len(kept))
+    seats, number = seat(generation), generation.number
+    alone: dict[str, float] = {}
+    if winner.endpoint == "council":
+        kept = first_of_each_type(kept, lab.config.gate.councils_per_type)
+        directory = lab.directory / f"generation-{number}" / "dev" / "councils-again"
+        councils = Councils(lab, f"generation {number} dev councils again", directory, kept)
+        before, after = await councils.right("before", seats), await councils.right(winner.name, winner.seats)
+    else:
+        drawing, people = _Drawing(lab, number, kept), members_of([seats, winner.seats])
+        await drawing.draw("again", people, 0, len(kept))
+        before, after = (right_votes(drawing.pool, one, kept, drawing.judged) for one in (seats, winner.seats))
+        alone = {m.name: sum(member_scores(drawing.pool, m, kept, drawing.judged)) / len(kept) for m in people}
     fresh = paired_test(
-        right_votes(drawing.pool, seats, kept, drawing.judged),
-        right_votes(drawing.pool, winner.seats, kept, drawing.judged),
-        drawing.clusters(problems),
-        seed=derive_seed(lab.config.seed, "again", generation.number),
+        before,
+        after,
+        [problems.cluster_of(problem) for problem in kept],
+        seed=derive_seed(lab.config.seed, "again", number),
     )
-    return remeasured(winner.name, chosen.test, len(dev.scores), fresh)
+    return remeasured(winner.name, chosen.test, len(dev.scores), fresh, alone)
 
 
 class _Drawing:
@@ -180,6 +202,11 @@ class _Drawing:
     @property
     def pool(self) -> Pool:
         return Pool(self._held)
+
+    def held_on(self, items: Sequence[Problem]) -> list[Deliberation]:
+        """What was drawn for these problems so far, whole."""
+        asked = {problem.task.id for problem in items}
+        return [one for one in self._held if one.task.id in asked]
 
     async def draw(self, label: str, members: Sequence[Member], start: int, stop: int) -> None:
         """First proposals of these members for the problems from `start` to before `stop`."""
@@ -221,12 +248,9 @@ async def _stop_broken(
         )
         if reason is None:
             rows = selections[name].rows if name in selections else ()
-            reason = check(
-                _texts(pool, candidate.member, items),
-                rows,
-                drawing.lab.config.quality,
-                before=_texts(pool, base, items),
-            )
+            said = drawing.held_on(items)
+            limits, before = drawing.lab.config.quality, samples_of(said, base.name)
+            reason = check(samples_of(said, name), rows, limits, before=before)
         if reason is not None:
             stopped[name] = f"stopped by the screen: {reason}"
     return stopped
@@ -277,21 +301,31 @@ def _sampled(pool: Pool, member: Member, items: Sequence[Problem], judged: Mappi
     )
 
 
-def _texts(pool: Pool, member: Member, items: Sequence[Problem]) -> list[Sample]:
+def _in_councils(
+    trials: Trials | None, seed: int, number: int, problems: SplitProblems, items: Sequence[Problem]
+) -> list[DevScore]:
+    if trials is None:
+        return []
+    cluster = {problem.key: problems.cluster_of(problem) for problem in items}
     return [
-        Sample(task_type=problem.task.type, text=proposal.text)
-        for problem in items
-        for proposal in pool.of(member, problem.task)
+        DevScore(
+            arrangement=one.arrangement,
+            test=paired_test(
+                trials.incumbents,
+                one.right,
+                [cluster[key] for key in trials.keys],
+                seed=derive_seed(seed, "dev", number, one.arrangement.name),
+            ),
+        )
+        for one in trials.trials
     ]
 
 
-def _why_none(
-    contenders: Mapping[str, Candidate], running: Mapping[str, Member], finalists: Sequence[Arrangement]
-) -> str:
+def _why_none(contenders: Sequence[Candidate], any_measured: bool, finalists: Sequence[Arrangement]) -> str:
     if finalists:
         return ""
     if not contenders:
         return "no candidate was trained, admitted and loaded"
-    if not running:
+    if not any_measured:
         return "every candidate was stopped by the screen"
-    return "no arrangement voted better than the incumbents on DEV"
+    return "no arrangement did better than the incumbents on DEV"

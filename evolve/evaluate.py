@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from evolve.sealed import Asked
 from memory.types import Record
+from mesh.reliability import Reliability
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
+from mesh.weigh import weighted
 
 
 class Judgements(Record):
@@ -36,8 +38,14 @@ class Pool:
 
     def vote(self, seats: Sequence[Member], task: Task) -> Verdict:
         """Plurality over the proposals of these seats, in seat order."""
-        proposals = [proposal for member in seats for proposal in self.of(member, task)]
-        return plurality(proposals, task.answer_kind)
+        return plurality(self._ballots(seats, task), task.answer_kind)
+
+    def weighted_vote(self, seats: Sequence[Member], task: Task, reliability: Reliability) -> Verdict:
+        """The same ballots, weighed by what was measured of their members: `mesh.weigh.weighted`."""
+        return weighted(self._ballots(seats, task), task.answer_kind, reliability, seats, task.type)
+
+    def _ballots(self, seats: Sequence[Member], task: Task) -> list[Proposal]:
+        return [proposal for member in seats for proposal in self.of(member, task)]
 
 
 def member_scores(
@@ -56,7 +64,18 @@ def vote_scores(
     pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: dict[tuple[str, str], bool]
 ) -> list[float]:
     """1 where the vote of these seats is right, else 0, problem by problem."""
-    verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
+    return [float(right) for right in right_votes(pool, seats, problems, judged)]
+
+
+def weighted_vote_scores(
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Asked],
+    judged: Mapping[tuple[str, str], bool],
+    reliability: Reliability,
+) -> list[float]:
+    """As `vote_scores`, of the vote weighed by what was measured of the seats."""
+    verdicts = [(p.task.id, pool.weighted_vote(seats, p.task, reliability).answer) for p in problems]
     return [float(answer is not None and judged.get((task_id, answer), False)) for task_id, answer in verdicts]
 
 

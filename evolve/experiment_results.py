@@ -26,6 +26,9 @@ class Point(Record):
     arm: str
     generation: int
     vote: Share
+    weighted: Share | None = Field(
+        default=None, description="the same ballots weighed by what DEV measured of their members; None: an older run's"
+    )
     members: Share = Field(description="mean of its members asked alone")
     effort: Effort = Field(description="training spent to come here, since generation 0")
 
@@ -38,6 +41,7 @@ class ExperimentResults(Record):
     num_problems: int
     points: tuple[Point, ...]
     mesh: NamedGain | None = Field(description="primary: the last generation's vote beside generation 0's")
+    weighted: NamedGain | None = Field(default=None, description="the vote weighed on DEV, likewise")
     members: NamedGain | None = Field(description="its members asked alone, likewise")
     last_step: NamedGain | None = Field(description="the last generation's vote beside the one before: is it decaying?")
     against: tuple[NamedGain, ...] = Field(description="the last mesh beside each arm's last generation")
@@ -70,6 +74,7 @@ def results_of(
         num_problems=len(items.types),
         points=tuple(points),
         mesh=compare(first, last, items, seed=seed),
+        weighted=compare(first, last, items, "weighted", seed=seed),
         members=compare(first, last, items, "members", seed=seed),
         last_step=compare(rosters[-2], last, items, seed=seed) if len(rosters) > 1 else None,
         against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed),
@@ -79,13 +84,17 @@ def results_of(
 
 def markdown(found: ExperimentResults) -> str:
     """The figures as a table and sentences, for a README."""
-    header = "| arm | generation | vote | 95% | members alone | trained tokens |\n|---|---|---|---|---|---|\n"
-    rows = "".join(
-        f"| {one.arm} | {one.generation} | {one.vote.mean:.1%} | {one.vote.low:.1%} to {one.vote.high:.1%} "
-        f"| {one.members.mean:.1%} | {one.effort.tokens:,} |\n"
-        for one in found.points
-    )
-    return f"{header}{rows}\n{''.join(f'- {line}{chr(10)}' for line in sentences(found))}"
+    columns = ("arm", "generation", "vote", "95%", "weighed on DEV", "members alone", "trained tokens")
+    table = [columns, ("---",) * len(columns), *(_cells(one) for one in found.points)]
+    rows = "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+    return f"{rows}\n{''.join(f'- {line}{chr(10)}' for line in sentences(found))}"
+
+
+def _cells(one: Point) -> tuple[str, ...]:
+    interval = f"{one.vote.low:.1%} to {one.vote.high:.1%}"
+    weighted = "" if one.weighted is None else f"{one.weighted.mean:.1%}"
+    shares = (f"{one.vote.mean:.1%}", interval, weighted, f"{one.members.mean:.1%}")
+    return (one.arm, str(one.generation), *shares, f"{one.effort.tokens:,}")
 
 
 def sentences(found: ExperimentResults) -> Iterator[str]:
@@ -93,6 +102,7 @@ def sentences(found: ExperimentResults) -> Iterator[str]:
     yield f"{found.num_problems} AUDIT problems, seed {found.seed}; every vote has the same number of first proposals."
     named = (
         ("The mesh's vote, generation 0 to the last", found.mesh),
+        ("Its vote weighed on DEV, likewise", found.weighted),
         ("Its members alone, on average", found.members),
         ("The last generation beside the one before", found.last_step),
     )
@@ -143,6 +153,7 @@ def _point(arm: str, number: int, roster: AuditedRoster, effort: Effort, items: 
         arm=arm,
         generation=number,
         vote=_share(roster.vote, items),
+        weighted=_share(roster.weighted, items) if roster.weighted else None,
         members=_share(roster.members_mean, items),
         effort=effort,
     )

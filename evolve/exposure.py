@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evolve.accumulate import SetRow
-from evolve.contamination import Contamination, Seen, contamination
+from evolve.contamination import Contamination, SaysAnswer, Seen, contamination
 from evolve.lab import Lab
-from evolve.sealed import Asked, SplitProblems
+from evolve.permits import AuditPermit, GatePermit, Permit
+from evolve.problem_types import Problem
+from evolve.sealed import Asked, SealedProblem, SplitProblems
 from evolve.splits import Split
 from memory.rows import all_nodes, namespaces_like
 from mesh.types import Deliberation
+
+PURPOSE = "contamination"
+PERMITS: dict[Split, type[GatePermit] | type[AuditPermit]] = {Split.GATE: GatePermit, Split.AUDIT: AuditPermit}
 
 
 async def check_contamination(
@@ -21,8 +26,8 @@ async def check_contamination(
 ) -> Contamination:
     """Training examples, what memory holds for this run, and what was recalled, against DEV, GATE and AUDIT.
 
-    Keys and wording are compared. The references of GATE and AUDIT stay sealed, so whether a text that shares wording
-    with an item also holds its answer is not looked at.
+    Keys and wording are compared, and whether a text that shares wording with an item also holds its answer. For that
+    the seals of GATE and AUDIT items are opened, after the last gate and the audit; only how many do is published.
 
     Args:
         rows: the examples of all generations.
@@ -39,9 +44,22 @@ async def check_contamination(
 
     async def work() -> Contamination:
         lab.observer.stage("check contamination", 1)
-        return contamination(seen, {split: tuple(items.values()) for split, items in held_out.items()})
+        items = {split: tuple(by_key.values()) for split, by_key in held_out.items()}
+        return contamination(seen, items, says_answer=_says_answer(lab, items))
 
     return await lab.journal.record("contamination", inputs, Contamination, work)
+
+
+def _says_answer(lab: Lab, items: Mapping[Split, Sequence[Asked]]) -> SaysAnswer:
+    known = {(split, item.task.id): item for split, group in items.items() for item in group}
+    permits: dict[Split, Permit] = {split: kind(PURPOSE) for split, kind in PERMITS.items()}
+
+    def says(split: Split, task_id: str, text: str) -> bool:
+        item = known[split, task_id]
+        assert isinstance(item, Problem | SealedProblem), "problems are open or sealed"
+        return lab.judge.says_reference(item, [text], permits.get(split))
+
+    return says
 
 
 def _examples(rows: Iterable[SetRow]) -> Iterator[Seen]:

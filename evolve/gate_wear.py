@@ -33,7 +33,7 @@ class WearConfig(Record):
 class Holding(Record):
     """One holding of the gate."""
 
-    run: str = Field(description="name of the run; with the generation it tells holdings apart")
+    run: str = Field(description="name and identity of the run; with the generation it tells holdings apart")
     generation: int = Field(ge=0)
     keys: tuple[str, ...] = Field(description="hashes of the items' canonical keys, sorted")
     num_finalists: int = Field(ge=0, description="arrangements that were tested; controls do not count")
@@ -145,7 +145,7 @@ class WearLedger:
                     if one.keys != held.keys:
                         raise ValueError(
                             f"generation {held.generation} of run '{held.run}' has held its gate on other items; "
-                            "give the new run another name"
+                            "restore this run's problems, or start a new one"
                         )
                     return False
             Ledger(self._path).append(KIND, held.model_dump(mode="json"))

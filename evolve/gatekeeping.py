@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from evolve.aa import aa_is_due
-from evolve.arrangements import Arrangement, weakest_places
-from evolve.asks import council_asks, first_of_each_type, proposal_asks
-from evolve.candidate import Candidate
-from evolve.conjunction import ConjunctionRecord, Contest, RivalKind, hold
+from evolve.arrangements import Arrangement, Endpoint, weakest_places
+from evolve.asks import first_of_each_type, proposal_asks
+from evolve.conjunction import ConjunctionRecord, Contest, Rival, RivalKind, hold
+from evolve.council_trials import Councils
 from evolve.dev import DevRecord
-from evolve.evaluate import Pool, verdict_scores
+from evolve.evaluate import Pool
 from evolve.gate import ArmKind
-from evolve.gate_wear import Level, WearLedger, holding, level_after, wear_of
+from evolve.gate_wear import GateWear, Level, WearLedger, holding, level_after, wear_of
+from evolve.identity import identity_of
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
 from evolve.paired import PairedTest, paired_test
+from evolve.panel_asking import gate_refusal
 from evolve.permits import GatePermit
+from evolve.placebos import Placebos
 from evolve.problem_config import FileProblems
 from evolve.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
+from evolve.roles import council_rivals, helping
 from evolve.sealed import SealedProblem, SplitProblems
 from evolve.splits import Split
-from memory.types import Record, content_hash
+from memory.types import Record
 from mesh.seeds import derive_seed
 from mesh.types import Member
 
@@ -54,20 +60,27 @@ class GateHeld(Record):
     reason: str = ""
     council: CouncilTest | None = None
     """None: no councils were asked for, or there was no finalist."""
+    placebos: Placebos = Placebos()
 
 
 async def hold_gate(
     lab: Lab,
     generation: Generation,
     dev: DevRecord,
-    candidates: Sequence[Candidate],
     problems: SplitProblems,
+    bred_placebos: Callable[[], Awaitable[Placebos]],
 ) -> GateHeld:
     """Fresh votes of every finalist, its rivals and the controls on GATE problems, at a level that wear leaves.
 
-    Without a finalist it is held for the controls alone, in generations in which an A/A arm is due.
+    Critics and synthesisers are held to the verdicts of full councils instead. Without a finalist it is held for the
+    controls alone, in generations in which an A/A arm is due. `bred_placebos` trains the finalists' twins; it is called
+    when it is certain that the gate is held and that they take part.
     """
     items, number, settings = problems.of(Split.GATE), generation.number, lab.config.gate
+    if refusal := await gate_refusal(lab):
+        untouched = GateWear(num_items=len(items), num_used=0, num_holdings=0, num_tests=0)
+        level = Level(alpha=None, wear=untouched, reason=refusal)
+        return GateHeld(level=level, reason=f"no gate was held: {refusal}")
     level = await _level(lab, number, items, len(dev.finalists))
     if level.alpha is None:
         return GateHeld(level=level, reason=f"no gate was held: {level.reason}")
@@ -75,19 +88,29 @@ async def hold_gate(
     if not items or not (dev.finalists or with_controls):
         return GateHeld(level=level, reason=dev.reason or "there are no GATE problems")
     seats = seat(generation)
-    entries = _entries(seats, dev, candidates, settings.required, with_controls, number)
+    placebos = await bred_placebos() if with_controls or "placebo" in settings.required else Placebos()
+    entries = _entries(seats, dev, placebos, settings.required, with_controls, number)
+    by_vote = [entry for entry in entries if entry.endpoint == "vote"]
     stage = f"generation {number} gate"
+    councils = Councils(
+        lab,
+        f"{stage} councils",
+        lab.directory / f"generation-{number}" / "gate-councils",
+        first_of_each_type(items, settings.councils_per_type),
+        GatePermit(f"{stage} councils"),
+    )
     drawn = await lab.hold(
         stage,
         lab.directory / f"generation-{number}" / "gate.parquet",
-        proposal_asks(lab.config, stage, items, _members(seats, entries), settings.samples_per_member),
+        proposal_asks(lab.config, stage, items, _members(seats, by_vote), settings.samples_per_member),
     )
     judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
+    in_councils = [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
 
     async def decide() -> ConjunctionRecord:
         pool = Pool(drawn)
         clusters = [problems.cluster_of(item) for item in items]
-        contests = [_contest(entry, pool, items, judged, clusters) for entry in entries]
+        contests = [_contest(entry, pool, items, judged, clusters) for entry in by_vote] + in_councils
         assert level.alpha is not None, "checked above"
         return hold(
             contests,
@@ -98,28 +121,21 @@ async def hold_gate(
 
     inputs = {"entries": [entry.model_dump(mode="json") for entry in entries], "alpha": level.alpha}
     record = await lab.journal.record(f"conjunction-generation-{number}", inputs, ConjunctionRecord, decide)
-    council = await _councils(lab, generation, dev.finalists[0], problems) if dev.finalists else None
-    return GateHeld(level=level, record=record, reason=dev.reason, council=council)
+    council = await _beside_the_vote(lab, generation, councils, dev, problems)
+    return GateHeld(level=level, record=record, reason=dev.reason, council=council, placebos=placebos)
 
 
-async def _councils(
-    lab: Lab, generation: Generation, finalist: Arrangement, problems: SplitProblems
+async def _beside_the_vote(
+    lab: Lab, generation: Generation, councils: Councils, dev: DevRecord, problems: SplitProblems
 ) -> CouncilTest | None:
-    items = first_of_each_type(problems.of(Split.GATE), lab.config.gate.councils_per_type)
-    if not items:
+    """Councils of the best finalist beside its vote; None: none were asked for, or councils are what it is held to."""
+    if not councils.items or not dev.finalists or dev.finalists[0].endpoint == "council":
         return None
-    stage = f"generation {generation.number} gate councils"
-    directory = lab.directory / f"generation-{generation.number}"
-    right: dict[str, list[bool]] = {}
-    for label, seats in (("before", seat(generation)), ("after", list(finalist.seats))):
-        asks = council_asks(lab.config, stage, items, seats)
-        held = await lab.hold(f"{stage} {label}", directory / f"gate-councils-{label}.parquet", asks)
-        judged = (await lab.judge_all(f"{stage} {label}", held, items, GatePermit(stage))).lookup()
-        scores = verdict_scores(held, judged)
-        right[label] = [scores[item.task.id] == 1.0 for item in items]
-    clusters = [problems.cluster_of(item) for item in items]
+    best = dev.finalists[0]
+    before, after = await councils.right("before", seat(generation)), await councils.right("after", best.seats)
+    clusters = [problems.cluster_of(item) for item in councils.items]
     seed = derive_seed(lab.config.seed, "gate councils", generation.number)
-    return CouncilTest(name=finalist.name, test=paired_test(right["before"], right["after"], clusters, seed=seed))
+    return CouncilTest(name=best.name, test=paired_test(before, after, clusters, seed=seed))
 
 
 class _Entry(Record):
@@ -127,51 +143,77 @@ class _Entry(Record):
 
     name: str
     kind: ArmKind = "candidate"
+    endpoint: Endpoint = "vote"
     seats: tuple[Member, ...]
     rivals: dict[RivalKind, tuple[Member, ...]]
+    form: str = Field(
+        default="", description="name of the placebo among its rivals; empty: none, or it is told by seat"
+    )
+    exempt: tuple[RivalKind, ...] = ()
 
 
 def _entries(
     seats: Sequence[Member],
     dev: DevRecord,
-    candidates: Sequence[Candidate],
+    placebos: Placebos,
     required: Sequence[RivalKind],
     with_controls: bool,
     number: int,
 ) -> list[_Entry]:
-    placebos = [c.member for c in candidates if c.is_placebo]
     scores = {one.name: one.scores for one in dev.members}
     best = best_incumbent(seats, scores)
     wanted = {"incumbent", *required}
     entries = []
     for finalist in dev.finalists:
-        rivals = rival_seats(seats, finalist.seats, placebos, best)
-        chosen = {kind: against for kind, against in rivals.items() if kind in wanted}
-        entries.append(_Entry(name=finalist.name, seats=finalist.seats, rivals=chosen))
+        twin = placebos.twin_of(finalist.name)
+        if finalist.endpoint == "council":
+            rivals, form = council_rivals(seats, finalist, twin, best), twin.member.name if twin else ""
+        else:
+            rivals = rival_seats(seats, finalist.seats, placebos.twins, best, without=placebos.without)
+            form = ""
+        entries.append(
+            _Entry(
+                name=finalist.name,
+                endpoint=finalist.endpoint,
+                seats=finalist.seats,
+                rivals={kind: against for kind, against in rivals.items() if kind in wanted},
+                form=form,
+                exempt=("placebo",) if set(finalist.candidates) <= set(placebos.without) else (),
+            )
+        )
     if with_controls:
         entries += _controls(seats, placebos, best, dev, str(number))
+        if any(finalist.endpoint == "council" for finalist in dev.finalists):
+            entries += _council_controls(seats, placebos, str(number))
     return entries
 
 
-def _controls(
-    seats: Sequence[Member], placebos: Sequence[Member], best: Member, dev: DevRecord, label: str
-) -> list[_Entry]:
-    """The incumbents anew, each placebo in its place, and one more sample of the best: none of them may ever pass."""
+def _council_controls(seats: Sequence[Member], placebos: Placebos, label: str) -> list[_Entry]:
+    """Where a critic or synthesiser is a finalist: the incumbents anew, and their twins, in full councils."""
+    incumbents: dict[RivalKind, Seats] = {"incumbent": tuple(seats)}
+    name = f"A/A {label} in councils"
+    entries = [
+        _Entry(name=name, kind="aa", endpoint="council", seats=aa_seats(seats, f"{label}-talk"), rivals=incumbents)
+    ]
+    for placebo in (twin for twin in placebos.everyone if twin.is_helper):
+        form, name = helping(seats, placebo).seats, f"placebo {placebo.member.name}"
+        entries.append(_Entry(name=name, kind="placebo", endpoint="council", seats=form, rivals=incumbents))
+    return entries
+
+
+def _controls(seats: Sequence[Member], placebos: Placebos, best: Member, dev: DevRecord, label: str) -> list[_Entry]:
+    """The incumbents anew, each placebo in its twin's place, and one more sample of the best: none may ever pass."""
     incumbents: dict[RivalKind, Seats] = {"incumbent": tuple(seats)}
     places = (
         weakest_places(seats, {one.member: one.value for one in dev.contributions.members}) if dev.contributions else {}
     )
     entries = [_Entry(name=f"A/A {label}", kind="aa", seats=aa_seats(seats, label), rivals=incumbents)]
-    for placebo in placebos:
-        if placebo.engine in places:
-            entries.append(
-                _Entry(
-                    name=f"placebo {placebo.name}",
-                    kind="placebo",
-                    seats=_with(seats, places[placebo.engine], placebo),
-                    rivals=incumbents,
-                )
-            )
+    taken = {m.name: place for one in reversed(dev.finalists) for place, m in enumerate(one.seats) if m not in seats}
+    for name, placebo in placebos.twins.items():
+        if name not in taken:  # of a critic or synthesiser: a control in councils
+            continue
+        alone = _with(seats, taken[name], placebo)
+        entries.append(_Entry(name=f"placebo {placebo.name}", kind="placebo", seats=alone, rivals=incumbents))
     place = min(places.values(), key=lambda index: (seats[index].name == best.name, index), default=None)
     if place is not None:
         more = _with(seats, place, again(best, f"budget-{place}"))
@@ -194,15 +236,42 @@ def _contest(
     judged: Mapping[tuple[str, str], bool],
     clusters: Sequence[str],
 ) -> Contest:
-    return contest_of(entry.name, pool, entry.seats, entry.rivals, items, judged, kind=entry.kind, clusters=clusters)
+    return contest_of(
+        entry.name,
+        pool,
+        entry.seats,
+        entry.rivals,
+        items,
+        judged,
+        kind=entry.kind,
+        clusters=clusters,
+        exempt=entry.exempt,
+    )
+
+
+async def _in_councils(entry: _Entry, councils: Councils, problems: SplitProblems) -> Contest:
+    rivals = []
+    labels = {"incumbent": "before", "placebo": f"placebo {entry.form}", "budget": f"{entry.name} budget"}
+    for kind, against in entry.rivals.items():
+        name = " and ".join(member.name for member in against)
+        rivals.append(Rival(kind=kind, name=name, right=await councils.right(labels[kind], against)))
+    return Contest(
+        name=entry.name,
+        kind=entry.kind,
+        endpoint="council",
+        right=await councils.right(entry.name, entry.seats),
+        rivals=tuple(rivals),
+        task_types=tuple(item.task.type for item in councils.items),
+        clusters=tuple(problems.cluster_of(item) for item in councils.items),
+    )
 
 
 async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_finalists: int) -> Level:
     """At what level the gate may be held on these items; the holding is written down before anything is judged."""
     config, keys = lab.config, [item.key for item in items]
     ledger, reused = WearLedger(_wear_path(lab)), isinstance(config.problems, FileProblems)
-    # A name alone would let a second run under it pass for the first one continued, and wear nothing.
-    run = f"{config.name}:{content_hash(str(config.run_dir.resolve()))[:12]}"
+    # A name, or a directory, would let a second run there pass for the first one continued, and wear nothing.
+    run = f"{config.name}:{identity_of(lab.directory)}"
 
     async def work() -> Level:
         wear = wear_of(keys, ledger.holdings, run=run, generation=number)

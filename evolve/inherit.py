@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from evolve.archive import preference, solved
 from evolve.bandit import ArmResult, reward
 from evolve.breed import Brood
 from evolve.candidate import Candidate
@@ -13,7 +14,7 @@ from evolve.harvest import Harvest
 from evolve.lineage import Generation
 from evolve.past import Past
 from evolve.problem_config import GymProblems
-from evolve.recipes import LoraTraining, Parent
+from evolve.recipes import LoraTraining, Parent, placebo_of
 from evolve.sealed import SplitProblems
 from evolve.select import Selection
 from evolve.splits import Split
@@ -42,10 +43,11 @@ def inherited(
     rank_of: RankOf,
 ) -> Past:
     """What the generation `following` inherits from the one that has just ended."""
-    known = {c.member.adapter: c for c in (*past.elites, *brood.candidates) if not c.is_placebo}
+    known = {c.member.adapter: c for c in (*past.elites, *brood.candidates)}
     in_archive = {elite.adapter for elite in selection.archive.archive.elites}
-    seated = {member.adapter for member in following.seats}
+    seated = {adapter for member in following.seats for adapter in member.adapters}
     elites = tuple(c for adapter, c in known.items() if adapter in in_archive | seated)
+    names, twins = {c.recipe.name for c in elites}, {placebo_of(c.recipe).name for c in elites}
     levels = dict(past.levels)
     levels.update({step.task_type: step.after for step in level_steps(past, problems, harvest, config)})
     return Past(
@@ -54,6 +56,8 @@ def inherited(
         parents=tuple(_parents(elites, following, selection, rank_of)),
         archive=selection.archive.archive,
         elites=elites,
+        taught={name: taught for name, taught in (past.taught | brood.taught).items() if name in names},
+        placebos=tuple(c for c in (*past.placebos, *selection.placebos.candidates) if c.recipe.name in twins),
         seen_keys=tuple(sorted({*past.seen_keys, *problems.all_keys})),
         held_out=tuple(sorted({*past.held_out, *problems.held_out_keys})),
         levels=levels,
@@ -86,19 +90,20 @@ def _earned(brood: Brood, selection: Selection, config: BanditConfig) -> Iterato
 def _parents(
     elites: Iterable[Candidate], following: Generation, selection: Selection, rank_of: RankOf
 ) -> Iterator[Parent]:
-    """Seated specialists in seat order, then those of the archive, the most accurate in any niche first."""
-    known = {candidate.member.adapter: candidate for candidate in elites}
-    best: dict[str | None, float] = {}
-    for elite in selection.archive.archive.elites:
-        best[elite.adapter] = max(best.get(elite.adapter, 0.0), elite.accuracy)
-    seated = [member.adapter for member in following.seats if member.adapter in known]
-    others = sorted(
-        (adapter for adapter in known if adapter not in seated), key=lambda one: (-best.get(one, 0.0), str(one))
+    """Seated specialists in seat order, then those of the archive in the order in which it prefers them.
+
+    Of the archive proposers come first: what councils came to with a critic is no accuracy of its own.
+    """
+    known = {candidate.member.adapter or "": candidate for candidate in elites}
+    archive = selection.archive.archive
+    solves = solved(archive)
+    seated = [adapter for member in following.seats for adapter in member.adapters]
+    archived = sorted(
+        (adapter for adapter in preference(archive) if adapter in known), key=lambda one: known[one].is_helper
     )
-    for adapter in dict.fromkeys([*seated, *others]):
+    for adapter in dict.fromkeys(adapter for adapter in (*seated, *archived) if adapter in known):
         candidate = known[adapter]
         training = candidate.recipe.training
-        assert adapter is not None, "a candidate has an adapter"
         yield Parent(
             name=candidate.member.name,
             adapter=adapter,
@@ -106,5 +111,6 @@ def _parents(
             rank=rank_of(adapter),
             task_types=candidate.recipe.task_types,
             role=candidate.recipe.role,
+            solves=solves.get(adapter, {}),
             training=training if isinstance(training, LoraTraining) else None,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from pydantic import Field
 
-from evolve.panel import Brief, PanelVerdict
+from evolve.panel import Brief, PanelVerdict, is_settled
 from evolve.permits import Permit
 from evolve.problem_config import BubblewrapRunner, ContainerRunner, ExactVerifier, MathVerifier, NumericVerifier
 from evolve.problem_types import PanelRule, Problem, ReasoningGymVerifier, RegexRule, SchemaRule, UnitTestsRule
@@ -42,6 +43,10 @@ class Incident(Record):
     reason: str
 
 
+class NotHeard(RuntimeError):
+    """Free text was to be judged that no panel has heard of: `Lab.consult` or `Lab.heard_out` asks it before."""
+
+
 class Opening(Record):
     """How often a permit was used."""
 
@@ -72,6 +77,7 @@ class Judge:
         self._formulas = FormulaScorer(timeout_s=timeout_s)
         self._runners = dict(runners or {})
         self._panel: dict[tuple[str, str], PanelVerdict] = {}
+        self._missing: dict[tuple[str, str], tuple[Problem, str]] | None = None
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
         self._incidents: list[Incident] = []
         self._openings: Counter[tuple[str, str]] = Counter()
@@ -104,7 +110,15 @@ class Judge:
         Raises:
             ScorerError: the scoring process cannot be started at all.
             IsolationError: programs are to be run, and there is nothing to run them in.
+            NotHeard: free text that the panel was not asked about.
         """
+        with self._lock:
+            if self._missing is not None and answer is not None and self._waits(problem, answer):
+                self._missing[problem.task.id, answer] = (problem, answer)
+                return _outcome(problem, answer, False)
+        return self._judge(problem, answer)
+
+    def _judge(self, problem: Problem, answer: str | None) -> Outcome:
         with self._lock:
             known = (problem.task.id, problem.key, answer)
             if known not in self._known:
@@ -120,9 +134,22 @@ class Judge:
 
         Raises:
             SealError: the permit is for another split, or the seal is damaged.
-            ScorerError: as `judge`.
+            ScorerError, IsolationError, NotHeard: as `judge`.
         """
-        return self.judge(self._opened(problem, permit), answer)
+        return self._judge(self._opened(problem, permit), answer)
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[Mapping[tuple[str, str], tuple[Problem, str]]]:
+        """In the block, `judge` calls free text that waits for a panel wrong, and gathers it here instead of raising.
+
+        Sealed problems are not gathered: they come with a permit, and who holds one knows what to ask.
+        """
+        gathered: dict[tuple[str, str], tuple[Problem, str]] = {}
+        self._missing = gathered
+        try:
+            yield gathered
+        finally:
+            self._missing = None
 
     def take_panel(self, verdicts: Mapping[tuple[str, str], PanelVerdict]) -> None:
         """What a panel made of answers, by (task id, answer). Free text cannot be judged before."""
@@ -133,10 +160,7 @@ class Judge:
 
     def brief(self, problem: Problem | SealedProblem, permit: Permit | None = None) -> Brief:
         """What a panel must be told to judge answers to a problem. Raises SealError as `says_reference` does."""
-        opened = self._opened(problem, permit)
-        criteria = opened.verifier.criteria if isinstance(opened.verifier, PanelRule) else ""
-        task = opened.task
-        return Brief(task_id=task.id, question=task.question, reference=opened.reference, criteria=criteria)
+        return _brief(self._opened(problem, permit))
 
     def says_reference(
         self, problem: Problem | SealedProblem, texts: Iterable[str], permit: Permit | None = None
@@ -170,22 +194,18 @@ class Judge:
             correct, reason = self._verify(problem, answer)
             if correct is None:
                 self._incidents.append(Incident(task_id=problem.task.id, answer=answer[:200], reason=reason))
-        return Outcome(
-            task_id=problem.task.id,
-            task_type=problem.task.type,
-            answer=answer,
-            correct=bool(correct),
-            evidence=Evidence(
-                verifier=verifier_name(problem),
-                verdict="unknown" if correct is None else "passed" if correct else "failed",
-                # Without the reference: where few answers are possible, a hash of the key gives the key away.
-                digest=content_hash({"task": problem.task.id, "answer": answer}),
-            ),
-        )
+        return _outcome(problem, answer, correct)
+
+    def _waits(self, problem: Problem, answer: str) -> bool:
+        """Whether a panel has to be asked first."""
+        is_panel = isinstance(problem.verifier, PanelRule) and (problem.task.id, answer) not in self._panel
+        return is_panel and is_settled(_brief(problem), answer) is None
 
     def _verify(self, problem: Problem, answer: str) -> tuple[bool | None, str]:
         """(correct, reason); None: nobody knows, for the reason."""
         verifier = problem.verifier
+        if isinstance(verifier, PanelRule):
+            return self._by_panel(problem, answer)
         if len(answer) > (MAX_PROGRAM_CHARS if isinstance(verifier, UnitTestsRule) else MAX_ANSWER_CHARS):
             return False, ""
         if isinstance(verifier, ExactVerifier):
@@ -199,12 +219,18 @@ class Judge:
         if isinstance(verifier, UnitTestsRule):
             right, reason = passes(verifier, answer, self._runner(verifier.verifier.runner))
             return right, reason if right is None else ""
-        if isinstance(verifier, PanelRule):
-            said = self._panel.get((problem.task.id, answer))
-            return (said.right, "no judge could be asked") if said else (None, "free text is judged by a panel")
         return _verdict(
             self._scorer.score(family=verifier.family, settings=verifier.settings, entry=verifier.entry, answer=answer)
         )
+
+    def _by_panel(self, problem: Problem, answer: str) -> tuple[bool | None, str]:
+        if self._waits(problem, answer):
+            raise NotHeard(f"expected the panel's word on an answer to '{problem.task.id}'; ask it before judging")
+        settled = is_settled(_brief(problem), answer)
+        if settled is not None:
+            return settled, ""
+        right = self._panel[problem.task.id, answer].right
+        return right, "" if right is not None else "nobody could judge it: all families wrote it, or the judges failed"
 
     def _same_formula(self, answer: str, reference: str) -> tuple[bool | None, str]:
         """By spelling where that settles it, else by math-verify, which reads no overlong formula."""
@@ -219,6 +245,27 @@ class Judge:
         if config not in self._runners:
             self._runners[config] = open_runner(config)
         return self._runners[config]
+
+
+def _outcome(problem: Problem, answer: str | None, correct: bool | None) -> Outcome:
+    return Outcome(
+        task_id=problem.task.id,
+        task_type=problem.task.type,
+        answer=answer,
+        correct=bool(correct),
+        evidence=Evidence(
+            verifier=verifier_name(problem),
+            verdict="unknown" if correct is None else "passed" if correct else "failed",
+            # Without the reference: where few answers are possible, a hash of the key gives the key away.
+            digest=content_hash({"task": problem.task.id, "answer": answer}),
+        ),
+    )
+
+
+def _brief(problem: Problem) -> Brief:
+    criteria = problem.verifier.criteria if isinstance(problem.verifier, PanelRule) else ""
+    task = problem.task
+    return Brief(task_id=task.id, question=task.question, reference=problem.reference, criteria=criteria)
 
 
 def _verdict(said: Score) -> tuple[bool | None, str]:

@@ -8,19 +8,24 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from evolve.ahead import HeldAhead
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements, answers_of
 from evolve.journal import Journal
 from evolve.judge import Judge
+from evolve.panel import Authors, Brief, authors_of, is_settled
+from evolve.panel_asking import panel_of, verdicts_on
 from evolve.permits import Permit
-from evolve.problem_types import Problem
+from evolve.problem_config import FileProblems, GymProblems
+from evolve.problem_types import Problem, clusters_sentence
 from evolve.problems import draw_generation, draw_problems
 from evolve.progress import Observer, StageTime
 from evolve.scripted_train import scripted_shape
-from evolve.sealed import Asked, SealedProblem, SealError, SplitProblems, sealed
+from evolve.sealed import Asked, SealedProblem, SealError, SplitProblems
 from memory.ledger import Ledger
 from memory.store import Memory
 from memory.types import Namespace, Recall, Record, content_hash
@@ -38,6 +43,8 @@ from serving.placement import GpuPlace
 from serving.ticket import Ticket, with_ticket
 from serving.training_room import training_room
 from serving.windows import wait_open
+
+_T = TypeVar("_T")
 
 LOAD = "load "
 """Begins the name under which the time of a hot-load is kept; the adapter's hash follows."""
@@ -74,6 +81,8 @@ class Lab:
         self.observer = observer
         self.adapters = AdapterStore(config.run_dir / "adapters")
         self.job = Job(prices=prices(config.serving))
+        self.panel = panel_of(config)
+        """How free text is judged; None: there is none."""
         self._fleet: Fleet | None = None
         self._loaded: set[tuple[str, str]] = set()
         self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
@@ -115,13 +124,13 @@ class Lab:
     async def load_adapters(self, members: Iterable[Member]) -> dict[str, float]:
         """Make the adapters of these members usable in the running engines; seconds by adapter newly loaded."""
         fleet, seconds = await self.fleet(), {}
-        for member in members:
-            if member.adapter is None or (member.engine, member.adapter) in self._loaded:
+        for engine, adapter in dict.fromkeys((m.engine, adapter) for m in members for adapter in m.adapters):
+            if (engine, adapter) in self._loaded:
                 continue
-            took = await fleet.load_adapter(member.engine, self.adapters.get(member.adapter))
-            seconds[member.adapter] = took
-            self.note_time(StageTime(stage=f"{LOAD}{member.adapter}", seconds=took))
-            self._loaded.add((member.engine, member.adapter))
+            took = await fleet.load_adapter(engine, self.adapters.get(adapter))
+            seconds[adapter] = took
+            self.note_time(StageTime(stage=f"{LOAD}{adapter}", seconds=took))
+            self._loaded.add((engine, adapter))
         return seconds
 
     @asynccontextmanager
@@ -188,16 +197,20 @@ class Lab:
     ) -> Judgements:
         """What the judge says of every distinct answer of a stage. GATE and AUDIT problems need their permit.
 
+        Free text goes to the panel first, which leaves out the families that wrote it.
+
         Raises SealError: a sealed problem without a permit, or with one for another split.
         """
         by_id = {problem.task.id: problem for problem in problems}
         pairs = answers_of(deliberations)
 
         async def work() -> Judgements:
+            answers = [(by_id[task_id], answer) for task_id, answer in pairs]
+            await self.consult(stage, answers, authors_of(deliberations), permit)
             self.observer.stage(f"judge {stage}", len(pairs))
             outcomes = []
-            for task_id, answer in pairs:
-                outcomes.append(self._judged(by_id[task_id], answer, permit))
+            for problem, answer in answers:
+                outcomes.append(self._judged(problem, answer, permit))
                 self.observer.advance()
             return Judgements(outcomes=tuple(outcomes))
 
@@ -205,29 +218,72 @@ class Lab:
         name = f"judge-{stage}".replace(" ", "-")
         return await self.journal.record(name, {"pairs": pairs, "problems": keys}, Judgements, work)
 
-    def _judged(self, problem: Asked, answer: str, permit: Permit | None) -> Outcome:
-        if isinstance(problem, Problem):
-            return self.judge.judge(problem, answer)
-        assert isinstance(problem, SealedProblem), "problems are open or sealed"
-        if permit is None:
-            raise SealError(
-                f"'{problem.task.id}' is a {problem.split.value} problem; only the gate and the audit judge it"
+    async def consult(
+        self,
+        stage: str,
+        answers: Iterable[tuple[Asked, str]],
+        authors: Authors | None = None,
+        permit: Permit | None = None,
+    ) -> None:
+        """Have the panel say what it makes of answers, where free text is judged by one; then the judge knows it.
+
+        Raises SealError as `judge_all` does.
+        """
+        if self.panel is None:
+            return
+        briefs: dict[str, Brief] = {}
+        items: dict[tuple[str, str], tuple[Brief, str, tuple[str, ...]]] = {}
+        for problem, answer in answers:
+            known = (problem.task.id, answer)
+            if known[0] not in briefs:
+                briefs[known[0]] = self.judge.brief(_dealt(problem), permit)
+            if is_settled(briefs[known[0]], answer) is None:
+                items[known] = (briefs[known[0]], answer, (authors or {}).get(known, ()))
+        if not items:
+            return
+        verdicts = await verdicts_on(self, stage, list(items.values()))
+        unjudged = sum(verdict.right is None for verdict in verdicts.values())
+        if unjudged:
+            self.observer.say(
+                f"{stage}: {unjudged} of {len(verdicts)} answers count as wrong because nobody could judge them (all "
+                "families wrote them, or the judges failed)"
             )
-        return self.judge.judge_sealed(problem, answer, permit)
+        self.judge.take_panel(verdicts)
+
+    async def heard_out(self, stage: str, work: Callable[[], _T]) -> _T:
+        """What `work`, which judges open problems, comes to once the panel has said all that it needs of it.
+
+        `work` is called anew for that; answers here are nobody's, so no family is left out.
+        """
+        for turn in count():
+            with self.judge.rehearsal() as missing:
+                result = work()
+            if not missing:
+                break
+            await self.consult(f"{stage} {turn}", missing.values())
+        return result
+
+    def _judged(self, problem: Asked, answer: str, permit: Permit | None) -> Outcome:
+        dealt = _dealt(problem)
+        if isinstance(dealt, Problem):
+            return self.judge.judge(dealt, answer)
+        if permit is None:
+            raise SealError(f"'{dealt.task.id}' is a {dealt.split.value} problem; only the gate and the audit judge it")
+        return self.judge.judge_sealed(dealt, answer, permit)
 
     async def draw_problems(self) -> SplitProblems:
-        """AUDIT of the run, and TRAIN, DEV and GATE of generation 0; GATE and AUDIT sealed before anything is kept."""
+        """AUDIT of the run, and TRAIN, DEV and GATE of generation 0."""
 
         async def work() -> SplitProblems:
             self.observer.stage("draw problems", 1)
             with self.timed("draw problems"):
-                return sealed(draw_problems(self.config.problems, self.config.seed))
+                return draw_problems(self.config.problems, self.config.seed)
 
         inputs = self.config.problems.model_dump(mode="json")
         return self._say_notes(await self.journal.record("problems", inputs, SplitProblems, work))
 
     async def draw_generation(self, number: int, seen: Collection[str], levels: Mapping[str, int]) -> SplitProblems:
-        """TRAIN, DEV and GATE of a later generation: items that no generation before has seen, where there are such.
+        """TRAIN, DEV and GATE of a later generation: items that no generation before has seen. Not for a user's file.
 
         Args:
             number: of the generation, from 1.
@@ -240,7 +296,8 @@ class Lab:
             self.observer.stage(stage, 1)
             with self.timed(stage):
                 config = self.config
-                return sealed(draw_generation(config.problems, config.seed, number, seen, levels=levels))
+                assert isinstance(config.problems, GymProblems), "a user's file has no fresh items to give"
+                return draw_generation(config.problems, config.seed, number, seen, levels=levels)
 
         inputs = {
             "problems": self.config.problems.model_dump(mode="json"),
@@ -252,6 +309,9 @@ class Lab:
     def _say_notes(self, problems: SplitProblems) -> SplitProblems:
         for note in problems.report.notes:
             self.observer.say(note)
+        if problems.clusters and isinstance(self.config.problems, FileProblems):
+            near = self.config.problems.near_duplicates
+            self.observer.say(clusters_sentence(problems.clusters, problems.report.num_items, near))
         return problems
 
     def base_of(self, engine_name: str) -> tuple[str, str]:
@@ -290,10 +350,20 @@ class Lab:
         self._times.append("stage", item.model_dump(mode="json"))
         self._timed.add(item.stage)
 
+    def note_once(self, item: StageTime) -> None:
+        """As `note_time`, unless that stage is there: a kill between a step and its times must not make it free."""
+        if item.stage not in self._timed:
+            self.note_time(item)
+
     @property
     def times(self) -> tuple[StageTime, ...]:
         """All stages so far, those before an interruption included, in order."""
         return tuple(StageTime.model_validate(entry.payload) for entry in self._times.entries())
+
+
+def _dealt(problem: Asked) -> Problem | SealedProblem:
+    assert isinstance(problem, Problem | SealedProblem), "problems are open or sealed"
+    return problem
 
 
 async def _places(fleet: Fleet, engines: Sequence[str]) -> tuple[GpuPlace, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from evolve.training_config import Role
 from memory.ledger import Ledger
 from memory.types import Record, content_hash
 from mesh.types import Member
@@ -35,6 +36,12 @@ class Specialist(Record):
     data_digest: str = Field(description="hash of the rows it learned from")
     gate_digest: str = Field(description="hash of the gate record that let it pass")
     niche: tuple[str, ...] = Field(default=(), description="task types it was bred for; empty: all")
+    role: Role = Field(
+        default="proposer",
+        description="what it does in its seat: first answers, or help with others' answers",
+        # Left out of a proposer's record, which keeps the hash it had before there were others.
+        exclude_if=lambda role: role == "proposer",
+    )
 
 
 class Generation(Record):
@@ -51,7 +58,7 @@ class Generation(Record):
         if len(set(names)) < len(names):
             raise ValueError(f"seat names must be unique, got {names}; rename the double ones")
         known = {(s.engine, s.adapter) for s in self.specialists}
-        held = {(m.engine, m.adapter) for m in self.seats if m.adapter is not None}
+        held = {(m.engine, adapter) for m in self.seats for adapter in m.adapters}
         if known != held:
             raise ValueError(
                 f"expected a specialist for each seated adapter and no other, got seats {sorted(held)} "
@@ -82,11 +89,23 @@ def founders(seats: Sequence[Member]) -> Generation:
     return Generation(number=0, seats=tuple(seats))
 
 
-def successor(current: Generation, seats: Sequence[Member], promoted: Sequence[Specialist] = ()) -> Generation:
+def successor(
+    current: Generation,
+    seats: Sequence[Member],
+    promoted: Sequence[Specialist] = (),
+    *,
+    returning: Iterable[Specialist] = (),
+) -> Generation:
     """The next generation with these seats; specialists that lost their seat leave it, the lineage keeps them.
 
+    Args:
+        current: the generation before it.
+        seats: in seat order.
+        promoted: seated for the first time.
+        returning: seated in some generation before; those without a seat are passed over.
+
     Raises:
-        LineageError: a seated adapter that is in neither `current` nor `promoted`, or promoted for another number.
+        LineageError: a seated adapter that is in none of these, or promoted for another number.
     """
     number = current.number + 1
     for specialist in promoted:
@@ -95,8 +114,8 @@ def successor(current: Generation, seats: Sequence[Member], promoted: Sequence[S
                 f"specialist {specialist.name}: expected generation {number}, got {specialist.generation}; "
                 "a specialist belongs to the generation it is first seated in"
             )
-    known = {(s.engine, s.adapter): s for s in (*promoted, *current.specialists)}
-    held = dict.fromkeys((m.engine, m.adapter) for m in seats if m.adapter is not None)
+    known = {(s.engine, s.adapter): s for s in (*promoted, *returning, *current.specialists)}
+    held = dict.fromkeys((m.engine, adapter) for m in seats for adapter in m.adapters)
     missing = [key for key in held if key not in known]
     if missing:
         raise LineageError(f"seats hold adapters without a specialist: {missing}; pass them as promoted")

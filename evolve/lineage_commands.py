@@ -10,11 +10,13 @@ from typing import Literal
 from evolve.approvals import ApprovalDesk
 from evolve.commands import OUT, print_json
 from evolve.config import ConfigError
+from evolve.demoting import standing_in
 from evolve.lineage import Generation
 from evolve.model_card import model_card
 from evolve.rosters import generations_of
 from evolve.specialists import SpecialistRecord, records_of
 from memory.ledger import publish_bytes
+from mesh.types import Member
 
 
 def lineage_command(run: Path, start: str | None, card: Path | None, *, as_json: bool) -> None:
@@ -31,11 +33,14 @@ def lineage_command(run: Path, start: str | None, card: Path | None, *, as_json:
             _say(line)
         return
     record = _found(records, start)
-    text = model_card(record)
+    standing = standing_in(run, record.specialist)
+    live = None if standing is None else standing.live
+    text = model_card(record, live=live)
     if card is not None:
         publish_bytes(card, text.encode())
     if as_json:
-        print_json({**record.model_dump(mode="json"), "status": record.status})
+        told = None if live is None else live.model_dump(mode="json")
+        print_json({**record.model_dump(mode="json"), "status": record.status, "live": told})
     elif card is None:
         _say(text)
     else:
@@ -76,9 +81,15 @@ def tree_lines(generations: tuple[Generation, ...], records: tuple[SpecialistRec
         lines += _below(roots.get(engine, []), children, "")
     lines.append("")
     for generation in generations:
-        seats = ", ".join(f"{m.name}{'' if m.adapter is None else f' [{m.adapter[:8]}]'}" for m in generation.seats)
+        seats = ", ".join(map(_seat, generation.seats))
         lines.append(f"generation {generation.number}: {seats}")
     return lines
+
+
+def _seat(member: Member) -> str:
+    adapter = "" if member.adapter is None else f" [{member.adapter[:8]}]"
+    helpers = "".join(f" with {work} [{one[:8]}]" for work, one in member.phase_adapters)
+    return f"{member.name}{adapter}{helpers}"
 
 
 def _below(records: list[SpecialistRecord], children: dict[str, list[SpecialistRecord]], indent: str) -> list[str]:
@@ -95,6 +106,7 @@ def _told(record: SpecialistRecord) -> str:
     specialist, gate = record.specialist, record.gate
     won = "gate not kept" if gate is None else f"gate {gate.wins}:{gate.losses} of {gate.n}"
     niche = f", for {', '.join(specialist.niche)}" if specialist.niche else ""
+    niche = niche if specialist.role == "proposer" else f", {specialist.role}{niche}"
     return (
         f"{specialist.name} [{specialist.adapter[:8]}] generation {specialist.generation}{niche}, "
         f"{record.num_rows} rows, {won}, {record.status}"

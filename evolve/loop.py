@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from pydantic import Field
 
+from evolve.aa import AARecord, aa_record
 from evolve.audit import Audit, audit
 from evolve.breed import Brood, breed
 from evolve.candidate import Candidate
+from evolve.config import RunConfig
 from evolve.contamination import Contamination
 from evolve.curriculum import LevelStep
 from evolve.dev import head_start
@@ -26,6 +30,7 @@ from evolve.seats import base_seats
 from evolve.select import Selection, select
 from evolve.spending import Purse
 from evolve.survey import Survey, survey
+from evolve.training_job import TrainingReport
 from memory.types import Record
 from mesh.types import Deliberation
 
@@ -42,13 +47,23 @@ class Round(Record):
     ruling: Ruling | None = Field(default=None, description="the last word on what passed the gate; None: nothing did")
     levels: tuple[LevelStep, ...] = Field(default=(), description="where its TRAIN problems move next")
 
+    @property
+    def reports(self) -> tuple[TrainingReport, ...]:
+        """Of every training job, those of placebos last."""
+        return (*self.brood.reports, *self.selection.placebos.reports)
+
+    @property
+    def trained(self) -> tuple[Candidate, ...]:
+        """Every adapter that was admitted, placebos last."""
+        return (*self.brood.candidates, *self.selection.placebos.candidates)
+
 
 class Run(Record):
     """A finished run; everything the report shows is derived from it."""
 
     problems: SplitProblems = Field(description="of generation 0, and AUDIT")
     survey: Survey
-    rounds: tuple[Round, ...]
+    rounds: tuple[Round, ...] = Field(min_length=1)
     last: Generation
     last_councils: tuple[Deliberation, ...]
     last_judged: Judgements
@@ -57,8 +72,11 @@ class Run(Record):
     stopped: str = Field(default="", description="why there are fewer generations than asked for; empty: there are not")
 
 
-async def evolve(lab: Lab) -> Run:
+async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -> Run:
     """The whole run. Every step that was accepted before is read back instead of repeated.
+
+    Its budget is asked before every generation but the first: whoever starts a run asks `check_budget` for that.
+    `on_round` hears of every generation that has ended, those read back included.
 
     Raises:
         PromotionWaits: what passed a gate waits for people; the same call goes on once they have decided.
@@ -71,17 +89,20 @@ async def evolve(lab: Lab) -> Run:
     rounds: list[Round] = []
     stopped = ""
     for number in range(lab.config.num_generations):
-        stopped = await purse.objection(report.flops for report in (rounds[-1].brood.reports if rounds else ()))
+        if rounds:
+            stopped = await purse.objection([sum(job.flops for job in one.reports) for one in rounds])
         if stopped:
             lab.observer.say(f"generation {number} is not begun: {stopped}")
             break
         today = await _todays(lab, number, problems, past)
         this = await _round(lab, generation, today, past)
-        generation, ruling = await promote(lab, generation, this.brood, _everybody(this, past), this.selection)
+        aa = aa_so_far([*rounds, this], lab.config)
+        generation, ruling = await promote(lab, generation, this.brood, _everybody(this, past), this.selection, aa)
         levels = level_steps(past, today, this.harvest, lab.config)
         rounds.append(this.model_copy(update={"ruling": ruling, "levels": levels}))
+        on_round(rounds[-1])
         past = inherited(past, today, this.harvest, this.brood, this.selection, generation, lab.config, lab.rank_of)
-    councils, judged = await last_councils(lab, generation, rounds[-1].problems if rounds else problems)
+    councils, judged = await last_councils(lab, generation, rounds[-1].problems)
     audited = await audit(lab, rounds, generation, problems, surveyed.constants)
     held = [*(council for one in rounds for council in one.harvest.councils), *councils]
     exposed = await check_contamination(lab, past.rows, held, [problems, *(one.problems for one in rounds)])
@@ -103,15 +124,21 @@ async def _round(lab: Lab, generation: Generation, problems: SplitProblems, past
     probe = await probe_emergence(lab, generation, harvest, problems)
     ahead = head_start(lab, generation, problems) if lab.config.workers.overlap else None
     brood = await breed(lab, generation, harvest, problems, past, ahead=ahead)
-    selection = await select(lab, generation, brood.candidates, brood.selections, problems, past)
+    selection = await select(lab, generation, brood, problems, past)
     lab.forget_ahead()
     return Round(
         generation=generation, problems=problems, harvest=harvest, probe=probe, brood=brood, selection=selection
     )
 
 
+def aa_so_far(rounds: Iterable[Round], config: RunConfig) -> AARecord:
+    """What the A/A arms of these rounds say of the gate."""
+    held = (one.selection.conjunction for one in rounds)
+    return aa_record((record for record in held if record is not None), config.gate.alpha)
+
+
 async def _todays(lab: Lab, number: int, problems: SplitProblems, past: Past) -> SplitProblems:
-    """Fresh problems for every generation; a user's file has no others to give, and is taken slice by slice."""
+    """Fresh problems for every generation; a user's file has no others, and harvests take its TRAIN slice by slice."""
     if number == 0 or isinstance(lab.config.problems, FileProblems):
         return problems
     return await lab.draw_generation(number, past.seen_keys, past.levels)

@@ -16,6 +16,8 @@ from serving.admission import PREFIX, LoraConfig, examine
 from serving.safetensors_header import TensorInfo, read_header
 
 Matrix = NDArray[np.float32]
+# Attention alone learns less; embeddings and the head cannot be served as part of an adapter.
+TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _DTYPES = {"F32": "<f4", "F16": "<f2"}
 _ITEM_BYTES = 4
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from evolve.demotion import LiveRecord
-from evolve.specialists import GateNote, SpecialistRecord
+from evolve.lineage_costs import Cost
+from evolve.specialists import SpecialistRecord
+from evolve.training_config import Role
+
+ROLES: dict[Role, str] = {
+    "proposer": "proposer: it answers tasks itself",
+    "critic": "critic: its seat's objections to others' answers are its own; it answers nothing itself",
+    "synthesiser": "synthesiser: it writes its seat's answers after reading others'; first answers are another's",
+}
 
 
 def model_card(record: SpecialistRecord, *, live: LiveRecord | None = None) -> str:
@@ -18,7 +26,7 @@ def model_card(record: SpecialistRecord, *, live: LiveRecord | None = None) -> s
         _section("What it is", _about(record)),
         _section("What it learned from", _data(record)),
         _section("How it was trained", _training(record)),
-        _section("What was measured", _measured(record.gate, live)),
+        _section("What was measured", _measured(record, live)),
         _section("Who let it be seated", _people(record)),
         _section("Licence", _licence(record)),
         _section("What is not promised", _limits(record)),
@@ -56,6 +64,7 @@ def _about(record: SpecialistRecord) -> list[str]:
         f"Base model: {record.base or 'not known'} (weights {record.base_fingerprint[:12] or 'not known'}), "
         f"engine {specialist.engine}, family {specialist.family}",
         f"Bred for: {niche}",
+        f"Role: {ROLES[specialist.role]}",
         f"Parents: {parents}",
     ]
 
@@ -86,13 +95,22 @@ def _training(record: SpecialistRecord) -> list[str]:
     return [
         *lines,
         f"Seeds: {seeds}",
-        f"Cost: {record.trained_tokens:,} tokens, {record.training_seconds:.0f} seconds, {record.flops:.3g} FLOPs",
+        f"Cost: {_cost(record.cost)}",
+        f"Cost with all that it descends from: {_cost(record.line_cost)}",
         f"Last loss: {loss}",
         f"Training job: {record.job[:16] or 'not known'}; configuration {record.config_sha256[:16] or 'not known'}",
     ]
 
 
-def _measured(gate: GateNote | None, live: LiveRecord | None) -> list[str]:
+def _cost(cost: Cost) -> str:
+    return (
+        f"{cost.trained_tokens:,} tokens trained in {cost.training_seconds:.0f} seconds, {cost.flops:.3g} FLOPs; "
+        f"{cost.engine_seconds:.0f} engine-seconds, its share of the generation that bred it"
+    )
+
+
+def _measured(record: SpecialistRecord, live: LiveRecord | None) -> list[str]:
+    gate = record.gate
     lines = ["The run keeps no gate record of it (yet)"]
     if gate is not None:
         p = "not tested" if gate.p is None else f"{gate.p:.3g}"
@@ -105,7 +123,8 @@ def _measured(gate: GateNote | None, live: LiveRecord | None) -> list[str]:
         ]
         if gate.detectable_effect is not None:
             lines.append(f"A gain of {100 * gate.detectable_effect:.0f} points would be found with 80% power")
-    lines.append("Live: not measured" if live is None else f"Live: {live.state}; {live.reason}")
+    # What the outcomes show and what was done about it are two things: demotion may be off.
+    lines.append("Live: not measured" if live is None else f"Live: {live.reason}; it is {record.status}")
     return lines
 
 
@@ -123,8 +142,9 @@ def _licence(record: SpecialistRecord) -> list[str]:
 
 
 def _limits(record: SpecialistRecord) -> list[str]:
+    compared = "votes" if record.specialist.role == "proposer" else "full councils"
     lines = [
-        "The gate compared votes of the whole mesh with and without it; alone it may be better or worse",
+        f"The gate compared {compared} of the whole mesh with and without it; alone it may be better or worse",
         "It was measured on the task types of its run and on no others",
     ]
     if record.num_rows and record.num_rows < 100:

@@ -62,14 +62,14 @@ def attraction(first: Sequence[float], second: Sequence[float], difficulty: Sequ
 def partners(
     scores: Mapping[str, Sequence[float]], first: str, num: int, difficulty: Sequence[float] | None = None
 ) -> tuple[str, ...]:
-    """`first`, then the `num` - 1 others that add most to those before them, greedily; ties by name.
+    """`first`, then the `num` - 1 others that add most to those before them, greedily; of equals the earlier one.
 
     Args:
-        scores: adapter to its score on every item, all on the same items.
+        scores: adapter to its score on every item, all on the same items, in the order that decides between equals.
     """
     chosen, best = [first], list(scores[first])
     while len(chosen) < num and len(chosen) < len(scores):
-        left = sorted(name for name in scores if name not in chosen)
+        left = [name for name in scores if name not in chosen]
         gains = {name: attraction(best, scores[name], difficulty) for name in left}
         found = max(left, key=lambda name: gains[name])
         chosen.append(found)

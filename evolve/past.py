@@ -9,6 +9,7 @@ from evolve.archive import Archive
 from evolve.bandit import ArmResult
 from evolve.candidate import Candidate
 from evolve.recipes import Parent
+from evolve.taught import Taught
 from memory.types import Record
 
 
@@ -22,6 +23,8 @@ class Past(Record):
     )
     archive: Archive = Archive()
     elites: tuple[Candidate, ...] = Field(default=(), description="specialists in the archive, with their adapters")
+    taught: dict[str, Taught] = Field(default_factory=dict, description="recipe of each of these to its rows")
+    placebos: tuple[Candidate, ...] = Field(default=(), description="their twins, of those that were finalists")
     seen_keys: tuple[str, ...] = Field(default=(), description="canonical keys of every problem drawn so far, sorted")
     held_out: tuple[str, ...] = Field(default=(), description="of these, what no generation may learn from")
     levels: dict[str, int] = Field(default_factory=dict, description="task type to the level of its TRAIN problems")

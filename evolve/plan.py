@@ -1,4 +1,4 @@
-"""What a run will cost before it starts: tokens, time and disk by stage, and the smallest gain its gate can see."""
+"""What a run will cost before it starts: tokens, time and disk by stage."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TypeVar
 from pydantic import Field
 
 from evolve.config import RunConfig
-from evolve.plan_breeding import Bred, bred_in, rows_trained
-from evolve.problem_types import ProblemSet
+from evolve.panel import panel_for
+from evolve.panel_asking import judges_of, panel_of
+from evolve.plan_breeding import Bred, bred_in, placebos_trained, recipes_trained, rows_trained
+from evolve.plan_disk import bytes_in_passing, bytes_kept, sizes_of
+from evolve.problem_config import FileProblems
+from evolve.rates import Rates, assumed_for, plain_seconds
+from evolve.recipes import Recipe
 from evolve.sealed import Asked, SplitProblems
 from evolve.seats import base_seats
 from evolve.splits import Split
 from memory.types import Record
 
 _A = TypeVar("_A", bound=Asked)
-Problems = ProblemSet | SplitProblems
+Problems = SplitProblems
 
-TYPICAL_ANSWER_SHARE = 0.5
-"""Share of `max_tokens` a first proposal takes on average; answers mostly stop long before the limit."""
 SPLIT_COUNCIL_SHARE = 0.8
 """Share of councils expected to disagree at first, and so to talk."""
 EMERGENT_SHARE = 0.03
@@ -28,41 +31,23 @@ TOP_UP = 2.0
 """Samples of a probed task against `emergence_samples`: a council's tokens, prompts included, have to be matched."""
 TOKENS_PER_ROW = 150
 """Prompt and answer of a training row."""
-BYTES_PER_PROPOSAL = 400
-"""Compressed bytes of one proposal in a trace."""
-
-
-class Rates(Record):
-    """What the machine manages; the defaults are 2 CPU cores with two engines of 135M and 270M weights."""
-
-    output_tokens_per_s: float = Field(default=110.0, gt=0, description="over all engines together")
-    proposals_per_s: float = Field(default=9.0, gt=0, description="short proposals, prompts included, over all engines")
-    trained_tokens_per_s: float = Field(default=200.0, gt=0, description="one training job")
-    start_s: float = Field(default=120.0, ge=0, description="starting all engines")
-    tokens_per_answer: float | None = Field(
-        default=None, gt=0, description="of one first proposal, if measured; None: a share of its limit"
-    )
-    tokens_per_critique: float | None = Field(default=None, gt=0, description="if measured; None: its limit")
-
-    def answer(self, problem: Asked) -> float:
-        """Tokens expected of one answer."""
-        measured = self.tokens_per_answer
-        return TYPICAL_ANSWER_SHARE * problem.max_tokens if measured is None else min(measured, problem.max_tokens)
-
-
-SCRIPTED = Rates(
-    output_tokens_per_s=1e5, proposals_per_s=300.0, start_s=0.0, tokens_per_answer=5.5, tokens_per_critique=13.0
-)
-"""Of engines that are only simulated: what their made-up answers have in words."""
+BYTES_PER_CALL = 500
+"""Of one proposal, critique or vote: in its trace, as it is judged, and in what is remembered of it."""
+BYTES_PER_PROBLEM = 2000
+"""Of one problem as it is drawn, sealed and asked about."""
 
 
 class StagePlan(Record):
     """One stage, before it runs."""
 
     stage: str
-    num_calls: int = 0
+    num_calls: int = Field(default=0, description="answers, critiques and votes that are asked for")
+    prompt_tokens: int = Field(default=0, description="expected; a prompt is computed once for all answers to it")
     output_tokens: int = Field(default=0, description="expected")
     max_output_tokens: int = Field(default=0, description="if every answer ran to its limit")
+    trained_tokens: int = Field(default=0, description="by all jobs of the stage, every pass counted")
+    disk_bytes: int = Field(default=0, description="left behind in the run's directory")
+    passing_bytes: int = Field(default=0, description="taken there at most meanwhile, besides what is left behind")
     seconds: float = 0.0
 
 
@@ -70,10 +55,16 @@ class Plan(Record):
     """The bill of a run."""
 
     stages: tuple[StagePlan, ...]
-    disk_bytes: int
-    num_gate_problems: int
-    detectable_effect: float | None = Field(description="smallest gain found with 80% power; None: none at this size")
-    expected_discordance: float
+
+    @property
+    def num_calls(self) -> int:
+        """Expected, over all stages."""
+        return sum(stage.num_calls for stage in self.stages)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Expected, over all stages."""
+        return sum(stage.prompt_tokens for stage in self.stages)
 
     @property
     def output_tokens(self) -> int:
@@ -86,14 +77,30 @@ class Plan(Record):
         return sum(stage.max_output_tokens for stage in self.stages)
 
     @property
+    def trained_tokens(self) -> int:
+        """Of all adapters of the run."""
+        return sum(stage.trained_tokens for stage in self.stages)
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """All of it by name, for programs."""
+        names = ("num_calls", "prompt_tokens", "output_tokens", "max_output_tokens", "trained_tokens", "disk_bytes")
+        return {name: getattr(self, name) for name in (*names, "seconds")}
+
+    @property
+    def disk_bytes(self) -> int:
+        """Most that the run's directory is expected to hold at a time."""
+        return disk_bytes(self.stages)
+
+    @property
     def seconds(self) -> float:
         """Expected wall time."""
         return sum(stage.seconds for stage in self.stages)
 
 
-def rates_of(config: RunConfig) -> Rates:
-    """What is known without measuring."""
-    return SCRIPTED if all(engine.kind == "scripted" for engine in config.serving.engines) else Rates()
+def disk_bytes(stages: Sequence[StagePlan]) -> int:
+    """Most that these stages add to the run's directory at a time: all they leave, and the largest in passing."""
+    return sum(stage.disk_bytes for stage in stages) + max((stage.passing_bytes for stage in stages), default=0)
 
 
 def plan_run(config: RunConfig, problems: Problems, rates: Rates | None = None) -> Plan:
@@ -102,61 +109,72 @@ def plan_run(config: RunConfig, problems: Problems, rates: Rates | None = None) 
     Expected is a run in which every recipe trains, one candidate of every engine goes to the gate, and one seat changes
     in every generation. What a rare success brings (probing what only the mesh solved) counts by its usual share.
     """
-    from evolve.gate import detectable_effect
-
-    rates = rates or rates_of(config)
-    stages = [StagePlan(stage="start engines", seconds=rates.start_s)]
+    rates = rates or assumed_for(config).rates
+    stages = []
     for number in range(config.num_generations):
-        stages += _generation(config, problems, rates, number)
+        stages += plan_generation(config, problems, rates, number)
+    return Plan(stages=(*stages, *plan_end(config, problems, rates, config.num_generations)))
+
+
+def plan_generation(config: RunConfig, problems: Problems, rates: Rates, number: int) -> list[StagePlan]:
+    """What generation `number` takes; the first one starts the engines."""
+    name, seats = f"generation {number}", len(base_seats(config))
+    train = _sample(problems.of(Split.TRAIN), config.harvest.problems_per_type)
+    councils = _sample(train, config.harvest.councils_per_type)
+    bred, placebos = bred_in(config, train, number), placebos_trained(config, train, number)
+    is_drawn = number == 0 or not isinstance(config.problems, FileProblems)  # a file has no others to give
+    drawn = sum(len(problems.of(split)) for split in Split) * BYTES_PER_PROBLEM if is_drawn else 0
+    first = [StagePlan(stage="start engines", seconds=rates.start_s)] if number == 0 else []
+    stages = [
+        *first,
+        StagePlan(stage="draw problems" if number == 0 else f"{name} problems", disk_bytes=drawn),
+        _proposals(rates, f"{name} harvest", train, seats, config.harvest.samples_per_member),
+        _councils(config, rates, f"{name} councils", councils),
+        _probe(config, rates, f"{name} emergence", councils),
+        _training(config, rates, train, number, "training", recipes_trained(config, train, number)),
+        *_dev(config, problems, rates, name, bred),
+        *([_training(config, rates, train, number, "placebo training", placebos)] if placebos else []),
+        *_gate(config, problems, rates, number, bred),
+        *_helpers(config, problems, rates, number, bred),
+    ]
+    return [*stages, *_panel(config, rates, f"{name} panel", stages)]
+
+
+def plan_end(config: RunConfig, problems: Problems, rates: Rates, num_generations: int) -> list[StagePlan]:
+    """What a run takes after its last generation: that one's councils, and the audit of all."""
     last = _sample(problems.of(Split.TRAIN), config.harvest.councils_per_type)
-    stages.append(_councils(config, rates, f"generation {config.num_generations} councils", last))
-    stages += _audit(config, problems, rates)
-    num_gate = len(problems.of(Split.GATE))
-    return Plan(
-        stages=tuple(stages),
-        disk_bytes=BYTES_PER_PROPOSAL * sum(stage.num_calls for stage in stages) + 40 * 2**20,
-        num_gate_problems=num_gate,
-        detectable_effect=detectable_effect(
-            num_gate, config.gate.expected_discordance, config.gate.alpha / config.gate.max_finalists
-        ),
-        expected_discordance=config.gate.expected_discordance,
-    )
+    councils = _councils(config, rates, f"generation {num_generations} councils", last)
+    stages = [councils, *_audit(config, problems, rates, num_generations)]
+    return [*stages, *_panel(config, rates, "audit panel", stages)]
 
 
 def plan_assessment(
     config: RunConfig, problems: Sequence[Asked], num_samples: int, num_councils: int, rates: Rates | None = None
 ) -> tuple[StagePlan, ...]:
     """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on the first problems."""
-    rates = rates or Rates()
+    rates, seats = rates or Rates(), len(base_seats(config))
     stages = [
         StagePlan(stage="start engines", seconds=rates.start_s),
-        _proposals(rates, "proposals", problems, num_samples * len(base_seats(config))),
+        _proposals(rates, "proposals", problems, seats, num_samples),
     ]
     if num_councils:
         stages.append(_councils(config, rates, "councils", list(problems)[:num_councils]))
     return tuple(stages)
 
 
-def training_tokens(config: RunConfig, problems: Problems) -> float:
-    """Tokens that one engine's adapters are expected to be trained on in the whole run, every pass counted."""
-    total = sum(_tokens_trained(config, problems, number) for number in range(config.num_generations))
-    return total / len(config.serving.engines)
-
-
-def _generation(config: RunConfig, problems: Problems, rates: Rates, number: int) -> list[StagePlan]:
-    name, seats = f"generation {number}", len(base_seats(config))
-    train = _sample(problems.of(Split.TRAIN), config.harvest.problems_per_type)
-    councils = _sample(train, config.harvest.councils_per_type)
-    bred = bred_in(config, train, number)
-    seconds = _tokens_trained(config, problems, number) / rates.trained_tokens_per_s
-    return [
-        _proposals(rates, f"{name} harvest", train, seats * config.harvest.samples_per_member),
-        _councils(config, rates, f"{name} councils", councils),
-        _probe(config, rates, f"{name} emergence", councils),
-        StagePlan(stage=f"{name} training", seconds=seconds if config.training.kind == "lora" else 1.0),
-        *_dev(config, problems, rates, name, bred),
-        *_gate(config, problems, rates, number, bred),
-    ]
+def _training(
+    config: RunConfig, rates: Rates, train: Sequence[Asked], number: int, name: str, recipes: Sequence[Recipe]
+) -> StagePlan:
+    """These jobs of a generation, one after the other; simulated ones take no time worth planning."""
+    sizes = sizes_of(config)
+    tokens = rows_trained(recipes, config, train, number) * TOKENS_PER_ROW
+    return StagePlan(
+        stage=f"generation {number} {name}",
+        trained_tokens=round(tokens),
+        disk_bytes=bytes_kept(config, recipes, sizes),
+        passing_bytes=bytes_in_passing(config, recipes, sizes),
+        seconds=tokens / rates.trained_tokens_per_s if config.training.kind == "lora" else 1.0,
+    )
 
 
 def _probe(config: RunConfig, rates: Rates, stage: str, councils: Sequence[Asked]) -> StagePlan:
@@ -164,7 +182,7 @@ def _probe(config: RunConfig, rates: Rates, stage: str, councils: Sequence[Asked
     settings, seats = config.evaluation, len(base_seats(config))
     tasks = min(float(settings.emergence_tasks), EMERGENT_SHARE * len(councils))
     share = tasks * TOP_UP / max(1, len(councils))
-    return _scaled(_proposals(rates, stage, councils, seats * settings.emergence_samples), share)
+    return _scaled(_proposals(rates, stage, councils, seats, settings.emergence_samples), share)
 
 
 def _dev(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: Bred) -> list[StagePlan]:
@@ -175,20 +193,20 @@ def _dev(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: B
     kept = int(len(items) * settings.remeasure_share) if config.gate.remeasure else 0
     choosing = items[: len(items) - kept]
     k, count = settings.dev_samples_per_member, bred.num_contenders
-    stages = [_proposals(rates, f"{name} dev seats", choosing, seats * k)]
+    stages = [_proposals(rates, f"{name} dev seats", choosing, seats, k)]
     if not choosing or not count:
         return stages
     seen = min(settings.screen_items, len(choosing))
-    stages.append(_proposals(rates, f"{name} dev screen", choosing[:seen], count * k))
+    stages.append(_proposals(rates, f"{name} dev screen", choosing[:seen], count, k))
     plan = plan_halving(count, len(choosing), num_finalists=config.gate.max_finalists, keep=settings.keep)
     left = count
     for rung, (stop, survivors) in enumerate(zip(plan.rungs, plan.survivors, strict=True)):
         if stop > seen:
-            stages.append(_proposals(rates, f"{name} dev rung {rung}", choosing[seen:stop], left * k))
+            stages.append(_proposals(rates, f"{name} dev rung {rung}", choosing[seen:stop], left, k))
             seen = stop
         left = min(left, survivors)
     if kept:
-        again = _proposals(rates, f"{name} dev again", items[len(items) - kept :], (seats + 1) * k)
+        again = _proposals(rates, f"{name} dev again", items[len(items) - kept :], seats + 1, k)
         stages.append(again)
     return stages
 
@@ -203,10 +221,10 @@ def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred
         return []
     members = seats + finalists
     members += finalists if "budget" in required else 0
-    members += bred.num_placebos if due or "placebo" in required else 0
+    members += bred.num_placebos
     members += seats if due else 0  # the incumbents anew
     members += 1 if due and not (finalists and "budget" in required) else 0
-    stages = [_proposals(rates, f"generation {number} gate", items, members * config.gate.samples_per_member)]
+    stages = [_proposals(rates, f"generation {number} gate", items, members, config.gate.samples_per_member)]
     if config.gate.councils_per_type and finalists:
         some = _sample(items, config.gate.councils_per_type)
         sides = ("before", "after")
@@ -214,29 +232,101 @@ def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred
     return stages
 
 
-def _audit(config: RunConfig, problems: Problems, rates: Rates) -> list[StagePlan]:
+def _helpers(config: RunConfig, problems: Problems, rates: Rates, number: int, bred: Bred) -> list[StagePlan]:
+    """Councils with every critic and synthesiser: on DEV, again as if one won, and at the gate with rivals."""
+    from evolve.aa import aa_is_due
+
+    if not bred.helpers:
+        return []
+    due, required, items = aa_is_due(number, config.gate.aa_every), config.gate.required, problems.of(Split.DEV)
+    kept = int(len(items) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
+    finalists = bred.helpers[: config.gate.max_finalists]
+    at_gate = list(finalists) if bred.num_finalists else ["before", *finalists]  # else a finalist's councils have it
+    at_gate += [f"{name} budget" for name in finalists] if "budget" in required else []
+    at_gate += [f"placebo {name}" for name in bred.helper_placebos] if due or "placebo" in required else []
+    at_gate += [f"A/A {number} in councils"] if due else []
+    sides: dict[str, tuple[Sequence[Asked], list[str]]] = {
+        "dev councils": (items[: len(items) - kept], ["before", *bred.helpers]),
+        "dev councils again": (items[len(items) - kept :], ["before", bred.helpers[0]] if kept else []),
+        "gate councils": (problems.of(Split.GATE), at_gate),
+    }
+    return [
+        _councils(config, rates, f"generation {number} {stage} {side}", _sample(some, config.gate.councils_per_type))
+        for stage, (some, named) in sides.items()
+        for side in named
+    ]
+
+
+def _audit(config: RunConfig, problems: Problems, rates: Rates, num_generations: int) -> list[StagePlan]:
     """Every distinct member tuned on DEV and drawn once for AUDIT; the best also as often as the whole mesh votes."""
     settings, seats = config.evaluation, len(base_seats(config))
     items, k = problems.of(Split.AUDIT), settings.audit_samples_per_member
-    members, bests = seats + config.num_generations, 1 + config.num_generations
+    members, bests = seats + num_generations, 1 + num_generations
     warm = [t for t in settings.temperatures if t > 0.0] or ([] if settings.temperatures else [1.0])
     cold = len(settings.temperatures) > len(warm)
-    tries = members * (len(warm) * settings.dev_samples_per_member + cold)
-    draws = members * k + bests * k * (seats - 1) + (members if cold and warm else 0)
+    tuned = _sample(problems.of(Split.DEV), settings.tuning_items_per_type)
     sample = _sample(items, settings.audit_councils_per_type)
+    tries = [_proposals(rates, "tune audit", tuned, members * len(warm), settings.dev_samples_per_member)]
+    tries += [_proposals(rates, "tune audit", tuned, members, 1)] if cold else []
+    draws = [
+        _proposals(rates, "audit proposals", items, members, k),
+        _proposals(rates, "audit proposals", items, bests, k * (seats - 1)),
+    ]
+    draws += [_proposals(rates, "audit proposals", items, members, 1)] if cold and warm else []
     return [
-        _proposals(rates, "tune audit", _sample(problems.of(Split.DEV), settings.tuning_items_per_type), tries),
-        _proposals(rates, "audit proposals", items, draws),
+        _together(tries),
+        _together(draws),
         *(_councils(config, rates, f"audit councils {label}", sample) for label in ("before", "after")),
     ]
 
 
-def _proposals(rates: Rates, stage: str, problems: Sequence[Asked], samples_per_problem: int) -> StagePlan:
-    num_calls = len(problems) * samples_per_problem
-    most = sum(problem.max_tokens for problem in problems) * samples_per_problem
-    expected = round(sum(rates.answer(problem) for problem in problems) * samples_per_problem)
-    seconds = max(expected / rates.output_tokens_per_s, num_calls / rates.proposals_per_s)
-    return StagePlan(stage=stage, num_calls=num_calls, output_tokens=expected, max_output_tokens=most, seconds=seconds)
+def _proposals(rates: Rates, stage: str, problems: Sequence[Asked], num_members: int, samples_each: int) -> StagePlan:
+    """Every member reads every problem once, and answers it so many times."""
+    num_calls = len(problems) * num_members * samples_each
+    most = sum(problem.max_tokens for problem in problems) * num_members * samples_each
+    expected = round(sum(rates.answer(problem) for problem in problems) * num_members * samples_each)
+    read = sum(rates.prompt(problem.task) for problem in problems) * num_members
+    return StagePlan(
+        stage=stage,
+        num_calls=num_calls,
+        prompt_tokens=round(read),
+        output_tokens=expected,
+        max_output_tokens=most,
+        disk_bytes=num_calls * BYTES_PER_CALL,
+        seconds=rates.proposal_pace * plain_seconds(read, expected),
+    )
+
+
+def _panel(config: RunConfig, rates: Rates, stage: str, stages: Sequence[StagePlan]) -> list[StagePlan]:
+    """Free text is seldom said twice alike: its judges read every answer of these stages in both orders of the letters.
+
+    Critiques and votes, which nobody judges, are counted too.
+    """
+    rule = panel_of(config)
+    if rule is None:
+        return []
+    judges = judges_of(config)
+    per_answer = max(len(panel_for(judges, {one.family}, rule.num_judges, seed=0, task_id="")) for one in judges)
+    num_calls = 2 * per_answer * sum(one.num_calls for one in stages)
+    read = num_calls * rates.tokens_per_talk_prompt
+    return [
+        StagePlan(
+            stage=stage,
+            num_calls=num_calls,
+            prompt_tokens=round(read),
+            output_tokens=num_calls,
+            max_output_tokens=num_calls,
+            disk_bytes=num_calls * BYTES_PER_CALL,
+            seconds=rates.council_pace * plain_seconds(read, num_calls),
+        )
+    ]
+
+
+def _together(stages: Sequence[StagePlan]) -> StagePlan:
+    """Draws that are held as one stage."""
+    names = ("num_calls", "prompt_tokens", "output_tokens", "max_output_tokens", "disk_bytes", "seconds")
+    sums = {name: sum(getattr(stage, name) for stage in stages) for name in names}
+    return StagePlan(stage=stages[0].stage, **sums)
 
 
 def _scaled(stage: StagePlan, share: float) -> StagePlan:
@@ -244,7 +334,9 @@ def _scaled(stage: StagePlan, share: float) -> StagePlan:
     return stage.model_copy(
         update={
             "num_calls": round(stage.num_calls * share),
+            "prompt_tokens": round(stage.prompt_tokens * share),
             "output_tokens": round(stage.output_tokens * share),
+            "disk_bytes": round(stage.disk_bytes * share),
             "seconds": stage.seconds * share,
         }
     )
@@ -258,21 +350,19 @@ def _councils(config: RunConfig, rates: Rates, stage: str, problems: Sequence[As
     said = sum(rates.answer(problem) for problem in problems) * seats
     objections = critiques * (rates.tokens_per_critique or talk.talk_max_tokens)
     expected = said + SPLIT_COUNCIL_SHARE * (objections + said * talk.rounds)
+    firsts = len(problems) * seats
+    talks = firsts * (1 + talk.rounds * (2 if talk.critique else 1))
+    read = seats * sum(rates.prompt(problem.task) for problem in problems)
+    read += SPLIT_COUNCIL_SHARE * talks * rates.tokens_per_talk_prompt
     return StagePlan(
         stage=stage,
-        num_calls=len(problems) * seats * (2 + 2 * talk.rounds),
+        num_calls=firsts + talks,
+        prompt_tokens=round(read),
         output_tokens=round(expected),
         max_output_tokens=most,
-        seconds=expected / rates.output_tokens_per_s,
+        disk_bytes=(firsts + talks) * BYTES_PER_CALL,
+        seconds=rates.council_pace * plain_seconds(read, expected),
     )
-
-
-def _tokens_trained(config: RunConfig, problems: Problems, number: int) -> float:
-    """By all engines' adapters of one generation together."""
-    if config.training.kind != "lora":
-        return 0.0
-    train = _sample(problems.of(Split.TRAIN), config.harvest.problems_per_type)
-    return rows_trained(config, train, number) * TOKENS_PER_ROW
 
 
 def _sample(problems: Sequence[_A], per_type: int) -> list[_A]:

@@ -15,6 +15,8 @@ from memory.types import Record
 
 ROUNDS = 4000
 """Simulated gates; the error of a power of 80% is then 0.6 points."""
+MAX_PROBLEMS = 100_000
+"""More are not told to be needed: nobody has them."""
 _BATCH = 250
 
 
@@ -121,6 +123,16 @@ def conjunction_power(assumed: Assumed, *, rounds: int = ROUNDS, seed: int = 0) 
     )
 
 
+def with_gain(assumed: Assumed, gain: float) -> Assumed:
+    """The same gate of a candidate of this gain, which may be 1 - accuracy at most; its rivals stay as they are.
+
+    The candidate differs on no fewer problems than its gain needs, and on no more than the incumbents' mistakes leave.
+    """
+    rivals = assumed.discordance if assumed.rival_discordance is None else assumed.rival_discordance
+    share = max(gain, min(assumed.discordance, 2.0 * (1.0 - assumed.accuracy) - gain))
+    return assumed.model_copy(update={"gain": gain, "discordance": share, "rival_discordance": rivals})
+
+
 def detectable_conjunction(
     assumed: Assumed, *, power: float = POWER, rounds: int = 2000, seed: int = 0
 ) -> ConjunctionPower | None:
@@ -130,9 +142,9 @@ def detectable_conjunction(
     """
 
     def at(gain: float) -> ConjunctionPower:
-        return conjunction_power(assumed.model_copy(update={"gain": gain}), rounds=rounds, seed=seed)
+        return conjunction_power(with_gain(assumed, gain), rounds=rounds, seed=seed)
 
-    most = min(assumed.discordance, 2.0 * (1.0 - assumed.accuracy) - assumed.discordance)
+    most = min(assumed.discordance, 1.0 - assumed.accuracy)
     if most <= 0.0 or (best := at(most)).power < power:
         return None
     low, high = 0.0, most
@@ -141,6 +153,32 @@ def detectable_conjunction(
         found = at(middle)
         low, high, best = (low, middle, found) if found.power >= power else (middle, high, best)
     return best
+
+
+def problems_needed(
+    assumed: Assumed, gain: float, *, power: float = POWER, rounds: int = 1000, seed: int = 0
+) -> int | None:
+    """Smallest number of problems (to 4%) at which a candidate of this gain passes with the chance `power`.
+
+    None: no number up to 100,000 is enough, or there is no such gain.
+    """
+    if not 0.0 < gain <= 1.0 - assumed.accuracy:
+        return None
+    wanted = with_gain(assumed, gain)
+
+    def is_enough(count: int) -> bool:
+        held = wanted.model_copy(update={"num_problems": count})
+        return conjunction_power(held, rounds=rounds, seed=seed).power >= power
+
+    low, high = 0, 10
+    while not is_enough(high):
+        if high >= MAX_PROBLEMS:
+            return None
+        low, high = high, min(MAX_PROBLEMS, 2 * high)
+    while high - low > max(1, high // 25):
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
 
 
 def guarded_power(sizes: Sequence[int], discordance: float, gain: float, level: float) -> float:

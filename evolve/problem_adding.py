@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import Field
 
 from evolve.deal_file import deal_path, pin, read_deal
-from evolve.near_duplicates import Item, Place, deal
+from evolve.near_duplicates import Place
 from evolve.problem_config import FileProblems
-from evolve.problem_types import ProblemsError, Skipped
+from evolve.problem_types import ProblemsError, Skipped, clusters_sentence
 from evolve.splits import Split, SplitSizes
-from evolve.taskfile import Row, read_rows
+from evolve.taskfile import Row, clusters_of, place_rows, read_rows
 from memory.ledger import exclusive_lock, publish_bytes
 from memory.types import Record
 
@@ -28,6 +28,7 @@ class Added(Record):
     )
     left_out: tuple[Skipped, ...] = Field(default=(), description="lines that were not added, and why")
     total: SplitSizes = Field(description="items by split after it")
+    clusters: str = Field(description="how many of all items say nearly the same, as a sentence")
 
     @property
     def num_added(self) -> int:
@@ -53,7 +54,7 @@ def add_problems(config: FileProblems, source: Path, *, dry_run: bool = False) -
         new, malformed, duplicates = read_rows(config.model_copy(update={"path": source}))
         fresh, known = _unknown(new, old)
         pinned = read_deal(config)
-        places = _dealt([*old, *fresh], pinned.places, config)
+        places = place_rows([*old, *fresh], config)
         taken = [row for row in fresh if places[row.key].split is not None]
         refused = [Skipped(where=r.where, reason=places[r.key].reason) for r in fresh if places[r.key].split is None]
         unpinned = [places[row.key] for row in [*old, *taken] if row.key not in pinned.places]
@@ -71,6 +72,9 @@ def add_problems(config: FileProblems, source: Path, *, dry_run: bool = False) -
             ),
             left_out=(*malformed, *duplicates, *known, *refused),
             total=_sizes(places[row.key] for row in [*old, *taken]),
+            clusters=clusters_sentence(
+                clusters_of([*old, *taken], places), len(old) + len(taken), pinned.near_duplicates
+            ),
         )
 
 
@@ -91,12 +95,6 @@ def _unknown(new: Sequence[Row], old: Sequence[Row]) -> tuple[list[Row], list[Sk
         else:
             fresh.append(row)
     return fresh, known
-
-
-def _dealt(rows: Sequence[Row], pinned: dict[str, Place], config: FileProblems) -> dict[str, Place]:
-    items = [Item(key=row.key, text=row.question) for row in rows]
-    dealt = deal(items, pinned, seed=config.split_seed, shares=config.shares, config=config.near_duplicates)
-    return {place.key: place for place in dealt}
 
 
 def _appended(before: bytes, rows: Sequence[Row]) -> bytes:

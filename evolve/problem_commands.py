@@ -39,6 +39,7 @@ def _show(added: Added, path: Path, *, dry_run: bool) -> None:
     for split in Split:
         table.add_row(split.value, str(added.added.of(split)), str(added.total.of(split)))
     OUT.print(table)
+    OUT.print(added.clusters, highlight=False)
     for title, items in (("near duplicate", added.near_duplicates), ("not added", added.left_out)):
         for item in items[:MAX_SKIPPED_SHOWN]:
             OUT.print(f"{title}, {item.where}: {item.reason}", highlight=False, markup=False)

@@ -243,7 +243,9 @@ class FileProblems(Record):
     sizes: SplitSizes | None = Field(default=None, description="at most so many items a split; empty: all")
     split_seed: int = Field(default=0, ge=0, description="deals items to splits; keep it over runs")
     near_duplicates: NearDuplicatesConfig | None = Field(
-        default=None, description="keep near duplicates in one split; empty: only questions that are the same"
+        default=NearDuplicatesConfig(),
+        description="keep near duplicates in one split, and their errors count as one draw; null: every question "
+        "stands alone. A file that was added to before without it stays as it was dealt",
     )
     demonstration_share: float = Field(
         default=0.05, gt=0.0, lt=1.0, description="share of the items kept for demonstrations, where any are asked for"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evolve.problem_config import ExactVerifier, MathVerifier, NumericVerifier, PanelVerifier, UnitTestsVerifier
+from evolve.problem_config import (
+    ExactVerifier,
+    MathVerifier,
+    NearDuplicatesConfig,
+    NumericVerifier,
+    PanelVerifier,
+    UnitTestsVerifier,
+)
 from evolve.splits import Split, SplitSizes
 from memory.types import Record
 from mesh.types import Demonstration, Task
@@ -123,6 +131,11 @@ class DrawReport(Record):
     warnings: tuple[str, ...] = ()
 
     @property
+    def num_items(self) -> int:
+        """Items generated or read, before they were dealt."""
+        return sum(family.num_draws for family in self.families)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What went wrong while drawing, for people: warnings, then the lines that were left out and why."""
         shown = [f"not used, {skipped.where}: {skipped.reason}" for skipped in self.malformed[:MAX_SKIPPED_SHOWN]]
@@ -133,6 +146,19 @@ class DrawReport(Record):
             first = self.duplicates[0]
             shown.append(f"{len(self.duplicates)} duplicates were left out, the first {first.where}: {first.reason}")
         return (*self.warnings, *shown)
+
+
+def clusters_sentence(clusters: Mapping[str, str], num_items: int, config: NearDuplicatesConfig | None) -> str:
+    """How many of the items of a file say nearly the same, for people; `clusters`: task id to cluster."""
+    if config is None:
+        return f"Each of {num_items} tasks stands alone: near duplicates are not looked for."
+    if not clusters:
+        return f"No two of {num_items} tasks are near duplicates."
+    num_clusters = len(set(clusters.values()))
+    return (
+        f"{len(clusters)} of {num_items} tasks are near duplicates of others, in {num_clusters} "
+        f"cluster{'' if num_clusters == 1 else 's'}; a cluster is in one split, and its errors count as one draw."
+    )
 
 
 class ProblemSet(Record):

@@ -1,4 +1,8 @@
-"""Drawing the problems of a run: from the configuration to one set of problems for each split."""
+"""Drawing the problems of a run: from the configuration to one set of problems for each split.
+
+GATE and AUDIT leave this module sealed. `draw_open` is for benchmarks of members, which have no gate to be honest with;
+`tests/evolve/test_sealed.py` sees to it that nothing in the packages takes it, or an open set, from here.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +21,22 @@ from evolve.problem_types import (
     Skipped,
     VerifierSpec,
 )
+from evolve.sealed import SplitProblems, sealed
 from evolve.splits import Split, SplitSizes, derived_seed
-from evolve.taskfile import draw_file, file_generation
+from evolve.taskfile import draw_file
 from mesh.types import Demonstration
 
 __all__ = [
     "DrawReport",
     "FamilyDraw",
     "Problem",
-    "ProblemSet",
     "ProblemsError",
     "ReasoningGymVerifier",
     "Skipped",
     "VerifierSpec",
     "check_problems",
     "draw_generation",
+    "draw_open",
     "draw_problems",
 ]
 
@@ -42,8 +47,8 @@ def draw_problems(
     *,
     split_seeds: Mapping[Split, int] | None = None,
     exclude: Collection[str] = (),
-) -> ProblemSet:
-    """The problems of a run, by split; families alternate within a split.
+) -> SplitProblems:
+    """The problems of a run, by split, GATE and AUDIT sealed; families alternate within a split.
 
     Whatever the seeds, an item belongs to one split for ever (see `split_of`): a set drawn with another seed holds
     other items of the same splits. Demonstrations depend on the configuration alone, so prompts agree between draws.
@@ -57,24 +62,35 @@ def draw_problems(
     Raises:
         ProblemsError: a bad family, setting or file, or nothing to draw at all.
     """
+    return sealed(draw_open(config, seed, split_seeds=split_seeds, exclude=exclude))
+
+
+def draw_open(
+    config: ProblemsConfig,
+    seed: int,
+    *,
+    split_seeds: Mapping[Split, int] | None = None,
+    exclude: Collection[str] = (),
+) -> ProblemSet:
+    """As `draw_problems`, with every answer key in the open. No run may use it."""
     if isinstance(config, FileProblems):
         return draw_file(config, seed, frozenset(exclude))
     return _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
 
 
 def draw_generation(
-    config: ProblemsConfig,
+    config: GymProblems,
     seed: int,
     generation: int,
     exclude: Collection[str] = (),
     *,
     levels: Mapping[str, int] | None = None,
-) -> ProblemSet:
+) -> SplitProblems:
     """TRAIN, DEV and GATE of one generation; AUDIT stays empty, for it is drawn once and for the whole run.
 
-    Procedural families give new items every generation. Give the keys of all earlier generations (`ProblemSet.keys`,
-    `SplitProblems.all_keys`) as `exclude` and no item comes twice; an item of AUDIT never comes, whatever is excluded,
-    because an item belongs to one split for ever. A user's file is finite: see `taskfile.file_generation`.
+    Give the keys of all earlier generations (`SplitProblems.all_keys`) as `exclude` and no item comes twice; an item of
+    AUDIT never comes, whatever is excluded, because an item belongs to one split for ever. A user's file has no fresh
+    items: all its generations share one draw, and each learns from the next slice of TRAIN (`harvest.gather`).
 
     Args:
         config: what to draw.
@@ -87,13 +103,11 @@ def draw_generation(
     Raises:
         ProblemsError: as `draw_problems`.
     """
-    if isinstance(config, FileProblems):
-        return file_generation(config, seed, generation)
     fresh = derived_seed("generation", seed, generation)
     sizes = {"items_per_family": config.items_per_family.without(Split.AUDIT)}
     mix = {"mix": config.mix.without(Split.AUDIT)} if config.mix else {}
     changed = config.model_copy(update=sizes | mix)
-    return _draw_gym(changed, dict.fromkeys(Split, fresh), exclude, levels or {})
+    return sealed(_draw_gym(changed, dict.fromkeys(Split, fresh), exclude, levels or {}))
 
 
 def _draw_gym(

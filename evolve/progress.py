@@ -1,10 +1,18 @@
-"""How a run tells the outside what it is doing: a protocol, and an observer that keeps silent."""
+"""How a run tells the outside what it is doing: a protocol, an observer that keeps silent, and the times it leaves."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
+from memory.ledger import Ledger
 from memory.types import Record
+
+TIMES = "times.jsonl"
+"""Where a run keeps how long its stages took, apart from its journal."""
+_GENERATION = re.compile(r"\bgeneration (\d+)\b")
 
 
 class StageTime(Record):
@@ -16,6 +24,34 @@ class StageTime(Record):
     prompt_tokens: int = 0
     engine_seconds: float = 0.0
     """Busy time of engines, calls under way together sharing each second; 0 where no engine was asked."""
+
+
+def generation_of(stage: str) -> int | None:
+    """Number of the generation that a stage is part of; None: it is common to all."""
+    match = _GENERATION.search(stage)
+    return int(match[1]) if match else None
+
+
+def merged_times(times: Iterable[StageTime]) -> dict[str, StageTime]:
+    """Stages by name, in order. A stage that was resumed took the sum of its times; its tokens count all calls."""
+    merged: dict[str, StageTime] = {}
+    for item in times:
+        before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
+        merged[item.stage] = StageTime(
+            stage=item.stage,
+            seconds=before.seconds + item.seconds,
+            output_tokens=max(before.output_tokens, item.output_tokens),
+            prompt_tokens=max(before.prompt_tokens, item.prompt_tokens),
+            engine_seconds=max(before.engine_seconds, item.engine_seconds),
+        )
+    return merged
+
+
+def read_times(directory: Path) -> list[StageTime]:
+    """All stages that a run has ended so far, in order; none where it keeps no times yet."""
+    if not (directory / TIMES).is_file():
+        return []
+    return [StageTime.model_validate(entry.payload) for entry in Ledger(directory / TIMES, readonly=True).entries()]
 
 
 class Observer(Protocol):

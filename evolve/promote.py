@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from evolve.aa import AARecord
 from evolve.approvals import settle
 from evolve.audit_log import AuditEvent, AuditLog
 from evolve.breed import Brood
@@ -34,31 +35,45 @@ def enter_first(lab: Lab, generation: Generation) -> None:
 
 
 async def promote(
-    lab: Lab, generation: Generation, brood: Brood, candidates: Sequence[Candidate], selection: Selection
+    lab: Lab,
+    generation: Generation,
+    brood: Brood,
+    candidates: Sequence[Candidate],
+    selection: Selection,
+    aa: AARecord,
 ) -> tuple[Generation, Ruling | None]:
     """The next generation: the chosen arrangement's seats, or the incumbents' again, with the reason said aloud.
 
-    `candidates` are all that took part, those of the archive included. A specialist that is shown to take away from
-    the vote, and that the chosen arrangement does not replace, gives its seat back to its engine's base model.
+    A specialist that is shown to take away from the vote, and that the chosen arrangement does not replace, gives its
+    seat back to its engine's base model.
+
+    Args:
+        candidates: all that took part, those of the archive included.
+        aa: the A/A arms of the run up to this gate. While they raise an alarm, what passed it is refused.
 
     Raises:
         PromotionWaits: somebody has to approve, or a veto window is open.
     """
     lab.observer.say(f"generation {generation.number}: {selection.reason}")
     _log(lab, generation, brood, selection)
-    ruling = await _ruling(lab, generation, candidates, selection)
+    ruling = await _ruling(lab, generation, candidates, selection, aa.objection)
     takes_seats = ruling is not None and ruling.state == "granted"
+    lineage = lineage_of(lab)
+    # An elite that had a seat before keeps its record, which says when it was first seated and by which gate.
+    before = lineage.specialists()
 
     async def work() -> Generation:
-        seats, promoted = generation.seats, []
+        seats: Sequence[Member] = generation.seats
+        promoted: list[Specialist] = []
         if takes_seats and selection.chosen is not None:
             seats = selection.chosen.seats
             promoted = [
                 _specialist(candidate, generation, selection)
                 for candidate in candidates
-                if candidate.member.name in selection.chosen.candidates
+                if candidate.member.name in selection.chosen.candidates and candidate.member.adapter not in before
             ]
-        return successor(generation, [_or_base(member, selection, seats) for member in seats], promoted)
+        seats = [_or_base(member, selection, seats) for member in seats]
+        return successor(generation, seats, promoted, returning=before.values())
 
     name = f"promote-generation-{generation.number}"
     inputs = {
@@ -67,7 +82,6 @@ async def promote(
         "ruling": None if ruling is None else ruling.model_dump(mode="json"),
     }
     following = await lab.journal.record(name, inputs, Generation, work)
-    lineage = lineage_of(lab)
     latest = lineage.latest()
     if latest is None or latest.number < following.number:
         lineage.append(following)
@@ -75,7 +89,7 @@ async def promote(
 
 
 async def _ruling(
-    lab: Lab, generation: Generation, candidates: Sequence[Candidate], selection: Selection
+    lab: Lab, generation: Generation, candidates: Sequence[Candidate], selection: Selection, objection: str
 ) -> Ruling | None:
     """The last word on what passed the gate; None where nothing did."""
     chosen = selection.chosen
@@ -92,7 +106,7 @@ async def _ruling(
     )
 
     async def work() -> Ruling:
-        ruling = settle(lab.directory, proposed, lab.config.governance.promotion, now=time.time())
+        ruling = settle(lab.directory, proposed, lab.config.governance.promotion, now=time.time(), objection=objection)
         if ruling.state == "waiting":
             raise PromotionWaits(
                 f"{chosen.name} passed the gate of generation {generation.number}, and {ruling.reason}: "
@@ -100,7 +114,8 @@ async def _ruling(
             )
         return ruling
 
-    ruling = await lab.journal.record(f"ruling-generation-{generation.number}", proposed, Ruling, work)
+    inputs = {"proposed": proposed, "objection": objection}
+    ruling = await lab.journal.record(f"ruling-generation-{generation.number}", inputs, Ruling, work)
     if ruling.state == "refused":
         lab.observer.say(f"generation {generation.number}: {chosen.name} is not seated: {ruling.reason}")
     return ruling
@@ -118,6 +133,7 @@ def _specialist(candidate: Candidate, generation: Generation, selection: Selecti
         data_digest=candidate.data_digest,
         gate_digest=content_hash(selection.gate),
         niche=candidate.recipe.task_types,
+        role=candidate.recipe.role,
     )
 
 
@@ -134,14 +150,15 @@ def _log(lab: Lab, generation: Generation, brood: Brood, selection: Selection) -
     """What became of every job and finalist, in the run's audit log; told again, nothing changes."""
     now, number = time.time(), generation.number
     events = []
-    for report in brood.reports:
+    placebos = selection.placebos
+    for report in (*brood.reports, *placebos.reports):
         bad = report.status != "ok"
         reason = report.reason if bad else ""
         kind = "quarantined" if bad else "trained"
         events.append(AuditEvent(kind=kind, subject=report.recipe, generation=number, reason=reason, at=now))
-    admitted = {candidate.member.name for candidate in brood.candidates}
-    trained = {report.recipe for report in brood.reports if report.status == "ok"}
-    for name, reason in brood.refused.items():
+    admitted = {candidate.member.name for candidate in (*brood.candidates, *placebos.candidates)}
+    trained = {report.recipe for report in (*brood.reports, *placebos.reports) if report.status == "ok"}
+    for name, reason in (brood.refused | placebos.refused).items():
         if name in trained - admitted:
             events.append(AuditEvent(kind="refused_admission", subject=name, generation=number, reason=reason, at=now))
     for result in selection.gate.results if selection.gate else ():

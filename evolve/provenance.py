@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evolve.accumulate import SetRow
+from evolve.candidate import Candidate
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.training_job import TrainingJob
@@ -45,6 +46,17 @@ def note_artefacts(
         if recipe in adapters:
             made_from = (*dataset, *(parent.adapter for parent in job.parents))
             lab.memory.record_artefact(Artefact(id=adapters[recipe], kind="adapter", made_from=made_from))
+
+
+def note_placebo(lab: Lab, candidate: Candidate, twin: Candidate) -> None:
+    """Note a twin's dataset as made from the candidate's, and its adapter from that and the same parents."""
+    if lab.memory is None:
+        return
+    dataset, parents = twin.data_digest, candidate.recipe.parents
+    if dataset != candidate.data_digest:  # where all targets are alike, shuffling changes nothing
+        lab.memory.record_artefact(Artefact(id=dataset, kind="dataset", made_from=(candidate.data_digest,)))
+    adapter = twin.member.adapter or ""
+    lab.memory.record_artefact(Artefact(id=adapter, kind="adapter", made_from=(dataset, *parents)))
 
 
 def rows_id(rows: Sequence[SetRow]) -> str:

@@ -10,13 +10,14 @@ import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pydantic import Field
 
 from evolve.learning_config import QualityConfig
-from evolve.recipes import TrainingRow
+from evolve.recipe_rows import TrainingRow
 from memory.types import Record
+from mesh.types import Deliberation, Phase
 
 LOOP_REPEATS = 4
 """A pattern is a loop when it stands so often at the end of a text..."""
@@ -24,6 +25,7 @@ LOOP_CHARS = 24
 """...and covers at least so many characters there: "10 10 10 10" may be an answer."""
 LOOP_PERIOD = 48
 """Longest pattern that is looked for, in characters."""
+_FIRST: tuple[Phase, ...] = ("propose",)
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
 
 
@@ -69,6 +71,17 @@ def check(
     found = measure(samples, rows)
     known = measure(before, rows) if len(before) >= limits.min_texts else None
     return "; ".join(_complaints(found, known, limits)) or None
+
+
+def samples_of(deliberations: Iterable[Deliberation], member: str, phases: Collection[Phase] = _FIRST) -> list[Sample]:
+    """What a member wrote in these phases, call by call, whole and as it came."""
+    return [
+        Sample(task_type=held.task.type, text=said.text, finished=said.finish_reason != "length")
+        for held in deliberations
+        for call in held.exchanges
+        if call.member == member and call.phase in phases
+        for said in call.completions
+    ]
 
 
 def measure(samples: Sequence[Sample], rows: Sequence[TrainingRow]) -> Quality:

@@ -1,17 +1,16 @@
-"""Recipes: which adapters a generation tries to breed, from which parents, and which examples each learns from."""
+"""Recipes: which adapters a generation tries to breed, how, and from which parents. Pure."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
 from evolve.bandit import BanditState, choose
 from evolve.merged_rank import merged_rank
-from evolve.mutate import mutate
+from evolve.mutate import mutate, partners
 from evolve.training_config import (
     LoraTraining,
     MergeTraining,
@@ -23,10 +22,10 @@ from evolve.training_config import (
     WarmStart,
 )
 from memory.types import Record, content_hash
-from mesh.types import Member, Message
+from mesh.types import Member
 
-if TYPE_CHECKING:
-    from evolve.curate import Example
+PLACEBO_SUFFIX = "-placebo"
+"""Ends the name of a recipe's twin on shuffled targets."""
 
 Ingredient = Literal["own_correct", "revision", "cross_family", "critique", "synthesis"]
 
@@ -49,6 +48,10 @@ class Parent(Record):
     rank: int = Field(ge=1)
     task_types: tuple[str, ...] = Field(default=(), description="what it was bred for; empty: all")
     role: Role = "proposer"
+    solves: dict[str, float] = Field(
+        default_factory=dict,
+        description="task type to the share of DEV it solved when last measured; empty: unmeasured",
+    )
     training: LoraTraining | None = Field(
         default=None, description="how it was trained, which mutations start from; None: not known, or not trained"
     )
@@ -69,9 +72,7 @@ class Recipe(Record):
     parents: tuple[str, ...] = Field(
         default=(), description="hashes of adapters: the one that is trained further, or those that are merged"
     )
-    arm: str = Field(
-        default="", description="what a bandit knows it by in every generation; empty: a control, always bred"
-    )
+    arm: str = Field(default="", description="what a bandit knows it by in every generation; empty: a control")
     changes: tuple[str, ...] = Field(default=(), description="hyper-parameters that a mutation changed, in words")
 
     @property
@@ -80,89 +81,6 @@ class Recipe(Record):
         if self.training.kind == "merge":
             return "merge"
         return "warm" if self.parents else "fresh"
-
-
-class TrainingRow(Record):
-    """One example to learn from: what the member saw, and what it should have said."""
-
-    task_id: str
-    task_type: str
-    messages: tuple[Message, ...] = Field(description="the prompt, exactly as the engine gets it")
-    completion: str = Field(description="the assistant's text, without any terminator")
-    weight: float = Field(default=1.0, gt=0, description="weight of this row in the loss, relative to the other rows")
-
-
-class PreferenceRow(Record):
-    """A pair to learn from: the better and the worse answer to one prompt."""
-
-    task_id: str
-    task_type: str
-    messages: tuple[Message, ...] = Field(description="the prompt, exactly as the engine gets it")
-    chosen: str = Field(description="the better text, without any terminator")
-    rejected: str = Field(description="the worse text, without any terminator")
-    weight: float = Field(default=1.0, gt=0, description="weight of this pair in the loss, relative to the others")
-
-
-class Pair(Protocol):
-    """What curation has to say of a chosen and a rejected answer to one problem."""
-
-    @property
-    def task_id(self) -> str:
-        """The problem."""
-        ...
-
-    @property
-    def task_type(self) -> str:
-        """Its task family."""
-        ...
-
-    @property
-    def family(self) -> str:
-        """Model family of the member whose wrong answer it is, which the pair teaches."""
-        ...
-
-    @property
-    def author_family(self) -> str:
-        """Model family of the chosen text's author."""
-        ...
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """The prompt."""
-        ...
-
-    @property
-    def chosen(self) -> str:
-        """The better text."""
-        ...
-
-    @property
-    def rejected(self) -> str:
-        """The worse text."""
-        ...
-
-    @property
-    def weight(self) -> float:
-        """Weight in the loss."""
-        ...
-
-
-class PairSelection(Record):
-    """The pairs of one recipe, and what became of the others."""
-
-    pairs: tuple[PreferenceRow, ...] = ()
-    left_out: dict[str, int] = Field(default_factory=dict, description="reason to number of pairs")
-
-
-class RowSelection(Record):
-    """The rows of one recipe, and what became of the other examples."""
-
-    rows: tuple[TrainingRow, ...]
-    left_out: dict[str, int] = Field(default_factory=dict, description="reason to number of examples")
-    refusal: str = Field(default="", description="why this recipe is not worth training; empty: it is")
-    adapters: tuple[str, ...] = Field(
-        default=(), description="adapters that wrote the rows, sorted; bases are not named"
-    )
 
 
 def recipes_for(
@@ -179,14 +97,10 @@ def recipes_for(
 ) -> tuple[Recipe, ...]:
     """Every recipe of a generation, engine by engine in seat order; `task_types` matter for `per_task_type` alone.
 
-    An engine's placebo is the twin of its first recipe that learns from rows: same rows, seed and hyper-parameters,
-    shuffled targets. Without such a recipe it has none.
-
     Args:
         parents: adapters that may be trained further or merged, the best first; those of engines without a seat are
             not used.
-        bandit: what is known of the arms; with `config.bandit` it chooses among an engine's recipes. Controls always
-            stay.
+        bandit: what is known of the arms; with `config.bandit` it chooses among an engine's recipes.
         max_ranks: engine to the largest rank it takes; a merge or mutation beyond that is not made.
     """
     families = {member.engine: member.family for member in reversed(seats)}
@@ -198,138 +112,13 @@ def recipes_for(
             _recipe(generation, engine, families[engine], arm, seed)
             for arm in _arms(config, training, task_types, own_parents, limit, (seed, generation, engine))
         ]
-        made = _chosen(made, config, bandit or BanditState(), generation, seed)
-        twin = next((recipe for recipe in made if recipe.start != "merge"), None)
-        recipes += made
-        if config.placebo and twin is not None:
-            recipes.append(_placebo_of(twin, f"g{generation}-{engine}-placebo"))
+        recipes += _chosen(made, config, bandit or BanditState(), generation, seed)
     return tuple(recipes)
 
 
-def rows_for(recipe: Recipe, examples: Iterable[Example], config: RecipesConfig) -> RowSelection:
-    """Choose the recipe's rows: the same examples and seed give the same rows in the same order.
-
-    A limit of rows is shared out evenly over task types. A placebo's targets are shuffled within each task type.
-    A merge learns from no rows.
-    """
-    chosen, left_out = examples_for(recipe, examples, config)
-    rows = [
-        TrainingRow(
-            task_id=example.task_id,
-            task_type=example.task_type,
-            messages=example.messages,
-            completion=example.completion,
-            weight=example.weight,
-        )
-        for example in chosen
-    ]
-    if recipe.placebo:
-        rows = shuffle_targets(rows, recipe.seed)
-    refusal = ""
-    if len(rows) < config.min_rows and recipe.start != "merge":
-        refusal = f"{len(rows)} rows, fewer than min_rows ({config.min_rows})"
-    return RowSelection(
-        rows=tuple(rows),
-        left_out=left_out,
-        refusal=refusal,
-        adapters=tuple(sorted({example.adapter for example in chosen if example.adapter is not None})),
-    )
-
-
-def examples_for(
-    recipe: Recipe, examples: Iterable[Example], config: RecipesConfig
-) -> tuple[list[Example], dict[str, int]]:
-    """The examples that the recipe's rows are made of, in their order; and reason to number of the others."""
-    if recipe.start == "merge":
-        return [], {}
-    left_out: Counter[str] = Counter()
-    found: dict[tuple[str, str, str], Example] = {}
-    for example in examples:
-        reason = _unfit(recipe, example)
-        # Task ids may come again in another generation, for another question.
-        place = (example.task_id, _asked(example), example.completion)
-        if reason is None and place in found:
-            reason = "same task and answer text as another row"
-        if reason is None:
-            found[place] = example
-        else:
-            left_out[reason] += 1
-    chosen = _spread(found.values(), recipe.seed)
-    if config.max_rows is not None and len(chosen) > config.max_rows:
-        left_out["more than max_rows"] = len(chosen) - config.max_rows
-        chosen = chosen[: config.max_rows]
-    return chosen, dict(sorted(left_out.items()))
-
-
-def ingredient_of(example: Example, family: str) -> str:
-    """What an example is to a recipe for `family`; what another family said as critic or synthesiser is in no mix."""
-    if example.family == family:
-        return example.source
-    return "cross_family" if example.role == "proposer" else f"another family's {example.source}"
-
-
-def pairs_for(recipe: Recipe, pairs: Iterable[Pair]) -> PairSelection:
-    """Choose the recipe's pairs; none where its training learns from none.
-
-    A pair teaches the family whose mistake it holds; where a recipe takes other families' answers, the chosen text may
-    be theirs. A placebo's pairs are turned round by a seeded
-    coin, so that nothing but the form of the two texts can be learned. Fewer than `min_pairs` give none at all.
-    """
-    settings = recipe.training.preference if isinstance(recipe.training, LoraTraining) else None
-    if settings is None:
-        return PairSelection()
-    left_out: Counter[str] = Counter()
-    chosen: dict[tuple[str, str, str], PreferenceRow] = {}
-    for pair in pairs:
-        reason = _unfit_pair(recipe, pair)
-        if reason is None and (pair.task_id, pair.chosen, pair.rejected) in chosen:
-            reason = "same task and texts as another pair"
-        if reason is not None:
-            left_out[reason] += 1
-            continue
-        chosen[pair.task_id, pair.chosen, pair.rejected] = PreferenceRow(
-            task_id=pair.task_id,
-            task_type=pair.task_type,
-            messages=pair.messages,
-            chosen=pair.chosen,
-            rejected=pair.rejected,
-            weight=pair.weight,
-        )
-    key = {one: content_hash([recipe.seed, one.task_id, one.chosen, one.rejected]) for one in chosen.values()}
-    rows = sorted(chosen.values(), key=lambda one: key[one])
-    if recipe.placebo:
-        rows = [_turned(one) if int(key[one][-1], 16) % 2 else one for one in rows]
-    if len(rows) < settings.min_pairs:
-        if rows:
-            left_out[f"fewer than min_pairs ({settings.min_pairs})"] = len(rows)
-        rows = []
-    return PairSelection(pairs=tuple(rows), left_out=dict(sorted(left_out.items())))
-
-
-def shuffle_targets(rows: Sequence[TrainingRow], seed: int) -> list[TrainingRow]:
-    """The same prompts with the completions of their own task type dealt anew.
-
-    The completions stay the same multiset per type. No row keeps its completion, unless more than half of a type's rows
-    share one: then as few keep it as can be.
-    """
-    result = list(rows)
-    by_type: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        by_type[row.task_type].append(index)
-    for task_type, indices in by_type.items():
-        rng = random.Random(f"{seed}/{task_type}")
-        counts = Counter(rows[index].completion for index in indices)
-        groups = sorted(counts)
-        rng.shuffle(groups)
-        rank = {completion: number for number, completion in enumerate(groups)}
-        rng.shuffle(indices)
-        indices.sort(key=lambda index: rank[rows[index].completion])
-        # Equal completions now stand together, so a shift by the largest group takes every row out of its own.
-        shift = max(counts.values())
-        for position, index in enumerate(indices):
-            source = rows[indices[(position + shift) % len(indices)]]
-            result[index] = result[index].model_copy(update={"completion": source.completion})
-    return result
+def placebo_of(recipe: Recipe) -> Recipe:
+    """The recipe's twin: the same seed, start, parents and hyper-parameters, on shuffled targets; no bandit's arm."""
+    return recipe.model_copy(update={"name": f"{recipe.name}{PLACEBO_SUFFIX}", "placebo": True, "arm": ""})
 
 
 class _Arm(Record):
@@ -395,21 +184,32 @@ def _warm_arms(training: TrainingConfig, parents: Sequence[Parent], settings: Wa
 def _merge_arms(
     merge: MergeTraining, number: int, config: RecipesConfig, parents: Sequence[Parent], max_rank: int | None
 ) -> Iterator[_Arm]:
-    """The best parents merged; none where there are too few, or where the engine would not take the rank."""
+    """The best parent merged with those that add most to it; none where they are too few, or the rank too large."""
     wanted = len(merge.weights) or config.merge_parents
-    chosen = list({parent.adapter: parent for parent in parents}.values())[:wanted]
+    # A critic's weights and a proposer's have learned different work.
+    alike = {parent.adapter: parent for parent in parents if parent.role == parents[0].role}
+    chosen = _complementary(list(alike.values()), wanted)
     if len(chosen) < wanted or (max_rank is not None and merged_rank([p.rank for p in chosen], merge) > max_rank):
         return
     same = sum(one.method == merge.method for one in config.merges[:number])
-    roles = {parent.role for parent in chosen}
     yield _Arm(
         name=f"merge-{merge.method}" + (f"-{same + 1}" if same else ""),
         mix=(),
         training=merge,
         task_types=_common_niche(chosen),
-        role=roles.pop() if len(roles) == 1 else "proposer",
+        role=chosen[0].role,
         parents=tuple(parent.adapter for parent in chosen),
     )
+
+
+def _complementary(parents: Sequence[Parent], num: int) -> list[Parent]:
+    """The first parent and the others that solve what those before them do not, by task type; unmeasured, in order."""
+    if not parents:
+        return []
+    kinds = sorted({kind for parent in parents for kind in parent.solves})
+    known = {parent.adapter: parent for parent in parents}
+    scores = {parent.adapter: [parent.solves.get(kind, 0.0) for kind in kinds] for parent in parents}
+    return [known[adapter] for adapter in partners(scores, parents[0].adapter, num)]
 
 
 def _mutated_arms(
@@ -453,10 +253,6 @@ def _recipe(generation: int, engine: str, family: str, arm: _Arm, seed: int) -> 
     )
 
 
-def _placebo_of(twin: Recipe, name: str) -> Recipe:
-    return twin.model_copy(update={"name": name, "placebo": True, "arm": "", "changes": ()})
-
-
 def _chosen(
     made: Sequence[Recipe], config: RecipesConfig, bandit: BanditState, generation: int, seed: int
 ) -> list[Recipe]:
@@ -471,47 +267,6 @@ def _chosen(
             kept.append(recipe)
             taken[recipe.arm] -= 1
     return kept
-
-
-def _unfit_pair(recipe: Recipe, pair: Pair) -> str | None:
-    if recipe.task_types and pair.task_type not in recipe.task_types:
-        return "another task type"
-    if recipe.role != "proposer":
-        return "pairs are of first answers"
-    if pair.family != recipe.family:
-        return "another family's mistake"
-    if pair.author_family != recipe.family and "cross_family" not in recipe.mix:
-        return "another family's answer"
-    return "chosen and rejected are the same text" if pair.chosen == pair.rejected else None
-
-
-def _turned(row: PreferenceRow) -> PreferenceRow:
-    return row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen})
-
-
-def _unfit(recipe: Recipe, example: Example) -> str | None:
-    if recipe.task_types and example.task_type not in recipe.task_types:
-        return "another task type"
-    ingredient = ingredient_of(example, recipe.family)
-    return None if ingredient in recipe.mix else f"not in the mix: {ingredient}"
-
-
-def _spread(examples: Iterable[Example], seed: int) -> list[Example]:
-    """In a seeded order that takes one of each task type in turn, so that any beginning of it is balanced."""
-
-    def rank(example: Example) -> tuple[str, str]:
-        return content_hash([seed, example.task_id, example.completion]), _asked(example)
-
-    by_type: dict[str, list[Example]] = defaultdict(list)
-    for example in sorted(examples, key=rank):
-        by_type[example.task_type].append(example)
-    queues = [by_type[task_type] for task_type in sorted(by_type)]
-    longest = max(map(len, queues), default=0)
-    return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
-
-
-def _asked(example: Example) -> str:
-    return "\n".join(message.text for message in example.messages[-1:])
 
 
 def _seed(seed: int, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,10 @@ class Remeasured(Record):
     num_compared: int = Field(ge=1, description="arrangements among which it was the best")
     chosen_gain: float = Field(description="over the incumbents on the items it was chosen by; flattering")
     expected_luck: float = Field(description="what the best of as many equal ones would show there by chance")
-    fresh: PairedTest = Field(description="the same comparison on fresh items; its gain is the one to store")
+    fresh: PairedTest = Field(description="the same comparison on fresh items")
+    alone: dict[str, float] = Field(
+        default_factory=dict, description="member to the share of the fresh items that it solves alone, seats included"
+    )
 
     @property
     def shrinkage(self) -> float:
@@ -44,10 +47,18 @@ class Remeasured(Record):
         )
 
 
-def remeasured(name: str, chosen: PairedTest, num_compared: int, fresh: PairedTest) -> Remeasured:
-    """The winner's gain on the items it was `chosen` by beside that on `fresh` ones."""
-    luck = expected_luck(num_compared, chosen.n, chosen.discordance)
-    return Remeasured(name=name, num_compared=num_compared, chosen_gain=chosen.gain, expected_luck=luck, fresh=fresh)
+def remeasured(
+    name: str, chosen: PairedTest, num_compared: int, fresh: PairedTest, alone: Mapping[str, float] | None = None
+) -> Remeasured:
+    """The winner's gain on the items it was `chosen` by beside that on `fresh` ones, where members solve `alone`."""
+    return Remeasured(
+        name=name,
+        num_compared=num_compared,
+        chosen_gain=chosen.gain,
+        expected_luck=expected_luck(num_compared, chosen.n, chosen.discordance),
+        fresh=fresh,
+        alone=dict(alone or {}),
+    )
 
 
 def expected_luck(num_compared: int, num_problems: int, discordance: float) -> float:
@@ -62,26 +73,3 @@ def expected_luck(num_compared: int, num_problems: int, discordance: float) -> f
     density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     largest = float(np.trapezoid(x * num_compared * density * ndtr(x) ** (num_compared - 1), x))
     return largest * math.sqrt(discordance / num_problems)
-
-
-def shrunk(gains: Sequence[float], errors: Sequence[float]) -> tuple[float, ...]:
-    """Each gain drawn towards the mean of all by as much as noise explains their spread (empirical Bayes).
-
-    The spread of true gains is DerSimonian and Laird's (1986) moment estimate. One gain alone, or gains that differ no
-    more than noise does, all come out at the (precision-weighted) mean.
-
-    Raises:
-        ValueError: lists of different lengths, or an error that is not positive.
-    """
-    if len(gains) != len(errors) or any(error <= 0.0 for error in errors):
-        raise ValueError(f"expected a positive standard error for each gain, got {list(gains)} and {list(errors)}")
-    if not gains:
-        return ()
-    weights = [1.0 / error**2 for error in errors]
-    total = math.fsum(weights)
-    mean = math.fsum(w * g for w, g in zip(weights, gains, strict=True)) / total
-    spread = math.fsum(w * (g - mean) ** 2 for w, g in zip(weights, gains, strict=True))
-    scale = total - math.fsum(w * w for w in weights) / total
-    true_variance = max(0.0, (spread - (len(gains) - 1)) / scale) if scale > 1e-12 * total else 0.0
-    kept = [true_variance / (true_variance + error**2) for error in errors]
-    return tuple(mean + share * (gain - mean) for gain, share in zip(gains, kept, strict=True))

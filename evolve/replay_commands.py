@@ -108,8 +108,8 @@ async def _ask_again(found: KeptTrace, settings: Settings, config: MeshConfig, *
     job = Job(prices=prices(config.serving), reliability=settings.reliability, desk=Repliers(trace))
     async with serving(config, None, quiet=quiet) as (fleet, _):
         for member in trace.members:
-            if member.adapter is not None:
-                await fleet.load_adapter(member.engine, _adapters(found, config, member.adapter).get(member.adapter))
+            for adapter in member.adapters:
+                await fleet.load_adapter(member.engine, _adapters(found, config, adapter).get(adapter))
         try:
             return await deliberate(
                 trace.task, trace.members, fleet, settings.protocol,

@@ -14,7 +14,8 @@ from evolve.curate import curate
 from evolve.evaluate import Pool, member_scores
 from evolve.lab import Lab
 from evolve.problem_types import Problem
-from evolve.recipes import rows_for
+from evolve.recipe_rows import rows_for
+from evolve.recipes import PLACEBO_SUFFIX
 from evolve.rival_methods import (
     ArmName,
     ArmStep,
@@ -40,8 +41,6 @@ from mesh.types import Deliberation, Member
 
 ARMS_DIRECTORY, ARM = "arms", "arm.json"
 """Where a run's arms lie, and what each leaves when it is finished."""
-
-PLACEBO = "-placebo"
 
 
 class _Learned(Record):
@@ -76,7 +75,7 @@ def spent_by(run: Path, config: RunConfig, num_generations: int) -> tuple[Spent,
         for path in sorted((run / f"generation-{number}" / "training").glob(f"*/{REPORT_NAME}")):
             report = read_record(path, TrainingReport)
             engine = _engine_of(report.recipe, number, config)
-            if engine is not None and not report.recipe.endswith(PLACEBO):
+            if engine is not None and not report.recipe.endswith(PLACEBO_SUFFIX):
                 effort = Effort(steps=report.num_steps, tokens=report.trained_tokens)
                 by_engine[engine] = by_engine.get(engine, Effort()).plus(effort)
         found.append(Spent(generation=number, by_engine=by_engine))

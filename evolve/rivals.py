@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from evolve.conjunction import Contest, Rival, RivalKind
 from evolve.evaluate import Pool, right_votes
@@ -29,15 +29,23 @@ def best_incumbent(seats: Sequence[Member], scores: Mapping[str, Sequence[float]
 
 
 def rival_seats(
-    seats: Sequence[Member], candidate: Sequence[Member], placebos: Sequence[Member], best: Member
+    seats: Sequence[Member],
+    candidate: Sequence[Member],
+    twins: Mapping[str, Member],
+    best: Member,
+    *,
+    without: Collection[str] = (),
 ) -> dict[RivalKind, Seats]:
-    """The seats of every rival of an arrangement; "placebo" is missing where a changed place has no placebo.
+    """The seats of every rival of an arrangement; "placebo" is missing where no candidate in it learned from rows, or
+    one that did has no twin.
 
     Args:
         seats: the incumbents, in seat order.
         candidate: the arrangement that wants to be seated, place by place like `seats`.
-        placebos: members with a placebo adapter, at most one an engine.
+        twins: candidate to the member that was trained like it on shuffled targets.
         best: the best incumbent on DEV; one more sample of it takes each changed place.
+        without: candidates that learned from no rows. They stay beside the twins of the others, so that the two sides
+            differ in nothing but what the targets taught.
 
     Raises:
         ValueError: another number of places, or no place was changed.
@@ -46,9 +54,9 @@ def rival_seats(
     if not changed:
         raise ValueError("expected an arrangement that changes at least one seat, got the incumbents themselves")
     rivals: dict[RivalKind, Seats] = {"incumbent": tuple(seats)}
-    form = {member.engine: member for member in placebos}
-    if all(seats[place].engine in form for place in changed):
-        rivals["placebo"] = _taking(seats, {place: form[seats[place].engine] for place in changed})
+    learned = {place: candidate[place].name for place in changed if candidate[place].name not in without}
+    if learned and all(name in twins for name in learned.values()):
+        rivals["placebo"] = _taking(candidate, {place: twins[name] for place, name in learned.items()})
     rivals["budget"] = _taking(seats, {place: again(best, f"budget-{place}") for place in changed})
     return rivals
 
@@ -63,6 +71,7 @@ def contest_of(
     *,
     kind: ArmKind = "candidate",
     clusters: Sequence[str] = (),
+    exempt: Sequence[RivalKind] = (),
 ) -> Contest:
     """The first-round votes of an arrangement and its rivals on the same problems, replayed from `pool`.
 
@@ -82,12 +91,13 @@ def contest_of(
         ),
         task_types=tuple(problem.task.type for problem in problems),
         clusters=tuple(clusters),
+        exempt=tuple(exempt),
     )
 
 
 def members_of(arrangements: Sequence[Sequence[Member]]) -> list[Member]:
-    """Every member that has to be drawn once, in order of appearance."""
-    return list(dict.fromkeys(member for seats in arrangements for member in seats))
+    """Every member that has to be drawn once, as it proposes, in order of appearance."""
+    return list(dict.fromkeys(member.at("propose") for seats in arrangements for member in seats))
 
 
 def _taking(seats: Sequence[Member], places: Mapping[int, Member]) -> Seats:

@@ -102,8 +102,8 @@ def check_engines(roster: Roster, config: MeshConfig, store: AdapterStore) -> No
                 f"{member.name}: expected an engine {member.engine!r} of family {member.family!r} in the "
                 f"configuration, which has {', '.join(f'{one.name} ({one.family})' for one in specs.values())}"
             )
-        if member.adapter is not None:
-            _check_adapter(store.get(member.adapter), spec, member, config.serving.model_store)
+        for adapter in member.adapters:
+            _check_adapter(store.get(adapter), spec, member, config.serving.model_store)
 
 
 def adapter_store_of(run: Path) -> AdapterStore:

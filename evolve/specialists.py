@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +20,15 @@ from evolve.evaluate import Judgements
 from evolve.gate import GateRecord, GateResult
 from evolve.licences import UNKNOWN, Licence, licence_of, teaching_note
 from evolve.lineage import Generation, Specialist
-from evolve.recipes import Recipe, ingredient_of
+from evolve.lineage_costs import Cost, Costs
+from evolve.progress import TIMES, StageTime
+from evolve.recipe_rows import ingredient_of
+from evolve.recipes import Recipe
 from evolve.report.data import ReportData
 from evolve.run_files import CONFIG, FACTS, REPORT_DATA
 from evolve.training_job import TrainingReport
 from evolve.training_stage import Admitted, Trained
-from memory.ledger import read_json
+from memory.ledger import Ledger, read_json
 from memory.types import Record, content_hash
 
 _R = TypeVar("_R", bound=Record)
@@ -74,9 +78,8 @@ class SpecialistRecord(Record):
     approved_by: tuple[str, ...] = Field(default=(), description="who let it be seated; 'gate': nobody else had to")
     history: tuple[AuditEvent, ...] = Field(default=(), description="what the audit log holds about it, oldest first")
     job: str = Field(default="", description="digest of the training job")
-    flops: float = Field(default=0.0, description="estimate, of training")
-    training_seconds: float = 0.0
-    trained_tokens: int = 0
+    cost: Cost = Field(default=Cost(), description="its own training, and its share of the generation that bred it")
+    line_cost: Cost = Field(default=Cost(), description="the same of it and all that it descends from, each once")
     last_loss: float | None = None
     config_sha256: str = Field(default="", description="of the resolved configuration of the run")
 
@@ -102,6 +105,8 @@ def specialist_record(
     run_seed: int | None = None,
     base_fingerprint: str = "",
     config_sha256: str = "",
+    cost: Cost | None = None,
+    line_cost: Cost | None = None,
 ) -> SpecialistRecord:
     """The record of one specialist from what is known of it; what is missing stays empty and is not made up.
 
@@ -133,9 +138,8 @@ def specialist_record(
         approved_by=_approvers(history),
         history=history,
         job="" if report is None else report.job,
-        flops=0.0 if report is None else report.flops,
-        training_seconds=0.0 if report is None else report.seconds,
-        trained_tokens=0 if report is None else report.trained_tokens,
+        cost=cost or Cost(),
+        line_cost=line_cost or Cost(),
         last_loss=report.losses[-1] if report is not None and report.losses else None,
         config_sha256=config_sha256,
     )
@@ -151,7 +155,8 @@ def records_of(run: Path, generations: Sequence[Generation]) -> tuple[Specialist
     for generation in generations:
         for specialist in generation.specialists:
             seen.setdefault(specialist.adapter, specialist)
-    return tuple(_record_in(run, specialist, config) for specialist in seen.values())
+    kept = _kept_in(run)
+    return tuple(_record_in(run, specialist, kept, config) for specialist in seen.values())
 
 
 def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | None:
@@ -173,10 +178,34 @@ def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | N
     )
 
 
-def _record_in(run: Path, specialist: Specialist, config: RunConfig | None) -> SpecialistRecord:
-    number = specialist.generation - 1
-    candidates = [c for found in _steps(run, f"admit-generation-{number}", Admitted) for c in found.candidates]
-    reports = [r for found in _steps(run, f"train-generation-{number}", Trained) for r in found.reports]
+@dataclass(frozen=True)
+class _Kept:
+    """What the steps of a run hold of all its generations."""
+
+    candidates: dict[tuple[str, str], Candidate]
+    """By adapter and recipe: a merge that is repeated later may give the same adapter again."""
+    reports: dict[str, TrainingReport]
+    """By recipe."""
+    costs: Costs
+
+
+def _kept_in(run: Path) -> _Kept:
+    candidates = [c for found in _steps(run, "admit-generation-*", Admitted) for c in found.candidates]
+    reports = [r for found in _steps(run, "train-generation-*", Trained) for r in found.reports]
+    path = run / TIMES
+    held = Ledger(path, readonly=True).entries() if path.is_file() else []
+    return _Kept(
+        candidates={(c.member.adapter or "", c.recipe.name): c for c in candidates},
+        reports={report.recipe: report for report in reports},
+        costs=Costs(candidates, reports, [StageTime.model_validate(entry.payload) for entry in held]),
+    )
+
+
+def _record_in(run: Path, specialist: Specialist, kept: _Kept, config: RunConfig | None) -> SpecialistRecord:
+    candidate = kept.candidates.get((specialist.adapter, specialist.recipe))
+    seated_by = specialist.generation - 1
+    # An elite of the archive may take its seat generations after it was bred.
+    number = seated_by if candidate is None else candidate.generation
     judged = _steps(run, f"judge-generation-{number}-harvest", Judgements)
     path, examples = _learned_from(run / f"generation-{number}")
     data = () if not path.is_file() else (_data_file(run, path, len(examples)),)
@@ -185,17 +214,19 @@ def _record_in(run: Path, specialist: Specialist, config: RunConfig | None) -> S
     return specialist_record(
         "" if config is None else config.name,
         specialist,
-        candidate=next((c for c in candidates if c.member.adapter == specialist.adapter), None),
-        report=next((r for r in reports if r.recipe == specialist.recipe), None),
+        candidate=candidate,
+        report=kept.reports.get(specialist.recipe),
         data=data,
         examples=examples,
         graders={o.evidence.verifier for found in judged for o in found.outcomes if o.correct},
-        gate=_gate_in(run, specialist, number),
+        gate=_gate_in(run, specialist, seated_by),
         events=AuditLog(run).events(),
         licences={} if store is None else {family: licence_of(spec, store) for family, spec in specs.items()},
         run_seed=None if config is None else config.seed,
         base_fingerprint=_fingerprint(run, specialist.engine),
         config_sha256="" if config is None else hashlib.sha256((run / CONFIG).read_bytes()).hexdigest(),
+        cost=kept.costs.own(specialist.adapter),
+        line_cost=kept.costs.of_line(specialist.adapter),
     )
 
 

@@ -39,7 +39,10 @@ def split_line(num_items: int, shares: SplitShares, *, alpha: float = 0.05, disc
 
 def split_table(lines: list[SplitLine]) -> str:
     """The lines as a Markdown table."""
-    head = ["| tasks | TRAIN | DEV | GATE | AUDIT | smallest gain a gate shows |", "|---:|---:|---:|---:|---:|---:|"]
+    head = [
+        "| tasks | TRAIN | DEV | GATE | AUDIT | smallest gain one comparison shows |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
     return "\n".join(
         [
             *head,

@@ -40,7 +40,7 @@ def study_command(
         found = read_record(path, Study)
     else:
         run = study_config(assess_config(mesh, tasks, directory))
-        check(run)
+        check(run, trains=False)
         found = asyncio.run(hold_study(run, options, Silent())) if as_json else _watched(run, options)
     if as_json:
         print_json({**found.model_dump(mode="json"), "directory": str(directory)})

@@ -72,16 +72,16 @@ def seen_keys(run: Path) -> set[str]:
 
 def share_adapters(run: Path, members: Iterable[Member], into: Path) -> None:
     """Copy the adapters of a run's members to the study's own store; what is there already stays."""
-    for member in members:
-        if member.adapter is None or (into / member.adapter).exists():
+    for name, adapter in ((member.name, adapter) for member in members for adapter in member.adapters):
+        if (into / adapter).exists():
             continue
-        source, partial = run / "adapters" / member.adapter, into / f".{member.adapter}.partial"
+        source, partial = run / "adapters" / adapter, into / f".{adapter}.partial"
         if not source.is_dir():
-            raise ConfigError(f"{run}: expected the adapter of {member.name} in {source}, found none; restore it")
+            raise ConfigError(f"{run}: expected the adapter of {name} in {source}, found none; restore it")
         into.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
-        partial.rename(into / member.adapter)
+        partial.rename(into / adapter)
 
 
 def rft_of(options: StudyOptions) -> tuple[Path, tuple[Member, ...]] | None:
@@ -121,10 +121,8 @@ async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_l
         counts = _shared_out(budget, seats)
         return arm(role, name, counts, _votes(pool, seats, counts, items, judged))
 
-    single, consistency = best_single(pool, founders, items, judged)
-    chosen = [seat.name for seat in founders if seat.name in single.name]
-    share = {name: spends[name] for name in chosen}
-    spends["best single"] = _mean_spend(list(share.values()))
+    single, consistency, chosen = best_single(pool, founders, items, judged)
+    spends["best single"] = _mean_spend([spends[name] for name in chosen])
     arms = [
         voting("evolved", "evolved mesh", evolved),
         voting("generation 0", "generation 0", founders),
@@ -143,15 +141,16 @@ async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_l
 
 
 def investment_of(config: RunConfig, run: Path | None) -> float | None:
-    """Money that a run took: its stages' hours on all its engines; None: no run, or an engine without a price."""
+    """Money that a run took: its stages' hours on all its engines, every replica; None: no run, or one has no price."""
     from evolve.progress import StageTime
     from memory.ledger import Ledger
 
-    priced = [engine.price_per_hour for engine in config.serving.engines if engine.kind != "remote"]
-    if run is None or not (run / "times.jsonl").is_file() or any(price is None for price in priced):
+    paid = [engine for engine in config.serving.engines if engine.kind != "remote"]
+    if run is None or not (run / "times.jsonl").is_file() or any(engine.price_per_hour is None for engine in paid):
         return None
     times = [StageTime.model_validate(e.payload) for e in Ledger(run / "times.jsonl", readonly=True).entries()]
-    return sum(time.seconds for time in times) / 3600.0 * sum(price or 0.0 for price in priced)
+    hourly = sum((engine.price_per_hour or 0.0) * engine.replicas for engine in paid)
+    return sum(time.seconds for time in times) / 3600.0 * hourly
 
 
 def _seats(lab: Lab, options: StudyOptions) -> tuple[list[Member], list[Member], list[Member]]:

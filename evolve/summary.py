@@ -1,4 +1,4 @@
-"""The run in the terminal: the bill before it starts, and the table when it has ended."""
+"""The run in the terminal when it has ended."""
 
 from __future__ import annotations
 
@@ -8,44 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from evolve.config import RunConfig
-from evolve.plan import Plan
 from evolve.report.answer import alarms, rival_sentences
 from evolve.report.data import ReportData
 from evolve.report.formats import operations, pvalue
 from evolve.report.headline import caveats, headline, share, signed
 from evolve.report.measure import Accuracy, Comparison
-
-
-def print_plan(console: Console, config: RunConfig, plan: Plan) -> None:
-    """Tokens, time and disk by stage, and what the gate can see."""
-    table = Table(title=f"Plan of {config.name}", title_justify="left")
-    table.add_column("stage")
-    for name in ("calls", "output tokens", "at most", "minutes"):
-        table.add_column(name, justify="right")
-    for stage in plan.stages:
-        table.add_row(
-            stage.stage,
-            f"{stage.num_calls:,}",
-            f"{stage.output_tokens:,}",
-            f"{stage.max_output_tokens:,}",
-            f"{stage.seconds / 60:.1f}",
-        )
-    total = f"{plan.output_tokens:,}", f"{plan.max_output_tokens:,}", f"{plan.seconds / 60:.1f}"
-    table.add_row("all", f"{sum(s.num_calls for s in plan.stages):,}", *total, style="bold")
-    console.print(table)
-    console.print(effect_sentence(plan), highlight=False, markup=False)
-    console.print(
-        f"About {plan.disk_bytes / 2**20:.0f} MiB of disk in {config.run_dir}.", highlight=False, markup=False
-    )
-
-
-def effect_sentence(plan: Plan) -> str:
-    """What the gate will be able to show."""
-    where = f"With {plan.num_gate_problems} GATE problems, of which {plan.expected_discordance:.0%} may differ,"
-    if plan.detectable_effect is None:
-        return f"{where} no gain is large enough to be found with 80% power: raise the number of GATE problems."
-    return f"{where} the gate finds a gain of {100 * plan.detectable_effect:.0f} points with 80% power."
 
 
 def print_summary(console: Console, data: ReportData, directory: Path) -> None:

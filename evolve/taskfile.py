@@ -19,9 +19,12 @@ from evolve.problem_config import FileProblems, JsonSchemaVerifier
 from evolve.problem_types import DrawReport, FamilyDraw, Problem, ProblemsError, ProblemSet, Skipped, VerifierSpec
 from evolve.rules import RULED, rule_of
 from evolve.splits import Split, SplitSizes, is_reserved, normalised_text
+from evolve.verifiers import read_number
 from memory.types import Record, content_hash
 from mesh.types import Demonstration, Task
 
+LUMP = 0.1
+"""Share of a file above which a single cluster is worth a warning."""
 _OUTER = " .?"  # not "!": 5! is not 5
 
 
@@ -103,9 +106,20 @@ def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozens
         families=tuple(_family_draw(name, rows, problems, config, len(demonstrations.get(name, ()))) for name in types),
         malformed=tuple(malformed),
         duplicates=tuple(duplicates),
-        warnings=_warnings(config, problems, demonstrations, types),
+        warnings=(*_warnings(config, problems, demonstrations, types), *_lumps(rows, places)),
     )
-    return ProblemSet(problems=problems, demonstrations=demonstrations, report=report, clusters=_clusters(rows, places))
+    return ProblemSet(
+        problems=problems, demonstrations=demonstrations, report=report, clusters=clusters_of(rows, places)
+    )
+
+
+def share_of_numbers(path: Path) -> float:
+    """Share of a file's answers that are numbers, whatever split they are in; no answer itself is told.
+
+    Raises ProblemsError as `read_rows` does.
+    """
+    rows, _, _ = read_rows(FileProblems(path=path))
+    return sum(read_number(row.answer) is not None for row in rows) / len(rows)
 
 
 def place_rows(rows: Sequence[Row], config: FileProblems) -> dict[str, Place]:
@@ -114,27 +128,28 @@ def place_rows(rows: Sequence[Row], config: FileProblems) -> dict[str, Place]:
     Raises:
         ProblemsError: the file was dealt with other settings than the configuration's.
     """
-    pinned = read_deal(config).places
+    known = read_deal(config)
     items = [Item(key=row.key, text=row.question) for row in rows]
-    dealt = deal(items, pinned, seed=config.split_seed, shares=config.shares, config=config.near_duplicates)
+    dealt = deal(items, known.places, seed=config.split_seed, shares=config.shares, config=known.near_duplicates)
     return {place.key: place for place in dealt}
 
 
-def _clusters(rows: Sequence[Row], places: Mapping[str, Place]) -> dict[str, str]:
+def clusters_of(rows: Sequence[Row], places: Mapping[str, Place]) -> dict[str, str]:
+    """Task id to cluster, of tasks that have near duplicates."""
     sizes = Counter(places[row.key].cluster for row in rows)
     return {row.id: places[row.key].cluster for row in rows if sizes[places[row.key].cluster] > 1}
 
 
-def file_generation(config: FileProblems, seed: int, generation: int) -> ProblemSet:
-    """One generation's view of a user's file, which has no fresh items to give: the same items, AUDIT left out.
-
-    TRAIN comes in another order every generation, so that a slice of it is another slice. DEV and GATE are the same
-    items every time: what holding the gate on them again costs is kept by `gate_wear`.
-    """
-    drawn = draw_file(config, seed)
-    train = sorted(drawn.of(Split.TRAIN), key=lambda problem: content_hash([seed, generation, problem.key]))
-    kept = {Split.TRAIN: tuple(train), Split.DEV: drawn.of(Split.DEV), Split.GATE: drawn.of(Split.GATE)}
-    return drawn.model_copy(update={"problems": {**kept, Split.AUDIT: ()}})
+def _lumps(rows: Sequence[Row], places: Mapping[str, Place]) -> Iterator[str]:
+    """A warning where one cluster holds so much of a file that no split can have its share."""
+    sizes = Counter(places[row.key].cluster for row in rows)
+    name, size = sizes.most_common(1)[0]
+    if size > max(1, LUMP * len(rows)):
+        yield (
+            f"{size} of {len(rows)} tasks are near duplicates of one another, like "
+            f"{name.removeprefix('file|')[:60]!r}, and are all in one split; if they are different tasks in one "
+            "wording, raise near_duplicates.threshold or set near_duplicates: null"
+        )
 
 
 def _raw_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from evolve.pack import TokenPair, TokenRow
-from evolve.recipes import PreferenceRow, TrainingRow
+from evolve.recipe_rows import PreferenceRow, TrainingRow
 from mesh.types import Message, Part
 from serving.render import Renderer
 from serving.templates import TemplateFacts, Tokenizer

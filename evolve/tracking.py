@@ -1,9 +1,10 @@
-"""A finished run's numbers for other tools: TensorBoard files always, trackio and MLflow where they are set up."""
+"""A run's numbers for other tools: TensorBoard's files as it goes, trackio and MLflow at its end where asked for."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from evolve.config import ConfigError, TrackingConfig
 from evolve.event_file import Scalar, event_file
 from evolve.report.data import ReportData
+from evolve.report.evolution import CostView, DecisionView, FlowView
 from memory.ledger import publish_bytes
 
 DIRECTORY = "tensorboard"
@@ -31,6 +33,16 @@ def check_tracking(config: TrackingConfig) -> None:
             )
 
 
+def track_generation(number: int, found: Iterable[Number], directory: Path, started: datetime, at: datetime) -> None:
+    """Leave TensorBoard a file of one generation while others are still to come; `track` replaces all of these.
+
+    Raises OSError where it cannot be written.
+    """
+    path = directory / DIRECTORY / f"{_stem(started)}.generation-{number}.evomesh"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish_bytes(path, event_file(_fit(found), at.timestamp()))
+
+
 def track(data: ReportData, directory: Path, config: TrackingConfig) -> None:
     """Hand the numbers to every tool that is set up. Writing again replaces the event file, and adds an MLflow run.
 
@@ -42,9 +54,11 @@ def track(data: ReportData, directory: Path, config: TrackingConfig) -> None:
     found = list(scalars(data))
     if config.tensorboard:
         at = (data.finished_at or data.started_at).timestamp()
-        path = directory / DIRECTORY / f"events.out.tfevents.{int(data.started_at.timestamp())}.evomesh"
+        path = directory / DIRECTORY / f"{_stem(data.started_at)}.evomesh"
         path.parent.mkdir(parents=True, exist_ok=True)
         publish_bytes(path, event_file(found, at))
+        for part in path.parent.glob(f"{_stem(data.started_at)}.generation-*.evomesh"):
+            part.unlink()
     if config.trackio is not None:
         trackio = import_module("trackio")
         trackio.init(project=config.trackio, name=data.run)
@@ -62,44 +76,73 @@ def track(data: ReportData, directory: Path, config: TrackingConfig) -> None:
 
 def scalars(data: ReportData) -> Iterator[Scalar]:
     """Every number over generations, and every loss over steps; names are fit for all three tools."""
-    for tag, step, value in _numbers(data):
-        if value is not None:
-            yield Scalar(_UNFIT.sub("_", tag), step, float(value))
+    return _fit(_numbers(data))
 
 
-_Number = tuple[str, int, float | None]
+Number = tuple[str, int, float | None]
+"""Name, step, and value; None: there is none."""
 
 
-def _numbers(data: ReportData) -> Iterator[_Number]:
-    view = data.evolution
-    for curve in view.curves:
-        for point in curve.points:
-            yield f"accuracy/{curve.method}", point.generation, point.mean
-            yield f"accuracy_low/{curve.method}", point.generation, point.low
-            yield f"accuracy_high/{curve.method}", point.generation, point.high
-    for decision in view.decisions:
+def gate_numbers(decisions: Iterable[DecisionView]) -> Iterator[Number]:
+    """What the gate saw in these generations."""
+    for decision in decisions:
         tested = [contest for contest in decision.contests if contest.kind == "candidate"]
         if tested:
             yield "gate/best_gain", decision.generation, max(contest.versus[0].gain for contest in tested)
             yield "gate/smallest_p", decision.generation, min(contest.p_adjusted for contest in tested)
         yield "gate/promoted", decision.generation, float(decision.chosen is not None)
-    yield from _lives(data)
-    for cost in view.costs:
+
+
+def cost_numbers(costs: Iterable[CostView]) -> Iterator[Number]:
+    """What these generations took."""
+    for cost in costs:
         if cost.generation is not None:
             yield "cost/seconds", cost.generation, cost.seconds
             yield "cost/output_tokens", cost.generation, float(cost.output_tokens)
             yield "cost/trained_tokens", cost.generation, float(cost.trained_tokens)
             yield "cost/training_flops", cost.generation, cost.flops
             yield "cost/idle_share", cost.generation, cost.idle_share
-    for flow in view.flows:
+
+
+def flow_numbers(flows: Iterable[FlowView]) -> Iterator[Number]:
+    """Rows that these generations verified and used."""
+    for flow in flows:
         yield "data/rows_all", flow.generation, float(flow.num_all)
         yield "data/rows_used", flow.generation, float(flow.num_used)
+
+
+def loss_numbers(name: str, curve: Iterable[tuple[int, float]]) -> Iterator[Number]:
+    """A candidate's loss over its steps."""
+    for step, loss in curve:
+        yield f"loss/{name}", step, loss
+
+
+def _numbers(data: ReportData) -> Iterator[Number]:
+    view = data.evolution
+    for curve in view.curves:
+        for point in curve.points:
+            yield f"accuracy/{curve.method}", point.generation, point.mean
+            yield f"accuracy_low/{curve.method}", point.generation, point.low
+            yield f"accuracy_high/{curve.method}", point.generation, point.high
+    yield from gate_numbers(view.decisions)
+    yield from _lives(data)
+    yield from cost_numbers(view.costs)
+    yield from flow_numbers(view.flows)
     for candidate in data.candidates:
-        for step, loss in candidate.loss_curve:
-            yield f"loss/{candidate.name}", step, loss
+        yield from loss_numbers(candidate.name, candidate.loss_curve)
 
 
-def _lives(data: ReportData) -> Iterator[_Number]:
+def _fit(found: Iterable[Number]) -> Iterator[Scalar]:
+    for tag, step, value in found:
+        if value is not None:
+            yield Scalar(_UNFIT.sub("_", tag), step, float(value))
+
+
+def _stem(started: datetime) -> str:
+    return f"events.out.tfevents.{int(started.timestamp())}"
+
+
+def _lives(data: ReportData) -> Iterator[Number]:
     for life in data.evolution.life:
         if life.diversity is not None:
             yield "diversity/n_eff", life.generation, life.diversity.n_eff

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,8 +29,9 @@ from trl import SFTConfig
 from evolve.adapter_files import publish_adapter
 from evolve.checkpoint import latest_checkpoint, remove_checkpoints
 from evolve.flops import ModelSize, TokenCounts, forward_flops, training_flops
-from evolve.lora_files import AdapterUnfit, LoraFile
+from evolve.lora_files import TARGET_MODULES, AdapterUnfit, LoraFile
 from evolve.pack import TokenPair, TokenRow, rows_per_pass
+from evolve.share import Share
 from evolve.tokenise import tokenise, tokenise_pairs
 from evolve.trainers import (
     Counts,
@@ -51,8 +52,7 @@ from serving.render import Renderer
 
 __all__ = ["Base", "Bases", "LossNotFinite", "PackedSFTTrainer", "collate", "load_base", "train_lora"]
 
-# Attention alone learns less; embeddings and the head cannot be served as part of an adapter.
-TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ALONE = Share()
 
 
 class Base(NamedTuple):
@@ -83,13 +83,21 @@ class Bases:
         return self._base
 
 
-def train_lora(job: TrainingJob, on_progress: OnProgress | None = None, bases: Bases | None = None) -> TrainingReport:
+def train_lora(
+    job: TrainingJob,
+    on_progress: OnProgress | None = None,
+    bases: Bases | None = None,
+    share: Share = ALONE,
+) -> TrainingReport:
     """Train, save the adapter into `job.adapter_dir` and publish the report; the same job gives the same adapter
     on the same hardware, versions and number of threads, on a base that is loaded for it or in `bases` already,
     uninterrupted or continued from a checkpoint.
 
     A loss that is not finite or diverges, a parent that does not fit, or too little memory give a quarantined report
     and no adapter.
+
+    `share`: this process's place among several that train the job together, all of which call this and get the same
+    report; their adapter is that of one process up to the order of sums.
 
     Raises:
         TypeError: the recipe does not train a LoRA adapter.
@@ -109,10 +117,11 @@ def train_lora(job: TrainingJob, on_progress: OnProgress | None = None, bases: B
     if not rows:
         report = quarantined(job, f"no rows to learn from: {num_left_out} left out as longer than max_length or unfit")
     else:
-        report = _Training(job, training, base, rows, pairs, on_progress, started, bases.forget).run()
+        report = _Training(job, training, base, rows, pairs, on_progress, started, bases.forget, share).run()
     report = report.model_copy(update={"num_rows_left_out": num_left_out, "num_pairs_left_out": num_pairs_left_out})
-    publish_report(job, report)
-    remove_checkpoints(Path(job.out_dir))
+    if share.is_first:
+        publish_report(job, report)
+        remove_checkpoints(Path(job.out_dir))
     return report
 
 
@@ -159,11 +168,12 @@ class _Training:
         on_progress: OnProgress | None,
         started: float,
         forget_base: Callable[[], None],
+        share: Share,
     ) -> None:
         self._job, self._training, self._base = job, training, base
         self._rows, self._pairs, self._on_progress = rows, list(pairs), on_progress
         self._begun = self._started = started
-        self._forget_base = forget_base
+        self._forget_base, self._share = forget_base, share
         self._notes: list[str] = []
         self._trainers: list[PackedSFTTrainer] = []
         self._looked = Counts()
@@ -186,7 +196,8 @@ class _Training:
             except (LossNotFinite, AdapterUnfit) as error:
                 reason = str(error)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                # Of several processes one may be out of memory: the others would wait for it for ever.
+                if not _is_out_of_memory(error) or not self._share.is_alone:
                     raise
                 self._forget_base()
                 reason = self._too_large(error)
@@ -195,11 +206,12 @@ class _Training:
             num_adapter = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
             report = self._report(reason, size._replace(num_adapter=num_adapter))
             try:
-                if reason is None:
+                if reason is None and self._share.is_first:
                     report = report.model_copy(update={"adapter_sha256": self._publish(cast(PeftModel, adapted))})
             finally:
                 self._trainers.clear()
-                _restore(adapted)
+                if self._share.is_alone:
+                    _restore(adapted)
         return report
 
     @property
@@ -209,17 +221,27 @@ class _Training:
     def _start(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         """The base, or the base with the parent's adapter on it, ready to be trained further."""
         if not self._job.parents:
-            return model
+            return model if self._share.is_alone else self._spread(self._adapted(model))
         directory = Path(self._job.parents[0].directory)
         targets = LoraFile(directory).config.target_modules
         if not set(targets) <= set(TARGET_MODULES):
             raise AdapterUnfit(f"{directory}: expected an adapter on {TARGET_MODULES}, got one on {targets}")
-        return PeftModel.from_pretrained(model, str(directory), is_trainable=True)
+        found = PeftModel.from_pretrained(model, str(directory), is_trainable=True)
+        return found if self._share.is_alone else self._spread(found)
+
+    def _adapted(self, model: PreTrainedModel) -> PeftModel:
+        """The base with a fresh adapter, the same in every process."""
+        torch.manual_seed(self._job.seed)
+        return cast(PeftModel, get_peft_model(model, _lora_config(self._training)))
+
+    def _spread(self, model: PeftModel) -> PeftModel:
+        self._notes.append(self._share.spread(model, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+        return model
 
     def _learn_rows(self, model: PreTrainedModel | PeftModel, scratch: str) -> PeftModel:
         training, job = self._training, self._job
         longest = max(len(row.token_ids) for row in self._rows)
-        at_once = rows_per_pass(self._rows, training.batch_size, self._packed_tokens(longest))
+        at_once = self._at_once(self._rows, training.batch_size, longest)
         num_steps = _num_steps(len(self._rows), training.batch_size, training.num_epochs, training.max_steps)
         later = self._preference
         num_later = 0
@@ -230,7 +252,7 @@ class _Training:
         trainer = PackedSFTTrainer(
             model=model,
             args=self._arguments(scratch, at_once, training.batch_size, num_steps, training.learning_rate),
-            data_collator=collate,
+            data_collator=self._share.collating(collate),
             train_dataset=Dataset.from_list([row._asdict() for row in self._rows]),
             processing_class=self._base.tokenizer,
             peft_config=fresh,
@@ -242,14 +264,14 @@ class _Training:
         num_steps = _num_steps(len(self._pairs), settings.batch_size, settings.num_epochs, settings.max_steps)
         rows = [row for pair in self._pairs for row in (pair.chosen, pair.rejected)]
         longest = max(len(row.token_ids) for row in rows)
-        at_once = rows_per_pass(rows, settings.batch_size, self._packed_tokens(longest), together=2)
-        examples, self._looked = with_reference(model, pair_examples(self._pairs), at_once)
+        at_once = self._at_once(rows, settings.batch_size, longest, together=2)
+        examples, self._looked = with_reference(model, pair_examples(self._pairs), max(1, at_once // self._share.world))
         watch = Watch(self._job.recipe.name, self._on_progress, before=len(self._trainers[0].losses))
         trainer = PackedPreferenceTrainer(
             settings=settings,
             model=model,
             args=self._arguments(scratch, at_once, settings.batch_size, num_steps, settings.learning_rate),
-            data_collator=collate_pairs,
+            data_collator=self._share.collating(collate_pairs),
             train_dataset=Dataset.from_list(examples),
             processing_class=self._base.tokenizer,
             callbacks=[watch],
@@ -257,7 +279,7 @@ class _Training:
         return self._train(trainer, watch, "pairs")
 
     def _train(self, trainer: PackedSFTTrainer, watch: Watch, stage: str, *, keep_last: bool = False) -> PeftModel:
-        watch.trainer = trainer
+        watch.trainer, trainer.share = trainer, self._share
         # It prints to the standard output, which belongs to the command line.
         trainer.remove_callback(PrinterCallback)
         checkpoint = None
@@ -273,6 +295,10 @@ class _Training:
         if keep_last and trainer.resumed_steps < trainer.args.max_steps:
             trainer.keep()
         return cast(PeftModel, trainer.model)
+
+    def _at_once(self, rows: Sequence[TokenRow], batch_size: int, longest: int, together: int = 1) -> int:
+        each = rows_per_pass(rows, batch_size, self._packed_tokens(longest), together=together)
+        return self._share.examples_at_once(each, batch_size)
 
     def _packed_tokens(self, longest: int) -> int:
         return self._training.max_packed_tokens if can_share_beginnings(self._base.model, longest) else 1

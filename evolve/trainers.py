@@ -8,6 +8,7 @@ the first step. That both learn the same is a test (`tests/evolve/test_preferenc
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from evolve.checkpoint import (
     write_checkpoint,
 )
 from evolve.pack import TokenPair, TokenRow, pack_rows
+from evolve.share import Share
 from evolve.training_config import PreferenceTraining
 from evolve.training_job import TrainingProgress
 
@@ -59,6 +61,7 @@ class PackedSFTTrainer(SFTTrainer):
 
     num_trained = num_computed = num_learned = num_attended = 0
     keeping: Keeping | None = None
+    share = Share()
     resumed_steps = 0
     earlier_seconds = 0.0
     seconds = 0.0
@@ -85,7 +88,7 @@ class PackedSFTTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Weighted mean negative log-likelihood per learned token of the optimizer step."""
         nll = label_nll(model, inputs)
-        total = len(inputs["labels"]) if num_items_in_batch is None else num_items_in_batch
+        total = self._total(len(inputs["labels"]) if num_items_in_batch is None else num_items_in_batch, nll)
         return self._noted((nll * inputs["label_weights"]).sum() / total, inputs)
 
     def close_step(self) -> float:
@@ -120,8 +123,8 @@ class PackedSFTTrainer(SFTTrainer):
         return self.earlier_seconds + time.perf_counter() - self._begun
 
     def keep(self) -> None:
-        """Write a checkpoint at the present step."""
-        if self.keeping is None:
+        """Write a checkpoint at the present step; of several processes one does."""
+        if self.keeping is None or not self.share.is_first:
             return
         optimizer, scheduler = self._steppers
         schedule = scheduler.state_dict()
@@ -167,16 +170,24 @@ class PackedSFTTrainer(SFTTrainer):
         if checkpoint is not None:
             load_random(Path(checkpoint))
 
+    def _total(self, count: torch.Tensor | int, like: torch.Tensor) -> torch.Tensor | int:
+        """What all processes of the job learn from in the step."""
+        if self.share.is_alone:
+            return count
+        return self.share.total(torch.as_tensor(count, dtype=torch.float64, device=like.device).clone())
+
     def _noted(self, loss: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        value = float(loss.detach())
-        if not torch.isfinite(loss):
+        num_nodes = inputs["input_ids"].numel()
+        seen = [int(inputs["num_row_tokens"]), num_nodes, len(inputs["labels"]), num_nodes * num_nodes]
+        found = torch.tensor([float(loss.detach()), *seen], dtype=torch.float64, device=loss.device)
+        # All processes note the same, and all stop at the same loss.
+        value, *counts = self.share.total(found).tolist()
+        if not math.isfinite(value):
             raise LossNotFinite(f"loss is {value} at step {self.state.global_step}")
         self._open_loss += value
-        num_nodes = inputs["input_ids"].numel()
-        self.num_trained += int(inputs["num_row_tokens"])
-        self.num_computed += num_nodes
-        self.num_learned += len(inputs["labels"])
-        self.num_attended += num_nodes * num_nodes
+        self.num_trained, self.num_computed, self.num_learned, self.num_attended = (
+            before + int(now) for before, now in zip(self.counts, counts, strict=True)
+        )
         return loss
 
 
@@ -196,7 +207,8 @@ class PackedPreferenceTrainer(PackedSFTTrainer):
     @property
     def pairs_won(self) -> float | None:
         """Share of pairs whose chosen text gained on the rejected one, at the last look at each; None before any."""
-        return sum(m > 0 for m in self.margins.values()) / len(self.margins) if self.margins else None
+        found = self.share.gathered(self.margins)
+        return sum(m > 0 for m in found.values()) / len(found) if found else None
 
     def compute_loss(
         self,
@@ -213,7 +225,7 @@ class PackedPreferenceTrainer(PackedSFTTrainer):
             losses = losses - self.settings.nll_weight * chosen / chosen_length
         for pair, margin in zip(inputs["pair_numbers"].tolist(), margins.detach().tolist(), strict=True):
             self.margins[pair] = margin
-        total = len(losses) if num_items_in_batch is None else num_items_in_batch
+        total = self._total(len(losses) if num_items_in_batch is None else num_items_in_batch, losses)
         return self._noted((losses * inputs["pair_weights"]).sum() / total, inputs)
 
 

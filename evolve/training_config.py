@@ -106,6 +106,12 @@ class WorkersConfig(Record):
 
     timeout_s: float = Field(default=3600.0, gt=0, description="a job running longer is stopped and quarantined")
     num_gpus: float = Field(default=0.0, ge=0, description="GPUs a job asks Ray for; 0: it trains on the CPU")
+    num_shards: int = Field(
+        default=1,
+        ge=1,
+        description="processes that train one job together under Ray Train, with a GPU each if num_gpus is 1: for a "
+        "base that is too large for one GPU, of which each holds a part (FSDP2)",
+    )
     max_concurrent: int = Field(
         default=1, ge=1, description="jobs at a time, or processes if warm; one base never trains twice at once"
     )
@@ -129,6 +135,15 @@ class WorkersConfig(Record):
         "any of them has done is free; null: none",
     )
     poll_s: float = Field(default=1.0, gt=0, description="seconds between two looks at a job's progress")
+
+    @model_validator(mode="after")
+    def _a_shard_has_a_whole_gpu(self) -> WorkersConfig:
+        if self.num_shards > 1 and self.num_gpus not in (0.0, 1.0):
+            raise ValueError(
+                f"workers.num_shards is {self.num_shards}, and each of these processes takes one GPU: expected "
+                f"workers.num_gpus: 1 (or 0 for the CPU), got {self.num_gpus:g}"
+            )
+        return self
 
 
 Role = Literal["proposer", "critic", "synthesiser"]
@@ -173,7 +188,7 @@ class BanditConfig(Record):
     """Which kinds of recipe are tried, learned from how earlier generations' candidates did."""
 
     method: Literal["thompson", "ucb"] = Field(default="thompson", description="how an arm is chosen")
-    num_recipes: int = Field(default=2, ge=1, description="recipes chosen for every engine; controls are not counted")
+    num_recipes: int = Field(default=2, ge=1, description="recipes chosen for every engine")
     discount: float = Field(
         default=0.8, gt=0, le=1, description="weight of a result against one of a generation later: what pays changes"
     )
@@ -199,7 +214,8 @@ class RecipesConfig(Record):
     per_task_type: bool = Field(default=False, description="one recipe per task type as well, a narrow specialist")
     roles: tuple[Role, ...] = Field(
         default=("proposer",),
-        description="what specialists are bred for; critic and synthesiser add one recipe per engine each",
+        description="what specialists are bred for; critic and synthesiser add one recipe per engine each, and are "
+        "measured in councils (gate.councils_per_type)",
     )
     warm_start: WarmStart | None = Field(
         default=None, description="one more recipe per parent adapter that trains it further; null: none"
@@ -213,7 +229,9 @@ class RecipesConfig(Record):
     )
     mutation: MutationConfig = Field(default=MutationConfig(), description="how they are changed")
     placebo: bool = Field(
-        default=False, description="one more recipe per engine whose targets are shuffled: it can learn form alone"
+        default=True,
+        description="every finalist's twin is trained alike on shuffled targets, so that it can learn form alone, and "
+        "stands against it at the gate; a merge, which learns from no rows, has none",
     )
     bandit: BanditConfig | None = Field(
         default=None, description="which of all these are bred in a generation; null: every one"

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from evolve.recipes import PreferenceRow, Recipe, TrainingRow
+from evolve.recipe_rows import PreferenceRow, TrainingRow
+from evolve.recipes import Recipe
 from memory.ledger import publish_json, read_record
 from memory.types import Record, content_hash
 from serving.admission import WEIGHTS_FILE

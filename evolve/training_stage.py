@@ -10,12 +10,13 @@ from pydantic import Field
 
 from evolve.candidate import Candidate
 from evolve.lab import Lab
-from evolve.recipes import PreferenceRow, Recipe, TrainingRow
+from evolve.recipe_rows import PreferenceRow, TrainingRow
+from evolve.recipes import Recipe
+from evolve.seats import member_on
 from evolve.train_here import train_or_say_why
 from evolve.training_job import ParentAdapter, TrainingJob, TrainingProgress, TrainingReport, finished_report
 from evolve.training_store import TrainingStore
 from memory.types import Record
-from mesh.types import Member
 from serving.adapters import AdapterRefused
 from serving.placement import GpuPlace
 
@@ -143,7 +144,7 @@ def admit(
     except AdapterRefused as error:
         return f"refused at admission: {'; '.join(error.reasons)}"
     return Candidate(
-        member=Member(name=job.recipe.name, engine=engine.name, family=engine.family, adapter=adapter.hash),
+        member=member_on(engine, job.recipe.name, adapter.hash),
         recipe=job.recipe,
         data_digest=job.data_digest,
         parents=tuple(dict.fromkeys([*job.recipe.parents, *teachers])),

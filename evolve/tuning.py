@@ -1,4 +1,4 @@
-"""Each member's best temperature, chosen on DEV before AUDIT is asked, so that every generation appears at its best."""
+"""Each member's best temperature and measured weight, taken on DEV before AUDIT is asked: everyone at its best."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from evolve.lab import Ask, Lab
 from evolve.problem_types import Problem
 from evolve.rivals import again
 from memory.types import Record
-from mesh.types import Member
+from mesh.reliability import Reliability, judged_answers, measure, seat_key
+from mesh.types import Deliberation, Member
 
 
 class Tried(Record):
@@ -47,8 +48,15 @@ class Tuned(Record):
         return max(self.sampled, self.greedy or self.sampled, key=lambda one: one.right)
 
 
-async def tune(lab: Lab, stage: str, members: Sequence[Member], dev: Sequence[Problem]) -> dict[str, Tuned]:
-    """Try the configured temperatures with every member; what each is worth by member name.
+class Tuning(Record):
+    """What DEV says of all members."""
+
+    members: dict[str, Tuned] = Field(description="by member name")
+    reliability: Reliability = Field(description="of every member at the temperature its samples are best at")
+
+
+async def tune(lab: Lab, stage: str, members: Sequence[Member], dev: Sequence[Problem]) -> Tuning:
+    """Try the configured temperatures with every member; what each is worth, and what its votes should weigh.
 
     Without temperatures to try the configured one is measured, so that a best single can be chosen on DEV.
 
@@ -62,7 +70,7 @@ async def tune(lab: Lab, stage: str, members: Sequence[Member], dev: Sequence[Pr
     drawn = await lab.hold(stage, lab.directory / "audit" / f"{stage.replace(' ', '-')}.parquet", asks)
     judged = (await lab.judge_all(stage, drawn, items)).lookup()
     pool = Pool(drawn)
-    return {
+    tuned = {
         member.name: Tuned(
             member=member.name,
             tried=tuple(
@@ -72,6 +80,19 @@ async def tune(lab: Lab, stage: str, members: Sequence[Member], dev: Sequence[Pr
         )
         for member in members
     }
+    return Tuning(members=tuned, reliability=reliability_of(drawn, judged, members, tuned))
+
+
+def reliability_of(
+    drawn: Sequence[Deliberation],
+    judged: Mapping[tuple[str, str], bool],
+    members: Sequence[Member],
+    tuned: Mapping[str, Tuned],
+) -> Reliability:
+    """What the tuning's draws say of the members themselves: of each only those at its best temperature."""
+    own = {seat_key(_at(m, tuned[m.name].sampled.temperature)): seat_key(m) for m in members}
+    rows = (row for row in judged_answers(drawn, judged) if row.member in own)
+    return measure(row.model_copy(update={"member": own[row.member]}) for row in rows)
 
 
 def at_temperature(asks: Sequence[Ask], temperatures: Mapping[str, float]) -> list[Ask]:

@@ -138,4 +138,6 @@ def _limits(
 
 
 def _alarms(healths: Sequence[Health]) -> list[str]:
-    return [f"{health.name}: {alarm.sentence} (p = {alarm.p:.2g})" for health in healths for alarm in health.alarms]
+    """Each once: a seat that stays for several generations is the same beside generation 0's in all of them."""
+    found = (f"{health.name}: {alarm.sentence} (p = {alarm.p:.2g})" for health in healths for alarm in health.alarms)
+    return list(dict.fromkeys(found))

@@ -15,7 +15,7 @@ from evolve.evaluate import Judgements
 from evolve.lab import LOAD
 from evolve.lineage import Generation
 from evolve.loop import Round, Run
-from evolve.progress import StageTime
+from evolve.progress import StageTime, merged_times
 from evolve.recipes import Recipe
 from evolve.report.data import (
     AuditSentence,
@@ -34,7 +34,7 @@ from evolve.report.holdings import Holdings
 from evolve.report.measure import Comparison, compare
 from evolve.report.talk import JudgedCase, choose_examples, talk_view
 from evolve.splits import Split
-from evolve.view_evolution import evolution_view, merged_times
+from evolve.view_evolution import evolution_view
 from memory.stats import MemoryStats
 from memory.types import Record
 from mesh.transcript import transcript
@@ -123,7 +123,9 @@ def _cases(deliberations: Iterable[Deliberation], judged: Judgements) -> list[Ju
 
 def _stages(times: Sequence[StageTime], run: Run) -> Iterable[StageView]:
     trained = {
-        f"generation {r.generation.number} training": sum(t.trained_tokens for t in r.brood.reports) for r in run.rounds
+        f"generation {r.generation.number} {stage}": sum(report.trained_tokens for report in reports)
+        for r in run.rounds
+        for stage, reports in (("training", r.brood.reports), ("placebo training", r.selection.placebos.reports))
     }
     merged = merged_times(item for item in times if not item.stage.startswith(LOAD))
     for item in merged.values():
@@ -154,7 +156,9 @@ def _families(run: Run) -> Iterable[FamilyView]:
 def _verifier_sentences(run: Run) -> tuple[AuditSentence, ...]:
     found = tuple(AuditSentence(text=text, ok=False) for text in run.survey.verifier.problems)
     fine = AuditSentence(text="References pass; constants, the empty answer and the echoed question fail.")
-    return found or (fine,)
+    panel = run.survey.panel
+    told = () if panel is None else (AuditSentence(text=panel.sentence, ok=panel.may_gate),)
+    return (*(found or (fine,)), *told)
 
 
 def recipe_in_words(recipe: Recipe) -> str:
@@ -170,17 +174,18 @@ def recipe_in_words(recipe: Recipe) -> str:
 
 def _bred(run: Run) -> dict[str, str]:
     """Adapter to the name of the candidate it is of."""
-    return {c.member.adapter: c.member.name for one in run.rounds for c in one.brood.candidates if c.member.adapter}
+    return {c.member.adapter: c.member.name for one in run.rounds for c in one.trained if c.member.adapter}
 
 
 def _candidates(one: Round, times: Sequence[StageTime], names: Mapping[str, str]) -> Iterable[CandidateView]:
     loads = {item.stage.removeprefix(LOAD): item.seconds for item in times if item.stage.startswith(LOAD)}
-    members = {candidate.recipe.name: candidate for candidate in one.brood.candidates}
-    reports = {report.recipe: report for report in one.brood.reports}
-    recipes = {recipe.name: recipe for recipe in one.brood.recipes}
+    members = {candidate.recipe.name: candidate for candidate in one.trained}
+    reports = {report.recipe: report for report in one.reports}
+    recipes = {r.name: r for r in (*one.brood.recipes, *(candidate.recipe for candidate in one.trained))}
+    refused = one.brood.refused | one.selection.placebos.refused
     is_let_in = one.ruling is None or one.ruling.state == "granted"
     chosen = one.selection.chosen.candidates if one.selection.chosen and is_let_in else ()
-    for name in dict.fromkeys([*reports, *one.brood.refused]):
+    for name in dict.fromkeys([*reports, *refused]):
         report, candidate = reports.get(name), members.get(name)
         adapter = candidate.member.adapter if candidate else None
         yield CandidateView(
@@ -189,7 +194,7 @@ def _candidates(one: Round, times: Sequence[StageTime], names: Mapping[str, str]
             recipe=recipe_in_words(recipes[name]) if name in recipes else name,
             parents=tuple(names.get(parent, parent) for parent in candidate.parents) if candidate else (),
             status="ok" if report is not None and report.status == "ok" else "quarantined",
-            reason=one.brood.refused.get(name, ""),
+            reason=refused.get(name, ""),
             loss_curve=tuple(enumerate(report.losses, start=1)) if report else (),
             trained_tokens=report.trained_tokens if report else 0,
             seconds=report.seconds if report else 0.0,
@@ -246,7 +251,8 @@ def _generations(run: Run) -> Iterable[GenerationView]:
         yield GenerationView(
             number=generation.number,
             seats=tuple(
-                SeatView(member=m.name, engine=m.engine, family=m.family, adapter=m.adapter) for m in generation.seats
+                SeatView(member=m.name, engine=m.engine, family=m.family, adapter=m.adapter, helpers=m.phase_adapters)
+                for m in generation.seats
             ),
             note="base models" if generation.number == 0 else reasons[generation.number - 1],
         )
@@ -268,7 +274,7 @@ def _specialists(run: Run) -> Iterable[SpecialistView]:
                     parents=tuple(names.get(parent, parent) for parent in s.parents) or (f"{s.engine} base",),
                     niche=", ".join(s.niche),
                     recipe=s.recipe,
-                    role=bred[s.adapter].recipe.role if s.adapter in bred else "proposer",
+                    role=s.role,
                     inherits=tuple(
                         names.get(parent, parent)
                         for parent in (bred[s.adapter].recipe.parents if s.adapter in bred else ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,7 +12,7 @@ from evolve.config import RunConfig
 from evolve.diversity import Diversity
 from evolve.loop import Round, Run
 from evolve.novelty import EmergenceReport, Internalisation
-from evolve.progress import StageTime
+from evolve.progress import StageTime, generation_of, merged_times
 from evolve.report.evolution import (
     CostView,
     Curve,
@@ -40,10 +39,15 @@ _KINDS: dict[Method, CurveKind] = {
     "single": "best_single",
     "consistency": "self_consistency",
     "vote": "vote",
+    "weighted": "weighted_vote",
     "council": "council",
 }
-_LABELS: dict[Method, str] = {**METHODS, "vote": "mesh's first-round vote", "council": "mesh council"}
-_GENERATION = re.compile(r"\bgeneration (\d+)\b")
+_LABELS: dict[Method, str] = {
+    **METHODS,
+    "vote": "mesh's first-round vote",
+    "weighted": "mesh's vote weighed on DEV",
+    "council": "mesh council",
+}
 _TRAINING = " training"
 
 
@@ -125,9 +129,11 @@ def _beside(one: NamedGain) -> Gain:
     against = {
         "constant": "the best constant answers",
         "single": f"the best single seat, {one.before}",
+        "weighted": f"the best single seat, {one.before}",
         "consistency": f"self-consistency of {one.before}",
     }.get(one.method, one.before)
-    return _gain(one, method=_LABELS["vote"], against=against, detectable=one.gain.detectable)
+    method = _LABELS["weighted" if one.method == "weighted" else "vote"]
+    return _gain(one, method=method, against=against, detectable=one.gain.detectable)
 
 
 def _gain(one: NamedGain, *, method: str, against: str, detectable: float, task_type: str = "") -> Gain:
@@ -152,14 +158,17 @@ def _gain(one: NamedGain, *, method: str, against: str, detectable: float, task_
 def heat_cells(archive: Archive) -> tuple[HeatCell, ...]:
     """The archive by niche, in the order of task types, bases and roles."""
     cells = []
-    for (task_type, base, role), best in sorted(heat_map(archive).items()):
-        here = [
-            elite
-            for elite in archive.elites
-            if (elite.niche.task_type, elite.niche.base, elite.niche.role) == (task_type, base, role)
-        ]
-        name = max(here, key=lambda elite: elite.accuracy).name
-        cells.append(HeatCell(task_type=task_type, base=base, role=role, best=best, name=name, num_elites=len(here)))
+    for niche, best in sorted(heat_map(archive).items(), key=lambda item: str(item[0])):
+        cells.append(
+            HeatCell(
+                task_type=niche.task_type,
+                base=niche.base,
+                role=niche.role,
+                best=best.accuracy,
+                name=best.name,
+                num_elites=len(archive.of(niche)),
+            )
+        )
     return tuple(cells)
 
 
@@ -238,32 +247,16 @@ def health_view(found: Health) -> HealthView:
     )
 
 
-def merged_times(times: Iterable[StageTime]) -> dict[str, StageTime]:
-    """Stages by name, in order. A stage that was resumed took the sum of its times; its tokens count all calls."""
-    merged: dict[str, StageTime] = {}
-    for item in times:
-        before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
-        merged[item.stage] = StageTime(
-            stage=item.stage,
-            seconds=before.seconds + item.seconds,
-            output_tokens=max(before.output_tokens, item.output_tokens),
-            prompt_tokens=max(before.prompt_tokens, item.prompt_tokens),
-            engine_seconds=max(before.engine_seconds, item.engine_seconds),
-        )
-    return merged
-
-
 def costs(config: RunConfig, rounds: Sequence[Round], times: Sequence[StageTime]) -> Iterator[CostView]:
     """What each generation cost, then what is common to all. Money counts every engine for the whole time."""
     merged = list(merged_times(times).values())
     by_generation: dict[int | None, list[StageTime]] = {one.generation.number: [] for one in rounds} | {None: []}
     for item in merged:
-        match = _GENERATION.search(item.stage)
-        number = int(match[1]) if match else None
+        number = generation_of(item.stage)
         by_generation[number if number in by_generation else None].append(item)
     is_measured = any(item.engine_seconds > 0.0 for item in merged)
     hourly = prices(config.serving)
-    reports = {one.generation.number: one.brood.reports for one in rounds}
+    reports = {one.generation.number: one.reports for one in rounds}
     for number, items in by_generation.items():
         seconds = sum(item.seconds for item in items)
         yield CostView(

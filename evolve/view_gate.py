@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from evolve.aa import aa_record
 from evolve.conjunction import ConjunctionRecord, ContestResult
@@ -45,6 +45,7 @@ def decision_view(one: Round) -> DecisionView:
         shares=None if selection.dev.contributions is None else shares_view(selection.dev.contributions),
         retired=tuple(selection.retired.items()),
         stopped=tuple(selection.dev.stopped.items()),
+        no_placebo=tuple(selection.placebos.refused.items()),
         num_bred=len({*brood.refused, *(report.recipe for report in brood.reports)}),
         num_quarantined=len(brood.refused),
     )
@@ -147,11 +148,18 @@ def aa_view(records: Iterable[ConjunctionRecord], alpha: float) -> AAView | None
 def power_sentence(record: ConjunctionRecord) -> str:
     """Smallest true gain that a gate of this size and this much disagreement lets pass four times in five.
 
-    Simulated from what the gate itself showed: the incumbents' accuracy, and how often the finalists differed.
+    Simulated from what the gate itself showed: the incumbents' accuracy, and how often the finalists differed. What is
+    held to councils is told apart.
     """
     finalists = [result for result in record.results if result.kind == "candidate"]
-    if not finalists:
-        return ""
+    by_vote = [result for result in finalists if result.endpoint == "vote"]
+    talking = [result for result in finalists if result.endpoint == "council"]
+    found = [_power_of(by_vote, record.alpha, len(finalists))] if by_vote else []
+    found += [f"in councils: {_power_of(talking, record.alpha, len(finalists))}"] if talking else []
+    return "; ".join(found)
+
+
+def _power_of(finalists: Sequence[ContestResult], alpha: float, num_finalists: int) -> str:
     first = finalists[0].versus[0].test
     accuracy = min(0.99, max(0.01, (first.both + first.losses) / first.n))
     room = 2.0 * min(accuracy, 1.0 - accuracy)
@@ -167,8 +175,8 @@ def power_sentence(record: ConjunctionRecord) -> str:
         discordance=discordance,
         placebo_gain=0.0 if "placebo" in kinds else None,
         budget_gain=0.0 if "budget" in kinds else None,
-        alpha=record.alpha,
-        num_finalists=len(finalists),
+        alpha=alpha,
+        num_finalists=num_finalists,
         cluster_size=max(1, round(first.n / max(1, first.num_clusters))),
     )
     found = detectable_conjunction(assumed, rounds=POWER_ROUNDS)

@@ -1,8 +1,4 @@
-"""Training jobs on Ray: a process for each job, or one for all jobs of a base; watched, timed out, started again.
-
-Not covered: a base that does not fit on the GPUs of one job. Sharding one (FSDP under Ray Train) is another kind of
-worker, to be written where there are GPUs to try it on.
-"""
+"""Training jobs on Ray: a process for each job, for all jobs of a base, or several for one; watched, started again."""
 
 from __future__ import annotations
 
@@ -29,6 +25,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from evolve.sharded import OWN_GPU, train_sharded
 from evolve.train_here import is_light, quarantine, train_or_say_why
 from evolve.training_config import LoraTraining, WorkersConfig
 from evolve.training_job import (
@@ -79,8 +76,9 @@ async def run_jobs(
 
     A job that an earlier run finished is not repeated, nor one whose result `store` holds. One base trains one adapter
     at a time; different bases train side by side, `config.max_concurrent` at most. With `config.warm` one process
-    trains all jobs of a base, else each has its own; the adapters are the same. A job that fails, exceeds its time, or
-    whose process died more often than `config.num_retries` allows is quarantined with the reason; the others go on.
+    trains all jobs of a base, else each has its own; the adapters are the same. With `config.num_shards` several
+    processes train each job, and hold a part of the base each. A job that fails, exceeds its time, or whose process
+    died more often than `config.num_retries` allows is quarantined with the reason; the others go on.
     With `config.checkpoint_steps` a job that is started again, by this run or a later one, goes on from its checkpoint.
     `places`: GPUs that are free because their engines sleep, one process at a time on each; none: processes ask Ray for
     `config.num_gpus`. LoRA jobs need a running Ray; scripted ones and merges run in this process. A disk that is full
@@ -128,7 +126,7 @@ async def run_jobs(
         waiting = list(group)
         while waiting:
             # Cold, a place goes back after every job, so that many jobs of one base do not keep the others waiting.
-            taken = waiting if config.warm else waiting[:1]
+            taken = waiting if config.warm and config.num_shards == 1 else waiting[:1]
             waiting = waiting[len(taken) :]
             place = await slots.get()
             worker = _Worker([job for _, job in taken], config, place, work)
@@ -204,6 +202,10 @@ class _Worker:
     def start(self, job: TrainingJob) -> ray.ObjectRef:
         """The report to come."""
         job = job.model_copy(update={"checkpoint_steps": self._config.checkpoint_steps})
+        if self._config.num_shards > 1:
+            environment = _environment(self._num_threads, self._config, None)
+            launch = ray.remote(num_cpus=0, max_retries=0, max_calls=1, runtime_env=_of_launcher(environment))
+            return launch(train_sharded).remote(job, self._config, environment)
         if not self._config.warm:
             task = ray.remote(**self._options(), max_retries=0, max_calls=1)(self._work or train_in_worker)
             return task.remote(job)
@@ -326,9 +328,10 @@ async def _watch(
 
 def _too_long(job: TrainingJob, config: WorkersConfig, last: TrainingProgress | None) -> str:
     if last is None:
+        shards = config.num_shards
         return (
-            f"did not start within {config.timeout_s:g} s: it asks Ray for {_num_threads(job)} CPU(s) and "
-            f"{config.num_gpus:g} GPU(s); lower training.num_threads or workers.num_gpus, or add machines"
+            f"did not start within {config.timeout_s:g} s: it asks Ray for {shards * _num_threads(job)} CPU(s) and "
+            f"{shards * config.num_gpus:g} GPU(s); lower training.num_threads or workers.num_gpus, or add machines"
         )
     where = f"at step {last.step} of {last.num_steps}" if last.num_steps else "before the first step"
     return f"stopped after {config.timeout_s:g} s {where}; raise workers.timeout_s or train on less"
@@ -341,6 +344,10 @@ def _num_threads(job: TrainingJob) -> int:
 
 def _strategy(place: GpuPlace | None) -> Any:
     return "DEFAULT" if place is None else NodeAffinitySchedulingStrategy(place.node, soft=False)
+
+
+def _of_launcher(environment: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {"env_vars": environment["env_vars"] | OWN_GPU}
 
 
 def _environment(num_threads: int, config: WorkersConfig, place: GpuPlace | None) -> dict[str, dict[str, str]]:

@@ -58,10 +58,10 @@ class Caller:
     ) -> tuple[Completion, ...]:
         """`sampling.num_samples` completions, at least one; the seed of `sampling` is replaced."""
         sampling = sampling.model_copy(update={"seed": self.seed_for(member.name, phase, number)})
-        asked = as_asked(member, self.task, messages)
+        asked, speaker = as_asked(member, self.task, messages), member.at(phase)
 
         async def ask() -> _Said:
-            completions, prompt_tokens = await self.engine.complete(member, asked, sampling)
+            completions, prompt_tokens = await self.engine.complete(speaker, asked, sampling)
             if not completions:
                 raise EngineError(f"expected {sampling.num_samples} completions from {member.engine}, got none")
             return _Said(completions, prompt_tokens)
@@ -73,16 +73,16 @@ class Caller:
         self, member: Member, phase: Phase, number: int, messages: Sequence[Message], labels: Sequence[str]
     ) -> tuple[float, ...]:
         """Probability of each label, summing to 1. Recorded as one completion of one token: the likeliest label."""
-        asked = as_asked(member, self.task, messages)
+        asked, speaker = as_asked(member, self.task, messages), member.at(phase)
 
         async def ask() -> _Said:
-            weights = await self.engine.choose(member, asked, tuple(labels))
-            prompt_tokens = await self.engine.count_tokens(member, asked)
+            weights = await self.engine.choose(speaker, asked, tuple(labels))
+            prompt_tokens = await self.engine.count_tokens(speaker, asked)
             total = sum(weights)
             if len(weights) != len(labels) or min(weights) < 0.0 or not 0.0 < total < math.inf:
                 raise EngineError(f"expected {len(labels)} probabilities from {member.engine}, got {weights}")
             likeliest = labels[max(range(len(labels)), key=lambda i: weights[i])]
-            choice = Completion(text=likeliest, output_tokens=1, adapter=member.adapter)
+            choice = Completion(text=likeliest, output_tokens=1, adapter=speaker.adapter)
             return _Said((choice,), prompt_tokens, tuple(weight / total for weight in weights))
 
         said = await self._make(member, phase, number, asked, ask, 1)
@@ -93,7 +93,7 @@ class Caller:
         asked = as_asked(member, self.task, messages)
 
         async def ask() -> _Said:
-            score = await self.engine.score(member, asked, text)
+            score = await self.engine.score(member.at("score"), asked, text)
             return _Said((), score.num_tokens, (score.log_prob, float(score.num_tokens), float(score.num_bytes)))
 
         log_prob, num_tokens, num_bytes = (await self._make(member, "score", number, asked, ask, 0)).weights

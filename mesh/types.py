@@ -18,6 +18,7 @@ Phase = Literal[
     "review", "score", "reflect",
 ]  # fmt: skip
 Tier = Literal["extraction", "reflection", "deep"]
+Work = Literal["critique", "synthesis"]
 Level = Literal["full", "digest", "crux", "count"]
 
 
@@ -169,6 +170,10 @@ class Score(Record):
         return -self.log_prob / math.log(2.0) / self.num_bytes
 
 
+_WORK: dict[Phase, Work] = {"critique": "critique", "revise": "synthesis", "synthesise": "synthesis"}
+"""What a member does with others' answers, phase by phase; in all other phases it speaks for itself."""
+
+
 class Member(Record):
     """A seat in a deliberation: which engine answers, with which adapter, in which part."""
 
@@ -184,6 +189,32 @@ class Member(Record):
         "deep (proposals, revisions, synthesis); empty: all of it",
     )
     skills: tuple[str, ...] = Field(default=(), description="task types it is preferred for where work is delegated")
+    phase_adapters: tuple[tuple[Work, str], ...] = Field(
+        default=(),
+        description="hash of the adapter that does this work in place of `adapter`: critique (objections), synthesis "
+        "(revisions and syntheses)",
+        # Left out where there is none, so that seats without have the hash they had before there were any.
+        exclude_if=lambda pairs: not pairs,
+    )
+
+    def at(self, phase: Phase) -> Member:
+        """As its engine is asked in this phase: with the one adapter that answers."""
+        if not self.phase_adapters:
+            return self
+        work, adapters = _WORK.get(phase), dict(self.phase_adapters)
+        adapter = self.adapter if work is None else adapters.get(work, self.adapter)
+        return self.model_copy(update={"adapter": adapter, "phase_adapters": ()})
+
+    @property
+    def guises(self) -> tuple[Member, ...]:
+        """As its engine may be asked: with its own adapter, or none, first; then with that of each of its phases."""
+        own = self.at("propose")
+        return (own, *(own.model_copy(update={"adapter": adapter}) for _, adapter in self.phase_adapters))
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Hash of every adapter that it speaks with, its own first, each once."""
+        return tuple(dict.fromkeys(one.adapter for one in self.guises if one.adapter is not None))
 
 
 class Profile(Record):

@@ -28,7 +28,7 @@ from memory_stream import RETURNING, Estimate, Kind, Row, Visit, mean_of, paired
 from evolve.config import RunConfig, load_config
 from evolve.judge import Judge, best_constant
 from evolve.problem_types import Problem
-from evolve.problems import draw_problems
+from evolve.problems import draw_open
 from evolve.seats import base_seats
 from evolve.splits import Split
 from memory.config import MemoryConfig
@@ -498,7 +498,7 @@ async def work(options: argparse.Namespace) -> None:
     split = Split(options.split)
     directory = options.out or config.run_dir
     name = f"{options.split}-{options.seed}"
-    problems = draw_problems(config.problems, options.seed, split_seeds={split: options.seed}).of(split)
+    problems = draw_open(config.problems, options.seed, split_seeds={split: options.seed}).of(split)
     visits = stream(problems, options.per_cell, options.siblings, options.seed)
     fleet = None
     if not options.report:

@@ -21,7 +21,7 @@ from bench_protocols import Choice
 from evolve.config import load_config
 from evolve.judge import Judge
 from evolve.problem_types import Problem
-from evolve.problems import draw_problems
+from evolve.problems import draw_open
 from evolve.splits import Split
 from memory.ledger import publish_json, read_json, read_record
 from mesh.calibrate import brier, expected_calibration_error
@@ -320,7 +320,7 @@ def main() -> None:
     choices = {name: Choice.model_validate(one) for name, one in read_json(options.dir / "choices.json").items()}
     cell = choices["self_consistency"].cell
     reliability = read_record(options.dir / f"reliability-{cell.slug}.json", Reliability)
-    drawn = draw_problems(config.problems, options.seed, split_seeds={Split.AUDIT: options.seed}).of(Split.AUDIT)
+    drawn = draw_open(config.problems, options.seed, split_seeds={Split.AUDIT: options.seed}).of(Split.AUDIT)
     problems = {problem.task.id: problem for problem in drawn}
     with Judge() as judge:
         items = whole(items_of(options.dir / "traces" / "test" / "vote.parquet", judge, problems))

@@ -23,7 +23,7 @@ from evolve.intervals import paired_difference, wilson
 from evolve.judge import Judge, best_constant
 from evolve.lineage import Lineage
 from evolve.problem_types import Problem
-from evolve.problems import draw_problems
+from evolve.problems import draw_open
 from evolve.seats import base_seats
 from evolve.splits import Split
 from memory.ledger import publish_json
@@ -200,7 +200,7 @@ def drawn(
     """At most `most` problems a family, families alternating; the same items whatever the prompt. `only`: families."""
     families = tuple(f.model_copy(update={"num_demonstrations": demonstrations}) for f in config.problems.families)
     problems = config.problems.model_copy(update={"families": families})
-    found = draw_problems(problems, seed, split_seeds={split: seed}).of(split)
+    found = draw_open(problems, seed, split_seeds={split: seed}).of(split)
     taken: dict[str, int] = defaultdict(int)
     kept = []
     for problem in found:
@@ -414,8 +414,8 @@ async def work(options: argparse.Namespace) -> None:
         with Judge() as judge:
             seats, store = seats_of(config, options.run)
             for member in seats:
-                if fleet is not None and member.adapter is not None:
-                    await fleet.load_adapter(member.engine, store.get(member.adapter))
+                for adapter in member.adapters if fleet is not None else ():
+                    await fleet.load_adapter(member.engine, store.get(adapter))
             bench = Bench(config, directory, seats, frozen, judge)
             chosen = await choose_on_dev(bench, config.seed)
             choices, measured = chosen.choices, chosen.measured

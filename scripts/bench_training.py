@@ -21,7 +21,8 @@ from statistics import median
 
 from pydantic import Field
 
-from evolve.recipes import Recipe, TrainingRow
+from evolve.recipe_rows import TrainingRow
+from evolve.recipes import Recipe
 from evolve.training_config import LoraTraining, WorkersConfig
 from evolve.training_job import TrainingJob, TrainingReport
 from evolve.workers import run_jobs

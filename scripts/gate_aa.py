@@ -38,7 +38,7 @@ def main() -> None:
     options = _options()
     loaded = load_config(options.config)
     config = loaded.model_copy(update={"run_dir": options.out or loaded.run_dir / "gate_aa"})
-    check(config)
+    check(config, trains=False)
     with ConsoleObserver(OUT, {}) as observer:
         found = asyncio.run(_hold(config, options, observer))
     publish_json(config.run_dir / "gate_aa.json", found)

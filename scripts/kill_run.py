@@ -45,8 +45,8 @@ from serving.traces import read_traces
 POLL_S = 0.02
 LONGEST_START_S = 900.0
 """After this a start counts as work, for training may accept nothing for longer."""
-TIMES = {"times.jsonl", "facts.json", "report.html", "driver.lock", "driver", "config.yaml"}
-"""Clock times and this machine alone; the configuration names the directory, which two runs cannot share."""
+TIMES = {"times.jsonl", "facts.json", "report.html", "driver.lock", "driver", "config.yaml", "identity"}
+"""Clock times, this machine and this run alone; the configuration names the directory, which two runs cannot share."""
 AHEAD = "ahead.jsonl"
 """Draws made while others train, in the order in which jobs end; it is gone once a step has accepted them."""
 CLOCKED = {"audit.jsonl", "approvals.jsonl"}

@@ -239,7 +239,7 @@ def settings(path: Path, engines: Sequence[str], **changes: object) -> RunConfig
 
 def tasks_of(config: RunConfig, number: int) -> list[Task]:
     """TRAIN tasks of the run's own families."""
-    problems = draw_problems(config.problems, config.seed).problems[Split.TRAIN]
+    problems = draw_problems(config.problems, config.seed).of(Split.TRAIN)
     if len(problems) < number:
         raise SystemExit(f"expected at least {number} problems, the configuration gives {len(problems)}")
     return [problem.task for problem in problems[:number]]

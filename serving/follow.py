@@ -339,7 +339,7 @@ def follow_channel(config: ServingConfig, channel: str, fleet: ServedFleet, *, a
 
 def _one_each(members: Iterable[Member]) -> Iterable[Member]:
     """One member for every engine and adapter: two seats on one base are one thing to check."""
-    return {(member.engine, member.adapter): member for member in members}.values()
+    return {(guise.engine, guise.adapter): guise for member in members for guise in member.guises}.values()
 
 
 async def _all(work: Iterable[Awaitable[_Result]]) -> list[_Result]:

@@ -230,7 +230,8 @@ def _decided(trace: Deliberation) -> str:
 def _seats(trace: Deliberation) -> Iterator[str]:
     for member in trace.members:
         adapter = "base model" if member.adapter is None else f"adapter {member.adapter[:12]}"
-        yield f"{member.name} on {member.engine}, {adapter}"
+        works = "".join(f", {work} with adapter {one[:12]}" for work, one in member.phase_adapters)
+        yield f"{member.name} on {member.engine}, {adapter}{works}"
 
 
 def _troubles(trace: Deliberation) -> Iterator[Trouble]:

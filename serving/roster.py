@@ -32,7 +32,7 @@ class Roster(Record):
             raise ValueError(f"expected members of different names, got {', '.join(names)}")
         if not any(member.name == self.safe and member.adapter is None for member in self.everyone):
             raise ValueError(f"safe: expected a member on a base model among {', '.join(names)}, got {self.safe!r}")
-        trained = [member.name for member in self.bases if member.adapter is not None]
+        trained = [member.name for member in self.bases if member.adapters]
         if trained:
             raise ValueError(f"bases: expected members without an adapter, got {', '.join(trained)}; give them a seat")
         return self
@@ -49,20 +49,21 @@ class Roster(Record):
 
     @property
     def safe_member(self) -> Member:
-        """The single best base member."""
-        return next(member for member in self.everyone if member.name == self.safe)
+        """The single best base member, on its base alone: whatever helps it in talk is left out."""
+        return next(member for member in self.everyone if member.name == self.safe).at("propose")
 
     @property
     def adapters(self) -> tuple[tuple[str, str], ...]:
         """(engine, adapter hash) of every specialist, each once."""
-        return tuple(dict.fromkeys((seat.engine, seat.adapter) for seat in self.seats if seat.adapter is not None))
+        return tuple(dict.fromkeys((seat.engine, adapter) for seat in self.seats for adapter in seat.adapters))
 
     def alone(self) -> Roster:
         """The same with the single best base member in the only seat, so that no adapter is needed."""
         return self.model_copy(update={"seats": (self.safe_member,), "bases": self._bases_but_safe()})
 
     def _bases_but_safe(self) -> tuple[Member, ...]:
-        return tuple(member for member in self.everyone if member.adapter is None and member.name != self.safe)
+        others = (member for member in self.everyone if member.adapter is None and member.name != self.safe)
+        return tuple(member.at("propose") for member in others)
 
 
 def best_base(bases: Sequence[Member], reliability: Reliability | None) -> str:

@@ -28,6 +28,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "serving/memory_actor.py",
         "serving/ray_session.py",
         "evolve/ray_serve.py",
+        "evolve/sharded.py",
         "evolve/workers.py",
     ),
     "faiss": ("memory/index.py",),

@@ -183,7 +183,8 @@ def rival_sentences(data: ReportData) -> tuple[str, ...]:
     for gain in data.evolution.beside:
         relation = "above" if gain.is_shown else "below" if gain.is_harm else "not distinguishable from"
         found.append(
-            f"At the end the mesh is {relation} {gain.against}: {share(gain.after)} against {share(gain.before)} "
+            f"At the end the {gain.method} is {relation} {gain.against}: {share(gain.after)} against "
+            f"{share(gain.before)} "
             f"({signed(100 * gain.mean, 1)} points, 95% interval {_range(gain.difference.low, gain.difference.high)})."
         )
     return tuple(found)

@@ -13,10 +13,11 @@ _WIDTH, _HEIGHT = 480.0, 310.0
 _LEFT, _RIGHT, _TOP, _BASE = 38.0, 14.0, 12.0, 268.0
 _DODGE = 6.0
 _ORDER: tuple[CurveKind, ...] = (
-    "vote", "council", "self_consistency", "best_single", "members", "arm", "solo", "constant",
+    "vote", "weighted_vote", "council", "self_consistency", "best_single", "members", "arm", "solo", "constant",
 )  # fmt: skip
 _LOOK: dict[CurveKind, tuple[tuple[str, ...], float, str]] = {
     "vote": (("--series-1",), 2.6, ""),
+    "weighted_vote": (("--series-1",), 1.8, "7 2"),
     "council": (("--series-4",), 2.0, ""),
     "self_consistency": (("--series-2",), 1.8, "6 3"),
     "best_single": (("--series-3",), 1.6, ""),

@@ -123,6 +123,9 @@ class SeatView(Record):
     engine: str
     family: str
     adapter: str | None = Field(default=None, description="content hash; None: the base model")
+    helpers: tuple[tuple[str, str], ...] = Field(
+        default=(), description="(work with others' answers, content hash of the adapter that does it)"
+    )
 
 
 class GenerationView(Record):

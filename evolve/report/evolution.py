@@ -12,7 +12,9 @@ from memory.types import Record
 
 Counts = tuple[tuple[str, int], ...]
 
-CurveKind = Literal["constant", "solo", "members", "best_single", "self_consistency", "vote", "council", "arm"]
+CurveKind = Literal[
+    "constant", "solo", "members", "best_single", "self_consistency", "vote", "weighted_vote", "council", "arm"
+]
 
 
 class CurvePoint(Record):
@@ -179,6 +181,7 @@ class DecisionView(Record):
     shares: SharesView | None = Field(default=None, description="of the seats, on DEV")
     retired: tuple[tuple[str, str], ...] = Field(default=(), description="(seat, why it was freed)")
     stopped: tuple[tuple[str, str], ...] = Field(default=(), description="(candidate, why it got no further on DEV)")
+    no_placebo: tuple[tuple[str, str], ...] = Field(default=(), description="(finalist's placebo, why there is none)")
     num_bred: int = 0
     num_quarantined: int = 0
 
@@ -189,7 +192,7 @@ class HeatCell(Record):
     task_type: str
     base: str
     role: str
-    best: float = Field(description="accuracy of its best elite")
+    best: float = Field(description="accuracy of its best elite, on the newest problems")
     name: str = Field(description="of that elite")
     num_elites: int
 

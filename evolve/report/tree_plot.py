@@ -75,8 +75,9 @@ def _seated(generations: Sequence[GenerationView]) -> dict[tuple[str, str | None
     found: dict[tuple[str, str | None], tuple[int, ...]] = {}
     for generation in generations:
         for seat in generation.seats:
-            key = (seat.engine, seat.adapter)
-            found[key] = (*found.get(key, ()), generation.number)
+            for adapter in (seat.adapter, *(adapter for _, adapter in seat.helpers)):
+                key = (seat.engine, adapter)
+                found[key] = (*found.get(key, ()), generation.number)
     return found
 
 

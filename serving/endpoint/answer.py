@@ -127,10 +127,11 @@ def answer_id(deliberation: str) -> str:
 
 
 def _adapters(deliberation: Deliberation) -> dict[str, str | None]:
-    """By member that said anything: the adapter its completions name, or that its seat has."""
+    """By member that said anything: the adapter its completions name, the first ones first, or that its seat has."""
     seats = {member.name: member.adapter for _, part in deliberation.walk() for member in part.members}
-    spoke = {exchange.member: seats.get(exchange.member) for exchange in exchanges_of(deliberation)}
-    named = {exchange.member: done.adapter for exchange in exchanges_of(deliberation) for done in exchange.completions}
+    calls = list(exchanges_of(deliberation))
+    spoke = {exchange.member: seats.get(exchange.member) for exchange in calls}
+    named = {exchange.member: done.adapter for exchange in reversed(calls) for done in exchange.completions}
     return {**spoke, **named}
 
 

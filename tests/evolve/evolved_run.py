@@ -263,6 +263,7 @@ def _archive() -> Archive:
                 name=f"g{1 + turn}-{engine}-{role}",
                 niche=Niche(task_type=task_type, base=engine, role=role),
                 generation=turn,
+                measured=1,
                 bank="b",
                 scores=tuple(float(rng.random() < 0.2 + 0.2 * place + 0.05 * turn) for _ in range(40)),
                 num_samples=2,

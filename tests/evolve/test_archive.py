@@ -12,7 +12,9 @@ from evolve.archive import (
     bank_digest,
     dominated_novelty,
     heat_map,
+    preference,
     shared_fitness,
+    solved,
     unique_solves,
     update,
 )
@@ -21,8 +23,14 @@ SUMS, BANK = Niche(task_type="sums", base="ea"), bank_digest(["k1", "k2", "k3", 
 BANKS = {"sums": BANK}
 
 
-def elite(name: str, *scores: float, bank: str = BANK, samples: int = 4, generation: int = 1) -> Elite:
-    return Elite(name=name, niche=SUMS, generation=generation, bank=bank, scores=scores, num_samples=samples)
+def elite(
+    name: str, *scores: float, bank: str = BANK, samples: int = 4, generation: int = 1, measured: int = 1,
+    niche: Niche = SUMS, flattery: float = 0.0,
+) -> Elite:  # fmt: skip
+    return Elite(
+        name=name, adapter=f"{name}'s", niche=niche, generation=generation, measured=measured, bank=bank, scores=scores,
+        num_samples=samples, flattery=flattery,
+    )  # fmt: skip
 
 
 def test_each_problem_is_shared_among_its_solvers() -> None:
@@ -64,7 +72,7 @@ def test_a_niche_keeps_the_unlike_and_not_the_copies() -> None:
         "copy": False,
         "weak": False,
     }
-    assert heat_map(found.archive) == {("sums", "ea", "proposer"): 0.75}
+    assert {niche: best.name for niche, best in heat_map(found.archive).items()} == {SUMS: "best"}
 
 
 def test_a_lucky_measurement_does_not_hold_a_place_for_ever() -> None:
@@ -98,9 +106,63 @@ def test_being_stale_in_one_niche_says_nothing_of_another() -> None:
     assert len(moved.archive.elites) == 2
 
 
+def test_critics_are_measured_on_councils_and_stale_by_those_alone() -> None:
+    talk = bank_digest(["k1", "k2"])
+    critics = SUMS.model_copy(update={"role": "critic"})
+    critic = Elite(name="c", niche=critics, generation=1, measured=1, bank=talk, scores=(1.0, 0.0), num_samples=1)
+    found = update(Archive(), [elite("a", 1, 0, 1, 0), critic], BANKS | {critics.trial: talk})
+    assert found.stale == ()
+    assert [one.name for one in found.archive.of(critics)] == ["c"]
+    again = update(found.archive, [], BANKS | {critics.trial: ""})
+    assert again.stale == ("c",)
+    assert {one.name for one in again.archive.elites} == {"a", "c"}
+
+
 def test_the_order_of_measuring_changes_nothing_that_is_kept() -> None:
     rng = np.random.default_rng(0)
     many = [elite(str(i), *(rng.random(4) < 0.5).astype(float).tolist()) for i in range(9)]
     kept = {one.name for one in update(Archive(), many, BANKS, per_niche=4).archive.elites}
     assert len(kept) == 4
     assert update(Archive(), many, BANKS, per_niche=4) == update(Archive(), many, BANKS, per_niche=4)
+
+
+def test_of_elites_that_wait_to_be_measured_again_a_niche_keeps_those_measured_last() -> None:
+    old = [elite(f"old-{n}", 1, 1, 1, n / 10, bank=f"bank {n}", measured=n) for n in range(5)]
+    moved = update(Archive(elites=tuple(old)), [elite("new", 1, 0, 0, 0, measured=9)], BANKS, per_niche=2)
+    assert [one.name for one in moved.archive.elites] == ["new", "old-4", "old-3"]
+    assert moved.stale == ("old-3", "old-4")
+
+
+def test_an_accuracy_on_other_problems_never_decides_who_is_preferred() -> None:
+    easy = [elite("then", 1, 1, 1, 1, bank="easy", measured=1), elite("also", 1, 1, 0, 1, bank="easy", measured=1)]
+    hard = [elite("now", 0, 0, 1, 0, measured=2), elite("weaker", 0, 0, 0, 0, measured=2)]
+    assert preference(Archive(elites=(*easy, *hard))) == ("now's", "weaker's", "then's", "also's")
+
+
+def test_problems_of_a_file_stay_comparable_whenever_they_were_measured() -> None:
+    found = (elite("lately", 1, 0, 0, 0, measured=4), elite("before", 1, 1, 1, 0, measured=1))
+    assert preference(Archive(elites=found)) == ("before's", "lately's")
+
+
+def test_an_easy_task_type_makes_nobody_preferred() -> None:
+    easy = Niche(task_type="easy", base="ea")
+    sums = [elite("far ahead", 1, 1, 0, 0), elite("behind", 0, 0, 0, 0)]
+    others = [elite("alike", 1, 1, 1, 1, niche=easy, bank="e"), elite("too", 1, 1, 1, 1, niche=easy, bank="e")]
+    assert preference(Archive(elites=(*others, *sums)))[0] == "far ahead's"
+
+
+def test_what_an_elite_solves_is_told_on_the_newest_problems_alone() -> None:
+    gcd = Niche(task_type="gcd", base="ea")
+    stale = elite("old", 1, 1, 1, 1, bank="before", measured=1)
+    now = (elite("new", 1, 0, 0, 0, measured=2), elite("old", 0, 1, 1, 0, niche=gcd, bank="g", measured=2))
+    assert solved(Archive(elites=(stale, *now))) == {"new's": {"sums": 0.25}, "old's": {"gcd": 0.5}}
+    assert heat_map(Archive(elites=(stale, *now)))[SUMS].name == "new"
+
+
+def test_an_accuracy_by_which_an_elite_was_chosen_is_told_without_the_flattery() -> None:
+    chosen, plain = elite("chosen", 1, 1, 1, 0, flattery=0.5), elite("plain", 1, 1, 0, 0)
+    assert (chosen.accuracy, plain.accuracy) == (0.25, 0.5)
+    assert preference(Archive(elites=(chosen, plain))) == ("plain's", "chosen's")
+    assert elite("below nothing", 0, 0, 0, 0, flattery=0.5).accuracy == 0.0
+    pooled = update(Archive(elites=(chosen,)), [elite("chosen", 1, 1, 0, 0, samples=12)], BANKS).archive.elites[0]
+    assert pooled.flattery == 0.5 * 4 / 16

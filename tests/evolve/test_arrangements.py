@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from evolve.arrangements import alone, distinct, together, weakest_places, widest
+from evolve.arrangements import Arrangement, alone, distinct, one_of_each, together, weakest_places, widest
 from evolve.evaluate import Pool, member_scores, vote_scores
 from evolve.problem_config import NumericVerifier
 from evolve.problem_types import Problem
@@ -129,3 +129,10 @@ def test_member_whose_calls_all_failed_scores_nothing_and_the_vote_goes_on() -> 
     judged = {("t1", "2"): True}
     assert member_scores(pool, ADA, [item], judged) == [0.0]
     assert vote_scores(pool, [ADA, BEN], [item], judged) == [1.0]
+
+
+def test_of_arrangements_of_the_same_candidates_the_first_stays_whatever_seats_they_take() -> None:
+    first = Arrangement(name="x and y", seats=(ADA, BEN), candidates=("x", "y"))
+    other = first.model_copy(update={"seats": (BEN, ADA), "candidates": ("y", "x")})
+    single = first.model_copy(update={"name": "x", "candidates": ("x",)})
+    assert one_of_each([first, other, single]) == [first, single]

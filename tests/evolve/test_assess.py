@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from evolve.assess import (
     best_single,
     expected_examples,
     flips,
-    items_needed,
     probe_shuffled,
     unfit,
     vote_replicates,
@@ -26,9 +26,11 @@ from evolve.assessing import AssessOptions, choose_items, guess_problems
 from evolve.cli import app
 from evolve.config import RunConfig
 from evolve.evaluate import Pool
+from evolve.gate import detectable_effect
 from evolve.judge import Judge, Probe
 from evolve.problem_config import ExactVerifier, NumericVerifier
 from evolve.problem_types import DrawReport, Problem, ProblemSet
+from evolve.sealed import sealed
 from evolve.splits import Split
 from memory.types import content_hash
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
@@ -83,7 +85,7 @@ def test_with_room_and_a_gate_that_can_see_it_the_first_word_is_evolve() -> None
         ({"mesh": arm("mesh vote", 98)}, "nothing to gain: mesh vote is right on 98% already"),
         ({"constant": arm("constant", 47)}, "no way of asking is shown to beat a constant answer"),
         ({"detectable": 0.30}, "can show a gain of 30 points, and there are only 27"),
-        ({"detectable": None, "num_gate": 12}, "12 GATE items can show no gain of any size"),
+        ({"detectable": None, "num_gate": 12}, "a whole gate of 12 items can show no gain of any size"),
         ({"night": Night(hours=14.0, output_tokens=1)}, "takes about 14.0 hours and a night has 10"),
     ],
 )
@@ -122,12 +124,10 @@ def test_the_mesh_is_compared_with_one_member_asked_as_often() -> None:
     assert "one member asked again is better than a mesh" in note
 
 
-def test_how_many_items_it_takes_is_worked_out() -> None:
-    needed = items_needed(0.05, 0.2, 0.05 / 3)
-    assert needed is not None
-    assert 500 < needed < 1200
-    assert items_needed(0.0, 0.2, 0.05) is None
-    assert items_needed(0.0001, 0.2, 0.05) is None
+def test_how_many_items_it_takes_is_told_where_there_are_too_few() -> None:
+    found = advice(detectable=0.30, num_gate_needed=520)
+    assert "about 520 GATE items would" in found.sentence
+    assert "take harder tasks" in advice(detectable=0.30).sentence
 
 
 SEATS = [Member(name=name, engine=name, family=name) for name in "ab"]
@@ -176,15 +176,17 @@ def test_any_right_is_a_ceiling_at_the_same_number_of_samples() -> None:
 def test_the_best_single_is_chosen_on_the_half_it_is_not_measured_on() -> None:
     lucky = {f"p{n}": {"a": ["7"], "b": ["8"]} for n in range(8)}
     problems = [problem(task) for task in lucky]
-    single, vote = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky})
+    single, vote, members = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky})
     assert single.name == "best single (a)"
+    assert members == ("a",)
     assert single.mean == vote.mean == 1.0
 
     # Each member is right on one half alone: whoever is chosen on the other half is wrong here.
     half = {task: int(content_hash(task)[:2], 16) % 2 for task in lucky}
     split = {task: {"a": ["7" if half[task] else "8"], "b": ["8" if half[task] else "7"]} for task in lucky}
-    single, _ = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky})
+    single, _, members = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky})
     assert single.mean == 0.0
+    assert sorted(members) == ["a", "b"]
 
 
 def test_examples_are_counted_as_a_generation_would_keep_them() -> None:
@@ -227,6 +229,9 @@ def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_senten
     measured = found["findings"]
     assert measured["num_items"] == 60
     assert 50 < measured["num_gate"] < 110
+    single = detectable_effect(measured["num_gate"], measured["discordance"], 0.05 / 3)
+    assert single is not None
+    assert measured["detectable"] > single  # of the whole gate, which is harder to pass
     assert 1.0 <= measured["n_eff"] <= 2.0
     assert sum(measured["constant"]["scores"]) < sum(measured["mesh"]["scores"]) < sum(measured["reach"]["scores"])
     assert sum(measured["mesh"]["scores"]) <= sum(measured["ceiling"]["scores"]) <= sum(measured["reach"]["scores"])
@@ -234,6 +239,7 @@ def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_senten
     assert again.exit_code == 0, again.output
     assert again.stdout.startswith("Evolve: ")
     assert "any member right" in again.stdout
+    assert re.search(r"No two of \d+ tasks are near duplicates", again.stdout)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +247,7 @@ def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_senten
     [
         (1.0, 1.0, 120, None, "nothing to gain"),
         (0.0, 0.0, 120, None, "nothing to learn from"),
-        (0.35, 0.3, 40, None, "GATE items can show"),
+        (0.35, 0.3, 40, None, "items can show"),
         (0.0, 0.0, 120, "77", "beat a constant answer"),
     ],
 )
@@ -278,11 +284,11 @@ def test_as_many_items_are_taken_as_fit_into_the_minutes_and_never_one_of_the_ga
     made = {
         split: tuple(problem(f"{split.value}-{n}") for n in range(200)) for split in Split
     }  # fmt: skip
-    problems, config = ProblemSet(problems=made, report=DrawReport(source="test")), run_config(tmp_path)
+    problems, config = sealed(ProblemSet(problems=made, report=DrawReport(source="test"))), run_config(tmp_path)
     counts = [len(choose_items(config, problems, AssessOptions(minutes=minutes))) for minutes in (1.0, 5.0, 15.0, 90.0)]
     assert counts == sorted(counts)
     assert counts[0] == 1  # the engines alone take longer than a minute; one item is the least there is to say
-    assert 50 < counts[1] < counts[2] < 400
+    assert 30 < counts[1] < counts[2] < 400
     assert counts[3] == 400
     chosen = choose_items(config, problems, AssessOptions(minutes=90.0))
     assert {item.task.id.split("-")[0] for item in chosen} == {"train", "dev"}

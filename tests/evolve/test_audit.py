@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evolve.audit import SCORES, Audit, AuditScores, audit, audit_rosters
+from evolve.audit_draws import distinct_members
 from evolve.audited import RosterAsk
 from evolve.breed import Brood
 from evolve.curate import Curated
@@ -74,7 +75,7 @@ def test_every_generation_has_every_method_on_the_same_problems(found: Audit) ->
     overall = [
         (line.generation, line.method) for line in found.lines if line.task_type == "" and line.method != "alone"
     ]
-    methods = ["constant", "members", "single", "consistency", "vote"]
+    methods = ["constant", "members", "single", "consistency", "vote", "weighted"]
     assert [pair for pair in overall if not pair[1].startswith("council")] == [
         (g, m) for g in (0, 1, 2) for m in methods
     ]
@@ -94,10 +95,10 @@ def test_equal_seats_have_equal_scores_and_one_draw_each(found: Audit, directory
 
 
 def test_the_primary_gain_comes_first_and_knows_near_duplicates(found: Audit) -> None:
-    assert [gain.method for gain in found.gains][:2] == ["vote", "members"]
+    assert [gain.method for gain in found.gains][:3] == ["vote", "weighted", "members"]
     assert (found.gains[0].before, found.gains[0].after) == ("generation 0", "generation 2")
     assert found.gains[0].gain.num_clusters == 5
-    assert {rival.method for rival in found.rivals} == {"constant", "single", "consistency"}
+    assert {rival.method for rival in found.rivals} == {"constant", "single", "consistency", "weighted"}
     assert all("key" not in label for label in found.scores.items.clusters.values())
 
 
@@ -136,6 +137,12 @@ def test_any_rosters_are_audited_at_the_votes_they_ask_for(tmp_path: Path) -> No
             assert both.output_tokens > 0.0
 
     asyncio.run(measure())
+
+
+def test_a_member_with_a_critic_is_drawn_as_the_one_it_proposes_as() -> None:
+    helped = ADA.model_copy(update={"phase_adapters": (("critique", "c"),)})
+    asks = [RosterAsk(name=seat.name, members=(seat, BEN), samples_each=1) for seat in (ADA, helped)]
+    assert distinct_members(asks) == [ADA, BEN]
 
 
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ class _Desk:
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.journal, self.observer = judge, self, Silent()
+        self.panel = None
+
+    async def heard_out(self, _stage: str, work: Callable[[], Any]) -> Any:
+        return work()
 
     async def record(self, _name: str, _inputs: object, _model: type[Record], work: Callable[[], Any]) -> Any:
         return await work()

@@ -71,6 +71,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = evomesh("evolve", str(path))
     assert done.exit_code == 0, done.stderr
     assert "AUDIT accuracy" in done.stdout
+    assert "The whole gate" in done.stdout.replace("\n", " ")
     return directory
 
 
@@ -120,6 +121,23 @@ def test_config_show_and_schema_are_readable_by_machines() -> None:
 
 
 def test_estimate_prints_the_detectable_effect_before_the_run() -> None:
-    plan = json.loads(evomesh("estimate", SIMULATED, "--json").stdout)
-    assert 0.0 < plan["detectable_effect"] < 0.3
-    assert plan["num_gate_problems"] == 240
+    found = json.loads(evomesh("estimate", SIMULATED, "--json").stdout)
+    gate = found["bill"]["detectable"]["assumed"]
+    assert 0.1 < gate["gain"] < 0.2
+    assert gate["num_problems"] == 240
+    assert found["totals"]["prompt_tokens"] > found["totals"]["output_tokens"] > 0
+    assert "the whole gate" in evomesh("estimate", SIMULATED).stdout.replace("\n", " ")
+
+
+def test_what_the_whole_gate_can_show_is_told_before_a_run_and_kept_with_it(tmp_path: Path) -> None:
+    text = Path(SIMULATED).read_text()
+    text = text.replace("{train: 40, dev: 40, gate: 120, audit: 60}", "{train: 10, dev: 6, gate: 12, audit: 6}")
+    path = tmp_path / "simulated.yaml"
+    path.write_text(text.replace("runs/simulated", str(tmp_path / "run")))
+    first = evomesh("evolve", str(path), "--json")
+    assert first.exit_code == 0, first.stderr
+    assert "The whole gate (every rival beaten, no guard raised) finds no gain with 80% power" in first.stderr
+    told = json.loads(first.stdout)["estimate"]
+    assert told["bill"]["detectable"] is None
+    assert told == json.loads((tmp_path / "run" / "estimate.json").read_text())
+    assert json.loads(evomesh("evolve", str(path), "--json").stdout)["estimate"] == told

@@ -27,6 +27,7 @@ PACKAGES = ("memory", "mesh", "serving", "evolve")
 
 BECOME_DATA = {
     "evolve.doorkeeper.DoorEnded": "what Ray Serve is told of the door that it watches",
+    "evolve.sharded.ShardedError": "the reason for which a candidate is quarantined",
     "evolve.experiment.SittingOver": "the end of a sitting of scripts/experiment.py, which says that more is to do",
     "memory.exchange_lines.BadLine": "a line of an import that is told by its number",
     "memory.store.UnknownEnd": "an edge of an import that is told by its number",

@@ -37,6 +37,16 @@ def test_a_candidate_that_beats_all_rivals_passes() -> None:
     assert result.reason.startswith("passed: 30 won and 0 lost of 120 against the incumbents (+25.0%")
 
 
+def test_what_is_held_to_councils_says_so() -> None:
+    talk = contest().model_copy(update={"endpoint": "council", "name": "critic"})
+    record = hold([contest(), talk], 0.05, required=EVERY, seed=0)
+    vote, council = record.results
+    assert (vote.endpoint, council.endpoint) == ("vote", "council")
+    assert "councils" not in vote.reason
+    assert council.reason.startswith("passed: in full councils 30 won and 0 lost of 120 against the incumbents")
+    assert record.num_candidates == 2, "both share alpha"
+
+
 def test_form_alone_is_refused_however_large_the_gain() -> None:
     result = hold_one(contest(placebo=79))
     assert not result.passed
@@ -55,6 +65,15 @@ def test_a_required_rival_that_was_not_measured_refuses() -> None:
     result = hold_one(without)
     assert (result.shown, result.passed, result.missing) == (True, False, ("placebo", "budget"))
     assert "not measured against its placebo" in result.reason
+
+
+def test_what_learned_from_no_rows_need_not_beat_a_placebo_and_is_told_so() -> None:
+    one = contest()
+    merge = one.model_copy(update={"rivals": (one.rivals[0], one.rivals[2]), "exempt": ("placebo",)})
+    result = hold_one(merge)
+    assert (result.passed, result.missing) == (True, ())
+    assert "it learned from no rows, so it has no placebo" in result.reason
+    assert hold_one(merge.model_copy(update={"rivals": merge.rivals[:1]})).missing == ("budget",)
 
 
 def test_a_control_is_held_to_the_same_rule_and_never_promoted() -> None:

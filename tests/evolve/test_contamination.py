@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from evolve.contamination import Seen, contamination
+from evolve.contamination import Contamination, Seen, contamination
+from evolve.exposure import check_contamination
 from evolve.judge import Judge
 from evolve.permits import GatePermit
 from evolve.problem_config import ExactVerifier
 from evolve.problem_types import Problem
 from evolve.sealed import SealError, seal
 from evolve.splits import Split
-from mesh.types import Task
+from memory.types import Recollection
+from mesh.types import Deliberation, Task, Verdict
+from tests.evolve.small_mesh import ADA, dealt, small_lab, sums
 
 LONG = (
     "A ferry with forty seats crosses the bay nine times a day and is always full except on Sundays in winter, "
@@ -67,6 +72,58 @@ def test_wording_that_held_out_items_share_is_a_template() -> None:
     assert [o.task_id for o in report.overlaps] == ["t1"]
 
 
+@pytest.mark.parametrize(
+    ("split", "kinds"), [(Split.DEV, ["wording and answer", "wording"]), (Split.GATE, ["wording"] * 2)]
+)
+def test_of_gate_and_audit_it_is_counted_and_not_told_which_text_holds_the_answer(
+    split: Split, kinds: list[str]
+) -> None:
+    held = {split: [problem(n, f"Which word is number {n} here?") for n in range(2)]}
+    texts = [seen(f"Which word is number {n} here? {said}") for n, said in enumerate(["secret", "no"])]
+    report = contamination(texts, held, says_answer=lambda _split, _id, text: "secret" in text)
+    assert [overlap.kind for overlap in report.overlaps] == kinds
+    assert [(row.by_wording, row.by_answer) for row in report.rows] == [(2, 1)]
+    assert "| 2 | 1 |" in report.table()
+
+
+def test_a_run_looks_for_the_answers_of_every_held_out_split(tmp_path: Path) -> None:
+    problems = dealt(num_dev=2, num_audit=2)
+    gate = tuple(seal(one, Split.GATE) for one in sums("gate", 2, 400))
+    problems = problems.model_copy(update={"gate": gate})
+    told = {"dev-0": "200 + 100 = 300", "gate-1": "401 + 101 = 502", "audit-0": "300 + 100 = 9", "none": "7 + 8 = 15"}
+    recalled = tuple(
+        Recollection(experience_id=name, kind="solution", text=text, task_type="", score=1.0, lane="text", why="")
+        for name, text in told.items()
+    )
+    verdict = Verdict(answer=None, method="none")
+    held = Deliberation(
+        id="d", task=problems.dev[0].task, protocol="council", seed=0, members=(ADA,), recalled=recalled,
+        first_verdict=verdict, verdict=verdict,
+    )  # fmt: skip
+
+    async def work() -> Contamination:
+        async with small_lab(tmp_path) as lab:
+            found = await check_contamination(lab, [], [held], [problems])
+            assert {(one.purpose, one.split) for one in lab.judge.openings} == {
+                ("contamination", "gate"),
+                ("contamination", "audit"),
+            }
+            return found
+
+    found = asyncio.run(work())
+    assert found.answers_checked
+    assert {row.split: (row.by_wording, row.by_answer) for row in found.rows} == {
+        Split.DEV: (1, 1),
+        Split.GATE: (1, 1),
+        Split.AUDIT: (1, 0),
+    }
+    assert {overlap.task_id: overlap.kind for overlap in found.overlaps} == {
+        "dev-0": "wording and answer",
+        "gate-1": "wording",
+        "audit-0": "wording",
+    }
+
+
 def test_the_answer_counts_only_beside_its_question_and_under_a_permit(judge: Judge) -> None:
     sealed = {f"t{n}": seal(problem(n, f"Which word is number {n} here?"), Split.GATE) for n in range(2)}
 
@@ -79,7 +136,7 @@ def test_the_answer_counts_only_beside_its_question_and_under_a_permit(judge: Ju
         seen("A secret of somebody else.", name="c"),
     ]
     report = contamination(texts, {Split.GATE: list(sealed.values())}, says_answer=says_answer)
-    assert [(o.task_id, o.kind) for o in report.overlaps] == [("t0", "wording and answer"), ("t1", "wording")]
+    assert [(o.task_id, o.kind) for o in report.overlaps] == [("t0", "wording"), ("t1", "wording")]
     (row,) = report.rows
     assert (row.num_items, row.num_texts, row.by_key, row.by_wording, row.by_answer) == (2, 3, 0, 2, 1)
     assert judge.openings[0].purpose == "contamination"

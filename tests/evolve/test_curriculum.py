@@ -17,9 +17,11 @@ from evolve.curriculum import (
     solve_rates,
     start_levels,
 )
+from evolve.permits import GatePermit
 from evolve.problem_config import CurriculumConfig, GymFamily, GymProblems
 from evolve.problem_types import ProblemsError
 from evolve.problems import check_problems, draw_generation, draw_problems
+from evolve.sealed import open_seal
 from evolve.splits import Split, SplitSizes
 
 SIZES = SplitSizes(train=20, dev=9, gate=9, audit=9)
@@ -116,7 +118,7 @@ def test_levels_decide_what_train_holds_and_the_level_of_a_problem_can_be_read_b
     config = gym(SUMS, curriculum=CurriculumConfig(review_share=0.0))
     drawn = draw_generation(config, 0, 3, levels={"chain_sum": 2})
     assert {level_of(problem, config) for problem in drawn.of(Split.TRAIN)} == {2}
-    counts = [level_of(problem, config) for problem in drawn.of(Split.GATE)]
+    counts = [level_of(open_seal(problem, GatePermit("test")), config) for problem in drawn.of(Split.GATE)]
     assert [counts.count(level) for level in range(3)] == [3, 3, 3]
     assert counts[:3] == [0, 1, 2]  # a prefix holds every level
     assert drawn.report.families[0].got == SplitSizes(train=20, dev=9, gate=9)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from evolve.audit_log import AuditLog
+from evolve.cli import app
 from evolve.config import ConfigError, RunConfig, dump_config
 from evolve.demoting import LiveAnswer, Weighed, runs_of, standing_of, weigh, weighed_lines, without
 from evolve.governance_config import DemotionConfig
@@ -208,3 +211,46 @@ def test_runs_are_those_named_or_those_a_channel_serves(tmp_path: Path) -> None:
     assert runs_of(None, []) == []
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         runs_of(tmp_path, [])
+
+
+def test_who_takes_a_failed_specialists_seat_keeps_its_critic() -> None:
+    critic = specialist("c", "c" * 64, 2).model_copy(update={"role": "critic"})
+    first = founders([ADA, BEN])
+    second = successor(first, [SEAT, BEN], [specialist()])
+    helped = SEAT.model_copy(update={"phase_adapters": (("critique", "c" * 64),)})
+    third = successor(second, [helped, BEN], [critic])
+    found = without([first, second, third], [specialist()])
+    assert found.seats[0] == ADA.model_copy(update={"phase_adapters": helped.phase_adapters})
+    assert found.specialists == (critic,)
+
+
+def card(run: Path, *more: str) -> str:
+    """What `evomesh lineage` says of the specialist."""
+    (run / "report.json").unlink(missing_ok=True)  # a stand-in, which holds nothing to show
+    done = CliRunner().invoke(app, ["lineage", str(run), "g1-ada-own", *more])
+    assert done.exit_code == 0, done.output
+    return str(done.stdout)
+
+
+def test_the_card_of_a_specialist_says_how_it_did_live_also_after_it_lost_its_seat(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    bring(run, [False] * 40)
+    assert last(run).seats == (ADA, BEN)
+    text = card(run)
+    assert "Live: 0 of 40 live answers right" in text
+    assert "shown to be worse" in text
+    assert "it is demoted" in text
+    told = json.loads(card(run, "--json"))
+    assert (told["status"], told["live"]["num_wrong"]) == ("demoted", 40)
+
+
+def test_without_labels_the_card_says_that_nothing_was_measured_live(tmp_path: Path) -> None:
+    assert "Live: not measured" in card(a_run(tmp_path))
+
+
+def test_where_demotion_is_off_the_card_tells_the_outcomes_and_the_standing_apart(tmp_path: Path) -> None:
+    run = a_run(tmp_path, enabled=False)
+    bring(run, [False] * 40)
+    text = card(run)
+    assert "shown to be worse" in text
+    assert "it is provisional" in text

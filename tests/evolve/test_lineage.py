@@ -55,6 +55,18 @@ def test_seats_are_kept_in_order_and_only_seated_specialists_stay_in_a_generatio
     assert [s.adapter for s in line[2].specialists] == ["a2"]
 
 
+def test_a_seat_with_a_critic_holds_its_specialist_too(line):
+    helped = line[0].seats[0].model_copy(update={"phase_adapters": (("critique", "c1"),)})
+    critic = specialist("c1", 1).model_copy(update={"role": "critic"})
+    one = successor(line[0], [helped, line[0].seats[1]], [critic])
+    assert one.specialists == (critic,)
+    assert successor(one, one.seats).specialists == (critic,)
+    with pytest.raises(LineageError, match="without a specialist"):
+        successor(line[0], [helped, line[0].seats[1]])
+    assert "role" not in specialist("a1", 1).model_dump(mode="json"), "a proposer's record keeps its hash"
+    assert Specialist.model_validate_json(critic.model_dump_json()) == critic
+
+
 def test_ancestors_are_found_nearest_first_and_each_once(tmp_path, line):
     lineage = Lineage(tmp_path / "lineage.jsonl")
     for generation in line:

@@ -77,4 +77,4 @@ def test_attraction_counts_only_what_the_other_adds_weighted_by_difficulty():
 def test_partners_complement_each_other_rather_than_being_best_alone():
     scores = {"first": [1, 1, 1, 0, 0], "strong": [1, 1, 1, 1, 0], "odd": [0, 0, 0, 1, 1], "last": [0, 0, 0, 0, 1]}
     assert partners(scores, "first", 2) == ("first", "odd")
-    assert partners(scores, "first", 9) == ("first", "odd", "last", "strong")
+    assert partners(scores, "first", 9) == ("first", "odd", "strong", "last")  # nothing is left to add: in order

@@ -11,11 +11,12 @@ from evolve.deal_file import deal_path, read_deal
 from evolve.near_duplicates import Item, Place, cluster, deal, overlap, shingles
 from evolve.problem_adding import add_problems
 from evolve.problem_config import FileProblems, NearDuplicatesConfig, NumericVerifier
-from evolve.problem_types import ProblemsError, ProblemSet
+from evolve.problem_types import ProblemsError, clusters_sentence
 from evolve.problems import draw_problems
-from evolve.sealed import sealed
+from evolve.sealed import SplitProblems
 from evolve.splits import Split, SplitShares
 from memory.ledger import AlreadyLocked, exclusive_lock
+from tests.evolve.test_evolution import config_of, evolved
 
 NEAR = NearDuplicatesConfig()
 TRAINS = "A train leaves the station at noon and travels north along the coast. Where does it arrive first?"
@@ -33,7 +34,7 @@ def write(path: Path, questions: list[str], **extra: Any) -> Path:
     return path
 
 
-def splits_of(drawn: ProblemSet) -> dict[str, Split]:
+def splits_of(drawn: SplitProblems) -> dict[str, Split]:
     return {problem.task.question: split for split in Split for problem in drawn.of(split)}
 
 
@@ -74,18 +75,16 @@ def test_a_cluster_is_in_one_split_and_single_items_stay_where_they_were(tmp_pat
     twins = [question + " again" for question in questions[:30]]
     path = write(tmp_path / "t.jsonl", [*questions, *twins])
     plain, clustered = (
+        draw_problems(FileProblems(path=path, near_duplicates=None), 0),
         draw_problems(FileProblems(path=path), 0),
-        draw_problems(FileProblems(path=path, near_duplicates=NEAR), 0),
     )
     splits = splits_of(clustered)
     assert all(splits[question] is splits[question + " again"] for question in questions[:30])
     assert any(splits_of(plain)[q] is not splits_of(plain)[q + " again"] for q in questions[:30])
     assert {q: splits[q] for q in questions} == {q: splits_of(plain)[q] for q in questions}
     assert (len(clustered.clusters), len(plain.clusters)) == (60, 0)
-    dealt = sealed(clustered)
-    pairs = [
-        dealt.cluster_of(p) for split in Split for p in clustered.of(split) if p.task.question.startswith(twins[0][:20])
-    ]
+    everything = [problem for split in Split for problem in clustered.of(split)]
+    pairs = [clustered.cluster_of(one) for one in everything if one.task.question.startswith(twins[0][:20])]
     assert len(pairs) == 2
     assert len(set(pairs)) == 1
 
@@ -128,6 +127,58 @@ def test_adding_moves_no_old_item_and_puts_a_near_duplicate_beside_its_like(tmp_
     assert sum(added.total.of(split) for split in Split) == 43
     assert read_deal(config).version == 1
     assert len(read_deal(config).places) == 43
+
+
+def test_a_file_that_was_dealt_item_by_item_stays_so_and_is_added_to_so(tmp_path: Path) -> None:
+    alone = config_for(tmp_path, near_duplicates=None)
+    add_problems(alone, write(tmp_path / "new.jsonl", [words(900)]))
+    before = splits_of(draw_problems(alone, 0))
+    config = FileProblems(path=alone.path)
+    assert splits_of(draw_problems(config, 0)) == before
+    twins = [words(seed) + " again" for seed in range(20)]
+    added = add_problems(config, write(tmp_path / "twins.jsonl", twins))
+    assert (added.version, added.num_added, added.near_duplicates) == (2, 20, ())
+    assert added.clusters == "Each of 61 tasks stands alone: near duplicates are not looked for."
+    drawn = draw_problems(config, 0)
+    assert drawn.clusters == {}
+    assert any(splits_of(drawn)[twin] is not splits_of(drawn)[twin.removesuffix(" again")] for twin in twins)
+
+
+def test_one_that_was_dealt_by_clusters_is_not_read_item_by_item(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    add_problems(config, write(tmp_path / "new.jsonl", [words(900)]))
+    with pytest.raises(ProblemsError, match=r'the configuration says .*"near_duplicates":null'):
+        draw_problems(config.model_copy(update={"near_duplicates": None}), 0)
+
+
+def test_a_cluster_that_holds_much_of_a_file_is_warned_of(tmp_path: Path) -> None:
+    template = [f"Which word is the opposite of the word '{word}'?" for word in words(1).split()]
+    path = write(tmp_path / "t.jsonl", [*template, *(words(seed) for seed in range(20))])
+    warnings = draw_problems(FileProblems(path=path), 0).report.warnings
+    assert (
+        len([line for line in warnings if "raise near_duplicates.threshold or set near_duplicates: null" in line]) == 1
+    )
+    plain = draw_problems(FileProblems(path=path, near_duplicates=None), 0).report.warnings
+    assert not any("near_duplicates" in line for line in plain)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "config", "sentence"),
+    [
+        ({}, NEAR, "No two of 9 tasks are near duplicates."),
+        ({}, None, "Each of 9 tasks stands alone: near duplicates are not looked for."),
+        (
+            {"a": "x", "b": "x", "c": "y", "d": "y"},
+            NEAR,
+            "4 of 9 tasks are near duplicates of others, in 2 clusters; a cluster is in one split, and its errors "
+            "count as one draw.",
+        ),
+    ],
+)
+def test_people_are_told_how_many_clusters_there_are(
+    clusters: dict[str, str], config: NearDuplicatesConfig | None, sentence: str
+) -> None:
+    assert clusters_sentence(clusters, 9, config) == sentence
 
 
 def test_adding_the_same_file_again_adds_nothing(tmp_path: Path) -> None:
@@ -207,3 +258,25 @@ def test_two_cannot_add_at_once(tmp_path: Path) -> None:
     new = write(tmp_path / "new.jsonl", [words(900)])
     with exclusive_lock(tmp_path / ".tasks.jsonl.lock"), pytest.raises(AlreadyLocked):
         add_problems(config, new)
+
+
+def test_a_run_on_a_file_infers_by_clusters_without_being_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "shop.jsonl"
+    wording = "A shop sold {a} red apples before noon and {b} more {when}. How many is that? {a} + {b} ="
+    rows = [
+        {"question": wording.format(a=a, b=b, when=when), "answer": str(a + b), "type": "sum"}
+        for a in range(11, 27)
+        for b in range(30, 34)
+        for when in ("afterwards", "at midnight")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_of(
+        tmp_path,
+        num_generations=1,
+        problems={"kind": "file", "path": str(path), "verifier": {"kind": "numeric"}, "answer_kind": "number"},
+    )
+    record = evolved(config).rounds[0].selection.conjunction
+    assert record is not None
+    tests = [versus.test for result in record.results for versus in result.versus]
+    assert tests
+    assert all(test.n >= 2 * test.num_clusters > 2 for test in tests)

@@ -9,7 +9,14 @@ from pydantic import ValidationError
 
 from evolve.conjunction import Contest, Rival, hold
 from evolve.gate import HARM_ALPHA, mcnemar_p, power_of
-from evolve.power import Assumed, conjunction_power, detectable_conjunction, guarded_power
+from evolve.power import (
+    Assumed,
+    conjunction_power,
+    detectable_conjunction,
+    guarded_power,
+    problems_needed,
+    with_gain,
+)
 
 ALONE = {"placebo_gain": None, "budget_gain": None}
 
@@ -96,3 +103,35 @@ def test_an_impossible_gain_is_refused() -> None:
         Assumed(num_problems=10, gain=0.3, discordance=0.2)
     with pytest.raises(ValidationError, match="1 - accuracy"):
         Assumed(num_problems=10, gain=0.2, discordance=0.2, accuracy=0.9)
+
+
+@pytest.mark.parametrize("accuracy", [0.03, 0.1, 0.5, 0.9, 0.97])
+def test_a_candidate_of_any_gain_differs_on_as_many_problems_as_can_be(accuracy: float) -> None:
+    share = min(0.2, 2 * accuracy, 2 * (1 - accuracy))
+    gate = Assumed(num_problems=400, gain=0.0, accuracy=accuracy, discordance=share)
+    for gain in (0.0, 0.02, (1 - accuracy) / 2, 1 - accuracy):
+        Assumed.model_validate(with_gain(gate, gain).model_dump())  # which refuses what is impossible
+    found = detectable_conjunction(gate, rounds=500)
+    assert found is not None
+    assert 0.01 < found.assumed.gain <= min(share, 1 - accuracy)
+
+
+def test_as_many_problems_are_needed_as_find_the_gain() -> None:
+    gate = Assumed(num_problems=50, num_task_types=2, gain=0.0, num_finalists=2)
+    found = problems_needed(gate, 0.1, seed=1)
+    assert found is not None
+    held = gate.model_copy(update={"gain": 0.1, "num_problems": found})
+    assert conjunction_power(held, seed=7).power == pytest.approx(0.8, abs=0.04)
+    fewer = problems_needed(gate, 0.3, seed=1)  # more than differ at first: so many differ then
+    assert fewer is not None
+    assert fewer < found / 3
+    alone = problems_needed(Assumed(num_problems=50, gain=0.0, num_finalists=2, **ALONE), 0.1, seed=1)
+    assert alone is not None
+    assert alone < found
+
+
+def test_no_number_of_problems_finds_what_cannot_be_or_is_next_to_nothing() -> None:
+    gate = Assumed(num_problems=50, gain=0.0, accuracy=0.9)
+    assert problems_needed(gate, 0.0) is None
+    assert problems_needed(gate, 0.2) is None
+    assert problems_needed(gate, 0.0001, rounds=200) is None

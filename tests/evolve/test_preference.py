@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from evolve.merge import distance
-from evolve.recipes import PreferenceRow, Recipe, TrainingRow
+from evolve.recipe_rows import PreferenceRow, TrainingRow
+from evolve.recipes import Recipe
 from evolve.tokenise import tokenise_pairs
 from evolve.training_config import LoraTraining, PreferenceTraining
 from evolve.training_job import TrainingJob, TrainingProgress

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from evolve.quality import QualityConfig, Sample, check, distinct_n, loop_chars, measure, words_of
-from evolve.recipes import TrainingRow
+from evolve.recipe_rows import TrainingRow
 from mesh.types import Message, Part
 
 SENTENCE = "first add the two numbers then carry over what is left and write down the sum at last"

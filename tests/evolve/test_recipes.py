@@ -8,17 +8,16 @@ from hypothesis import strategies as st
 
 from evolve.bandit import ArmState, BanditState
 from evolve.curate import Example
-from evolve.recipes import (
+from evolve.recipe_rows import (
     PairSelection,
-    Parent,
-    Recipe,
     RowSelection,
     TrainingRow,
     pairs_for,
-    recipes_for,
     rows_for,
     shuffle_targets,
+    turn_pairs,
 )
+from evolve.recipes import Parent, Recipe, placebo_of, recipes_for
 from evolve.training_config import (
     BanditConfig,
     LoraTraining,
@@ -65,9 +64,9 @@ def names(config: RecipesConfig, generation: int = 1) -> list[str]:
 
 def test_every_engine_gets_each_of_the_recipes_that_are_asked_for():
     assert names(RecipesConfig()) == ["g1-left-own", "g1-right-own"]
-    config = RecipesConfig(own=False, cross_family=True, per_task_type=True, placebo=True)
-    assert names(config)[:4] == ["g1-left-cross", "g1-left-own-gcd", "g1-left-own-sum", "g1-left-placebo"]
-    assert len(names(config)) == 8
+    config = RecipesConfig(own=False, cross_family=True, per_task_type=True)
+    assert names(config)[:3] == ["g1-left-cross", "g1-left-own-gcd", "g1-left-own-sum"]
+    assert len(names(config)) == 6
 
 
 def test_recipes_differ_in_seed_between_engines_and_generations_and_not_between_calls():
@@ -121,26 +120,37 @@ def test_too_few_rows_are_refused_with_both_numbers():
     assert not rows_for(recipe(), [example(1)], ALL).refusal
 
 
-def test_a_placebo_learns_from_the_same_rows_with_other_targets():
-    examples = [example(n) for n in range(10)]
-    real = rows_for(recipe(), examples, ALL).rows
-    placebo = rows_for(recipe(placebo=True), examples, ALL).rows
-    assert [row.messages for row in placebo] == [row.messages for row in real]
-    assert all(p.completion != r.completion for p, r in zip(placebo, real, strict=True))
+def test_a_placebo_is_its_recipe_in_everything_but_its_targets():
+    real = recipe(training=lora(), parents=("hash1",), arm="left/warm", changes=("rank 8 → 16",))
+    twin = placebo_of(real)
+    assert (twin.name, twin.placebo, twin.arm) == (f"{real.name}-placebo", True, "")
+    assert twin.model_copy(update={"name": real.name, "placebo": False, "arm": real.arm}) == real
 
 
-def test_an_engines_placebo_is_the_twin_of_its_first_recipe_with_rows():
-    config = RecipesConfig(own=False, cross_family=True, placebo=True, min_rows=1)
-    real, placebo = bred(config)
-    assert (placebo.name, placebo.placebo, placebo.arm) == ("g1-left-placebo", True, "")
-    assert (placebo.seed, placebo.mix, placebo.training) == (real.seed, real.mix, real.training)
-    examples = [example(n) for n in range(10)] + [example(n, "gcd", family="gemma") for n in range(10)]
-    cut = RecipesConfig(min_rows=1, max_rows=8)
-    own, form = (rows_for(one, examples, cut).rows for one in (real, placebo))
-    assert [row.messages for row in own] == [row.messages for row in form]
-    assert Counter(row.completion for row in own) == Counter(row.completion for row in form)
-    only_merges = RecipesConfig(own=False, merges=(MergeTraining(),), placebo=True)
-    assert [r.name for r in bred(only_merges, parent(1), parent(2))] == ["g1-left-merge-svd"]
+def test_shuffled_rows_are_the_same_prompts_with_other_targets_of_their_type():
+    examples = [example(n) for n in range(10)] + [example(n, "gcd") for n in range(20, 30)]
+    rows = rows_for(recipe(), examples, ALL).rows
+    dealt = shuffle_targets(rows, 3)
+    assert [row.messages for row in dealt] == [row.messages for row in rows]
+    assert all(new.completion != old.completion for new, old in zip(dealt, rows, strict=True))
+    assert Counter((r.task_type, r.completion) for r in dealt) == Counter((r.task_type, r.completion) for r in rows)
+
+
+def test_twins_of_critics_and_synthesisers_do_their_work():
+    config = RecipesConfig(roles=("critic", "synthesiser"), min_rows=1)
+    for recipe in bred(config):
+        twin = placebo_of(recipe)
+        assert (twin.role, twin.mix, twin.seed) == (recipe.role, recipe.mix, recipe.seed)
+
+
+def test_a_merge_takes_parents_of_one_role():
+    config = RecipesConfig(own=False, merges=(MergeTraining(),))
+    critics = [parent(number, role="critic") for number in (2, 4)]
+    [made] = bred(config, parent(1), *critics, parent(3))
+    assert (made.parents, made.role) == (("hash1", "hash3"), "proposer")
+    [made] = bred(config, *critics, parent(1))
+    assert (made.parents, made.role) == (("hash2", "hash4"), "critic")
+    assert bred(config, critics[0], parent(1)) == []
 
 
 def test_critics_and_synthesisers_learn_from_their_own_family_and_nobody_else_learns_from_them():
@@ -273,6 +283,14 @@ def test_merges_take_the_best_distinct_parents_and_no_rows():
     assert rows_for(made[0], [example(1)], RecipesConfig()) == RowSelection(rows=())
 
 
+def test_a_merge_prefers_a_parent_that_solves_what_the_best_one_does_not():
+    config = RecipesConfig(own=False, merges=(MergeTraining(),))
+    alike = parent(2, solves={"gcd": 0.9, "sum": 0.1})
+    other = parent(3, solves={"gcd": 0.1, "sum": 0.8})
+    [made] = bred(config, parent(1, solves={"gcd": 0.8, "sum": 0.2}), alike, other)
+    assert made.parents == ("hash1", "hash3")
+
+
 def test_a_merge_that_the_engine_would_not_take_or_without_enough_parents_is_not_made():
     config = RecipesConfig(own=False, merges=(MergeTraining(method="cat"), MergeTraining()))
     assert [r.name for r in bred(config, parent(1), parent(2), max_ranks={"left": 8})] == ["g1-left-merge-svd"]
@@ -292,9 +310,9 @@ def test_mutations_start_from_the_best_parents_settings_and_differ_from_each_oth
     assert made == bred(config, parent(1, training=settled), training=LoraTraining(), max_ranks={"left": 16})
 
 
-def test_a_bandit_chooses_among_recipes_and_never_drops_a_control():
+def test_a_bandit_chooses_among_recipes():
     config = RecipesConfig(
-        cross_family=True, distil=True, mutations=2, placebo=True, bandit=BanditConfig(num_recipes=2, method="ucb")
+        cross_family=True, distil=True, mutations=2, bandit=BanditConfig(num_recipes=2, method="ucb")
     )
     known = BanditState(
         arms=tuple(
@@ -302,8 +320,8 @@ def test_a_bandit_chooses_among_recipes_and_never_drops_a_control():
             for arm, total in (("own", 5), ("cross", 45), ("distil", 2), ("mutated", 40))
         )
     )
-    assert [r.name for r in bred(config, bandit=known)] == ["g1-left-cross", "g1-left-mutated-1", "g1-left-placebo"]
-    assert len(bred(config)) == 3, "nothing known: two arms by chance, and the control"
+    assert [r.name for r in bred(config, bandit=known)] == ["g1-left-cross", "g1-left-mutated-1"]
+    assert len(bred(config)) == 2, "nothing known: two arms by chance"
 
 
 class Made(NamedTuple):
@@ -354,6 +372,6 @@ def test_too_few_pairs_give_none_and_a_training_without_that_stage_takes_none():
 
 def test_a_placebos_pairs_are_turned_round_by_a_coin():
     pairs = [Made(str(number), "right", "wrong") for number in range(200)]
-    found = pairs_for(recipe(training=lora(), placebo=True), pairs).pairs
+    found = turn_pairs(pairs_for(recipe(training=lora()), pairs).pairs, 3)
     assert 70 < sum(pair.chosen == "wrong" for pair in found) < 130
     assert {frozenset((pair.chosen, pair.rejected)) for pair in found} == {frozenset(("right", "wrong"))}

@@ -6,7 +6,7 @@ import pytest
 from evolve.aa import aa_is_due, aa_record
 from evolve.conjunction import Contest, Rival, hold
 from evolve.paired import paired_test
-from evolve.remeasure import expected_luck, remeasured, shrunk
+from evolve.remeasure import expected_luck, remeasured
 
 
 def test_the_best_of_twenty_equal_ones_looks_six_points_better_on_two_hundred_problems() -> None:
@@ -25,16 +25,6 @@ def test_a_winner_is_stored_with_what_it_showed_on_fresh_items() -> None:
     assert found.sentence.startswith("new: +10.0 points where it was chosen among 8")
 
 
-def test_gains_that_noise_explains_are_drawn_to_their_mean() -> None:
-    assert shrunk([0.02, -0.02, 0.0], [0.05, 0.05, 0.05]) == pytest.approx((0.0, 0.0, 0.0))
-    far = shrunk([0.5, -0.5], [0.01, 0.01])
-    assert far == pytest.approx((0.5, -0.5), abs=1e-3)
-    assert shrunk([0.3], [0.1]) == pytest.approx((0.3,))
-    assert shrunk([], []) == ()
-    with pytest.raises(ValueError, match="positive standard error"):
-        shrunk([0.1], [0.0])
-
-
 def test_aa_arms_that_would_have_passed_are_counted_and_many_raise_an_alarm() -> None:
     def record(gain: int, name: str) -> object:
         before, after = (False,) * 40, (True,) * gain + (False,) * (40 - gain)
@@ -46,7 +36,9 @@ def test_aa_arms_that_would_have_passed_are_counted_and_many_raise_an_alarm() ->
     assert (quiet.num_arms, quiet.num_would_pass, quiet.p_exceeds, quiet.is_alarm) == (10, 0, 1.0, False)
     loud = aa_record([record(40, "aa")] * 3 + [record(0, "aa")] * 2, 0.05)  # type: ignore[list-item]
     assert loud.is_alarm
-    assert loud.sentence.endswith("the gate cannot be trusted")
+    assert loud.sentence.endswith("the gate cannot be trusted, and what passes it is not seated")
+    assert (quiet.objection, loud.objection.startswith(loud.sentence)) == ("", True)
+    assert not aa_record([record(40, "aa")], 0.05).is_alarm, "one alone may be chance"  # type: ignore[list-item]
     assert aa_record([], 0.05).sentence == "no A/A arm was held"
 
 

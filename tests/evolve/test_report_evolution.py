@@ -125,6 +125,10 @@ def test_rivals_are_said_to_be_beaten_only_where_that_is_shown(evolved: ReportDa
     constant, consistency = rival_sentences(evolved)
     assert "above the best constant answers" in constant
     assert "not distinguishable from self-consistency of g3-smollm2-own, 6 samples" in consistency
+    weighed = evolved.evolution.beside[0].model_copy(update={"method": "mesh's vote weighed on DEV"})
+    view = evolved.evolution.model_copy(update={"beside": (*evolved.evolution.beside, weighed)})
+    *_, last = rival_sentences(evolved.model_copy(update={"evolution": view}))
+    assert last.startswith("At the end the mesh's vote weighed on DEV is above the best constant answers")
 
 
 def test_signs_of_collapse_are_alarms(evolved: ReportData, page: str) -> None:

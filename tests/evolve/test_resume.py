@@ -132,6 +132,7 @@ def test_run_killed_all_along_equals_the_uninterrupted_one(tmp_path: Path) -> No
     assert memory_head(whole) == memory_head(killed)
     assert holdings_in(wear) == first_wear
     steps = {json.loads(line)["payload"]["step"] for line in (killed.run_dir / "journal.jsonl").open()}
+    assert {"train-placebos-generation-0", "admit-placebos-generation-1"} <= steps
     assert {"conjunction-generation-0", "ruling-generation-0", "conjunction-generation-1", "audit-proposals"} <= steps
     assert "promoted" in (killed.run_dir / "audit.jsonl").read_text()
 
@@ -146,6 +147,16 @@ def test_finished_run_answers_at_once_and_asks_nobody(tmp_path: Path) -> None:
 
     assert asyncio.run(run(config, Silent(), on_commit=refuse)) == first
     assert (config.run_dir / "journal.jsonl").read_bytes() == journal
+
+
+def test_a_run_whose_journal_was_thrown_away_is_another_run_to_the_gate(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    asyncio.run(run(config, Silent()))
+    for name in ("journal.jsonl", "report.json"):
+        (config.run_dir / name).unlink()
+    asyncio.run(run(config, Silent()))
+    names = [held.name for held in WearLedger(next(tmp_path.glob("*.gate-wear.jsonl"))).holdings]
+    assert len(names) == len(set(names)) == 2
 
 
 def test_second_driver_on_one_run_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lab import Lab
 from evolve.progress import Silent
-from evolve.recipes import Recipe, TrainingRow
+from evolve.recipe_rows import TrainingRow
+from evolve.recipes import Recipe
 from evolve.rival_arms import arm_config, hold_arm, read_arm, spent_by
 from evolve.rival_methods import ArmName, Effort, RivalArm, Spent
 from evolve.scripted_train import train_scripted
@@ -57,13 +58,12 @@ def config(directory: Path, **more: object) -> RunConfig:
 
 
 def drawn(run: RunConfig) -> tuple[SplitProblems, ...]:
-    """The problems of two generations, as a run leaves them."""
+    """The problems of a run on a file, one set for all generations, as the run leaves them."""
 
     async def work() -> None:
         with Judge() as judge:
             async with Lab(run, journal=Journal(run.run_dir), judge=judge, memory=None, observer=Silent()) as lab:
-                first = await lab.draw_problems()
-                await lab.draw_generation(1, first.all_keys, {})
+                await lab.draw_problems()
 
     asyncio.run(work())
     return problems_by_generation(run.run_dir)
@@ -121,7 +121,7 @@ def test_naive_learns_whatever_its_seats_said_last_and_always_replaces_them(tmp_
     assert all(m.adapter is not None for step in arm.steps[1:] for m in step.members)
     rows = rows_of(run, "naive", 1)
     assert {row.generation for row in rows} == {1}
-    answers = {p.task.id: p.reference for p in problems[1].of(Split.TRAIN)}
+    answers = {p.task.id: p.reference for p in problems[0].of(Split.TRAIN)}
     wrong = [row for row in rows if answers[row.example.task_id] not in row.example.completion]
     assert wrong
 

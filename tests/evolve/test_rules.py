@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evolve.judge import Judge, verifier_audit, verifier_name
+from evolve.judge import Judge, NotHeard, verifier_audit, verifier_name
 from evolve.problem_config import (
     BubblewrapRunner,
     ExactVerifier,
@@ -21,7 +21,7 @@ from evolve.problem_config import (
     UnitTestsVerifier,
 )
 from evolve.problem_types import Case, PanelRule, Problem, RegexRule, SchemaRule, UnitTestsRule, VerifierSpec
-from evolve.problems import draw_problems
+from evolve.problems import draw_open
 from evolve.rules import rule_of
 from evolve.runner import Ran
 from evolve.scorer import FormulaScorer, RuleScorer
@@ -153,8 +153,8 @@ def test_the_judge_runs_programs_in_the_runner_of_their_rule() -> None:
 
 
 def test_free_text_has_no_verdict_without_its_panel(judge: Judge) -> None:
-    assert right(judge, PanelRule(verifier=PanelVerifier()), "It depends.", "It does.") is None
-    assert judge.incidents[-1].reason == "free text is judged by a panel"
+    with pytest.raises(NotHeard):
+        right(judge, PanelRule(verifier=PanelVerifier()), "It depends.", "It does.")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_rows_of_a_file_carry_their_own_rules_and_may_lack_an_answer(tmp_path: P
         {"question": "A word of e?"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    drawn = draw_problems(FileProblems(path=path, verifier=RegexVerifier()), 0)
+    drawn = draw_open(FileProblems(path=path, verifier=RegexVerifier()), 0)
     found = {p.task.question: p for split in Split for p in drawn.of(split)}
     assert set(found) == {"A word of a and b?", "A word of c?"}
     assert len(drawn.report.malformed) == 2

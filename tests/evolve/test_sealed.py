@@ -8,11 +8,11 @@ import pytest
 
 from evolve.judge import Judge
 from evolve.permits import AuditPermit, GatePermit
-from evolve.problem_config import ExactVerifier, FileProblems
+from evolve.problem_config import ExactVerifier, FileProblems, GymFamily, GymProblems
 from evolve.problem_types import Problem, ProblemSet
-from evolve.problems import draw_problems
+from evolve.problems import draw_generation, draw_open, draw_problems
 from evolve.sealed import Seal, SealedProblem, SealError, SplitProblems, open_seal, seal, sealed
-from evolve.splits import Split
+from evolve.splits import Split, SplitSizes
 from mesh.types import Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,10 +21,17 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "open_seal": ("evolve/judge.py",),
-    "GatePermit": ("evolve/sealed.py", "evolve/gatekeeping.py"),
-    "AuditPermit": ("evolve/sealed.py", "evolve/audit.py"),
+    # exposure: at the end of a run, whether a text holds an answer; it publishes counts.
+    "GatePermit": ("evolve/sealed.py", "evolve/gatekeeping.py", "evolve/exposure.py"),
+    "AuditPermit": ("evolve/sealed.py", "evolve/audit.py", "evolve/exposure.py"),
+    "ProblemSet": ("evolve/problems.py", "evolve/sealed.py", "evolve/taskfile.py"),
+    "draw_file": ("evolve/problems.py",),
+    "draw_open": (),
+    # It adds rows to a user's file and deals them; whoever else reads rows reads the keys of all splits.
+    "read_rows": ("evolve/problem_adding.py",),
 }
-"""A word that opens seals, and the only modules that may take it in, besides the one that defines it."""
+"""What opens seals or holds keys that are not sealed yet, and the only modules that may take it in, besides the one
+that defines it."""
 
 READS_KEYS = (
     "evolve/assess.py",  # open problems alone: it tries a user's verifier before there is a run
@@ -111,8 +118,7 @@ def test_a_seal_does_not_open_on_another_item() -> None:
 def test_dealt_problems_have_open_train_and_dev_and_sealed_gate_and_audit(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("".join(f'{{"question": "What is {n} + {n}?", "answer": {2 * n}}}\n' for n in range(100)))
-    drawn = draw_problems(FileProblems(path=path), 0)
-    dealt = sealed(drawn)
+    drawn, dealt = draw_open(FileProblems(path=path), 0), draw_problems(FileProblems(path=path), 0)
     assert (dealt.of(Split.TRAIN), dealt.of(Split.DEV)) == (drawn.of(Split.TRAIN), drawn.of(Split.DEV))
     for split in Split:
         assert dealt.keys(split) == drawn.keys(split)
@@ -120,6 +126,22 @@ def test_dealt_problems_have_open_train_and_dev_and_sealed_gate_and_audit(tmp_pa
     assert dealt.held_out_keys == drawn.held_out_keys
     assert len(dealt.all_keys) == 100
     assert SplitProblems.model_validate_json(dealt.model_dump_json()) == dealt
+
+
+@pytest.mark.parametrize("kind", ["a user's file", "made-up problems", "another generation"])
+def test_nothing_is_drawn_with_gate_or_audit_in_the_open(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"question": "Word {n}?", "answer": "{SECRET}"}}\n' for n in range(60)))
+    family = GymFamily(name="chain_sum", settings={"min_terms": 2, "max_terms": 3})
+    gym = GymProblems(families=(family,), min_distinct_items=0, items_per_family=SplitSizes(train=4, gate=4, audit=4))
+    dealt = {
+        "a user's file": lambda: draw_problems(FileProblems(path=path), 0),
+        "made-up problems": lambda: draw_problems(gym, 0),
+        "another generation": lambda: draw_generation(gym, 0, 1),
+    }[kind]()
+    shown = [item.model_dump_json() for split in (Split.GATE, Split.AUDIT) for item in dealt.of(split)]
+    assert shown
+    assert not any(word in text for text in shown for word in (SECRET, '"reference"', '"verifier"'))
 
 
 def test_sealing_an_empty_draw_gives_empty_splits() -> None:
@@ -142,7 +164,7 @@ def names_taken(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", MAY_IMPORT)
-def test_only_the_gate_the_audit_and_the_judge_hold_what_opens_a_seal(name: str) -> None:
+def test_only_who_draws_gates_audits_or_judges_holds_what_shows_a_key(name: str) -> None:
     takers = {path.relative_to(ROOT).as_posix() for path in FILES if name in names_taken(path)}
     assert takers <= set(MAY_IMPORT[name])
 

@@ -24,7 +24,7 @@ from evolve.recipes import Recipe
 from evolve.specialists import records_of
 from evolve.training_config import ScriptedTraining
 from evolve.training_job import TrainingReport
-from memory.ledger import publish_json
+from memory.ledger import Ledger, publish_json
 from memory.types import Evidence, content_hash
 from mesh.types import Member, Outcome
 from serving.config import ScriptedSpec
@@ -40,10 +40,12 @@ def example(n: int, family: str = "ada-family", member: str = "ada", adapter: st
     )  # fmt: skip
 
 
-def candidate(name: str, adapter: str, mix: tuple[Any, ...] = ("own_correct", "revision")) -> Candidate:
+def candidate(
+    name: str, adapter: str, mix: tuple[Any, ...] = ("own_correct", "revision"), generation: int = 0
+) -> Candidate:
     recipe = Recipe(name=name, base="ada", family="ada-family", mix=mix, training=ScriptedTraining(), seed=7)
     member = Member(name=name, engine="ada", family="ada-family", adapter=adapter)
-    return Candidate(member=member, recipe=recipe, data_digest="d" * 64)
+    return Candidate(member=member, recipe=recipe, data_digest="d" * 64, generation=generation)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def run(tmp_path: Path) -> Path:
             job="j" * 64, recipe=name, base_name="ada", status="ok", losses=(2.0, 0.5), num_rows=40, flops=3e9,
             trained_tokens=4000, seconds=12.0,
         )  # fmt: skip
-        made = {"candidates": [candidate(name, adapter, mix).model_dump(mode="json")], "refused": {}}
+        made = {"candidates": [candidate(name, adapter, mix, number).model_dump(mode="json")], "refused": {}}
         publish_json(steps / f"admit-generation-{number}-1.json", made)
         publish_json(steps / f"train-generation-{number}-1.json", {"reports": [report.model_dump(mode="json")]})
         directory = tmp_path / f"generation-{number}"
@@ -103,7 +105,7 @@ def test_one_record_says_which_data_parents_graders_gate_and_people_made_a_speci
     first, child = records_of(run, Lineage(run / "generations.jsonl").generations())
     assert first.gate is not None
     assert (first.gate.wins, first.gate.n, first.gate.digest_checked) == (9, 9, True)
-    assert (first.approved_by, first.graders, first.num_rows, first.flops) == (("kim",), ("numeric",), 40, 3e9)
+    assert (first.approved_by, first.graders, first.num_rows, first.cost.flops) == (("kim",), ("numeric",), 40, 3e9)
     assert (first.seeds, first.last_loss, first.status) == ({"recipe": 7}, 0.5, "provisional")
     assert first.teachers == (("ada", None, 2),)  # its mix takes no other family's texts
     assert first.data[0].path == "generation-0/examples.jsonl"
@@ -112,6 +114,54 @@ def test_one_record_says_which_data_parents_graders_gate_and_people_made_a_speci
     assert child.teachers == (("ada", None, 2), ("ben", None, 1))
     assert child.licence_notes == ("it learned from texts of ben-family, whose licence is unknown",)
     assert (child.gate, child.approved_by) == (None, ("gate",))
+
+
+def test_an_elite_that_is_seated_later_has_the_recipe_and_data_of_the_generation_that_bred_it(run: Path) -> None:
+    elite, name = "e" * 64, "g1-ada-distil"
+    made = {"candidates": [candidate(name, elite, ("cross_family",)).model_dump(mode="json")], "refused": {}}
+    publish_json(run / "steps" / "admit-generation-0-2.json", made)
+    report = TrainingReport(job="e" * 64, recipe=name, base_name="ada", status="ok", num_rows=7, flops=2e9)
+    publish_json(run / "steps" / "train-generation-0-2.json", {"reports": [report.model_dump(mode="json")]})
+    lineage = Lineage(run / "generations.jsonl")
+    last = lineage.generations()[-1]
+    # A gate of generation 2 seats it, for generation 3.
+    seated = specialist(name, elite, 3, "9" * 64)
+    lineage.append(successor(last, [own_seat(name, elite), BASES[1]], [seated]))
+    *_, found = records_of(run, lineage.generations())
+    assert found.recipe is not None
+    assert (found.recipe.mix, found.num_rows, found.job) == (("cross_family",), 7, "e" * 64)
+    assert [file.path for file in found.data] == ["generation-0/examples.jsonl"]
+    assert found.teachers == (("ben", None, 1),)
+
+
+def test_the_engines_time_of_a_generation_is_shared_among_its_candidates(run: Path) -> None:
+    other = candidate("g1-ada-cross", "f" * 64)
+    form = candidate("g1-ada-placebo", "0" * 64)
+    form = form.model_copy(update={"recipe": form.recipe.model_copy(update={"placebo": True})})
+    made = {"candidates": [one.model_dump(mode="json") for one in (other, form)], "refused": {}}
+    publish_json(run / "steps" / "admit-generation-0-2.json", made)
+    times = Ledger(run / "times.jsonl")
+    for stage, engine_seconds in (("generation 0 proposals", 60.0), ("generation 0 gate", 20.0), ("audit", 900.0)):
+        times.append("stage", {"stage": stage, "seconds": 1.0, "engine_seconds": engine_seconds})
+    first, child = records_of(run, Lineage(run / "generations.jsonl").generations())
+    assert (first.cost.engine_seconds, child.cost.engine_seconds) == (40.0, 0.0)
+
+
+def test_a_specialist_took_what_it_descends_from_took_each_once(run: Path) -> None:
+    merged, name = "e" * 64, "g3-ada-merge"
+    made = candidate(name, merged, (), 2).model_copy(update={"parents": (ADAPTER, CHILD)})
+    publish_json(
+        run / "steps" / "admit-generation-2-1.json", {"candidates": [made.model_dump(mode="json")], "refused": {}}
+    )
+    path = next((run / "steps").glob("admit-generation-1-*.json"))
+    path.write_text(path.read_text().replace('"parents": []', f'"parents": ["{ADAPTER}"]'))
+    lineage = Lineage(run / "generations.jsonl")
+    seated = specialist(name, merged, 3, "9" * 64, (ADAPTER, CHILD))
+    lineage.append(successor(lineage.generations()[-1], [own_seat(name, merged), BASES[1]], [seated]))
+    first, child, last = records_of(run, lineage.generations())
+    assert (first.line_cost, child.cost.flops, child.line_cost.flops) == (first.cost, 3e9, 6e9)
+    assert (last.cost.flops, last.line_cost.flops, last.line_cost.trained_tokens) == (0.0, 6e9, 8000)
+    assert "Cost with all that it descends from: 8,000 tokens trained in 24 seconds, 6e+09 FLOPs" in model_card(last)
 
 
 def test_a_gate_record_that_is_not_the_named_one_is_not_taken_for_it(run: Path) -> None:

@@ -1,15 +1,23 @@
 """What a run has cost, and the boundary at which another generation is no longer begun."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from evolve.config import RunBudget
+from evolve.cli import app
+from evolve.codes import code_of
+from evolve.config import RunBudget, RunConfig, dump_config
+from evolve.plan import plan_end, plan_generation
+from evolve.preflight import draw
 from evolve.progress import StageTime
-from evolve.spending import Spent, another, spent
+from evolve.rates import Basis, assumed_for
+from evolve.spending import BudgetTooSmall, Spent, check_budget, limit_in_the_way, planned, spent, spent_in
+from tests.evolve.quick_run import quick_config, ran, steps_of
 
-NOTHING = Spent()
 GIB = 2**30
+NAMES = ("output_tokens", "hours", "flops", "disk_gib", "cost")
 
 
 def test_spending_adds_up_all_stages_and_jobs_and_counts_idle_engines(tmp_path: Path) -> None:
@@ -17,44 +25,86 @@ def test_spending_adds_up_all_stages_and_jobs_and_counts_idle_engines(tmp_path: 
     (tmp_path / "steps" / "a.json").write_bytes(b"\0" * 1000)
     (tmp_path / "link").symlink_to(tmp_path / "steps" / "a.json")
     times = [StageTime(stage=name, seconds=1800.0, output_tokens=n) for name, n in (("a", 10), ("b", 5))]
-    found = spent(times, [1e9, 2e9], tmp_path, {"ada": 1.5, "ben": 0.5})
+    found = spent(times, [1e9, 2e9], tmp_path, 2.0)
     assert found == Spent(output_tokens=15, hours=1.0, flops=3e9, disk_gib=1000 / GIB, cost=2.0)
 
 
-def test_without_prices_nothing_costs_money(tmp_path: Path) -> None:
-    assert spent([StageTime(stage="a", seconds=3600.0)], [], tmp_path, {}).cost == 0.0
+def test_a_generation_has_spent_what_its_stages_took_whenever_they_were_held() -> None:
+    stages = ["start engines", "generation 1 harvest", "generation 11 harvest", "start engines", "generation 1 gate"]
+    times = [StageTime(stage=name, seconds=3600.0, output_tokens=10) for name in stages]
+    assert spent_in(1, times, 5.0, 3.0) == Spent(output_tokens=20, hours=2.0, flops=5.0, cost=6.0)
 
 
-@pytest.mark.parametrize("name", ["output_tokens", "hours", "flops", "disk_gib", "cost"])
-def test_another_generation_may_use_up_a_limit_and_not_go_over_it(name: str) -> None:
-    history = [Spent.model_validate({name: 100}), Spent.model_validate({name: 160})]
-    reserve = Spent.model_validate({name: 10})
-    assert another(history, RunBudget.model_validate({name: 230}), reserve).goes_on  # 160 + 60 + 10
-    ruling = another(history, RunBudget.model_validate({name: 229}), reserve)
-    assert not ruling.goes_on
-    assert ruling.reason == f"another generation would exceed budget.{name} (229)"
+@pytest.mark.parametrize("name", NAMES)
+def test_a_limit_may_be_used_up_and_not_gone_over(name: str) -> None:
+    total = Spent.model_validate({name: 230}) + Spent(output_tokens=0)
+    assert limit_in_the_way(RunBudget.model_validate({name: 230}), total) == ""
+    assert limit_in_the_way(RunBudget.model_validate({name: 229}), total) == name
+    assert limit_in_the_way(RunBudget(), Spent(**dict.fromkeys(NAMES, 10**12))) == ""
 
 
-def test_without_limits_a_run_goes_on_whatever_it_costs() -> None:
-    huge = Spent(output_tokens=10**12, hours=1e6, flops=1e30, disk_gib=1e6, cost=1e9)
-    assert another([NOTHING, huge], RunBudget(), huge).goes_on
+def first_and_end(config: RunConfig) -> Spent:
+    """What generation 0 and the audit after it are planned to take."""
+    problems, rates = draw(config), assumed_for(config).rates
+    return planned(config, [*plan_generation(config, problems, rates, 0), *plan_end(config, problems, rates, 1)])
 
 
-def test_the_first_generation_is_begun_unless_the_end_of_the_run_alone_is_too_much() -> None:
-    budget = RunBudget(output_tokens=100)
-    assert another([NOTHING], budget, Spent(output_tokens=100)).goes_on
-    assert not another([NOTHING], budget, Spent(output_tokens=101)).goes_on
+@pytest.mark.parametrize("name", ["output_tokens", "hours", "disk_gib", "cost"])
+def test_the_first_generation_is_begun_only_where_it_and_the_audit_are_planned_to_fit(
+    tmp_path: Path, name: str
+) -> None:
+    config = quick_config(tmp_path)
+    total = getattr(first_and_end(config), name)
+    assert total > 0
+    for factor, fits in ((1.01, True), (0.99, False)):
+        limit: Any = int(total * factor) if name == "output_tokens" else total * factor
+        limited = config.model_copy(update={"budget": RunBudget.model_validate({name: limit})})
+        if fits:
+            check_budget(limited, draw(limited), assumed_for(limited))
+        else:
+            with pytest.raises(BudgetTooSmall, match=rf"budget\.{name}: .* nothing was spent"):
+                check_budget(limited, draw(limited), assumed_for(limited))
 
 
-def test_the_next_generation_is_expected_to_cost_what_the_last_one_did() -> None:
-    budget = RunBudget(hours=10.0)
-    dear_then_cheap = [Spent(hours=0.0), Spent(hours=6.0), Spent(hours=7.0)]
-    cheap_then_dear = [Spent(hours=0.0), Spent(hours=1.0), Spent(hours=7.0)]
-    assert another(dear_then_cheap, budget, NOTHING).goes_on
-    assert not another(cheap_then_dear, budget, NOTHING).goes_on
+def test_a_limit_of_hours_that_is_too_small_says_what_the_hours_rest_on(tmp_path: Path) -> None:
+    config = quick_config(tmp_path, budget={"hours": 1e-6})
+    with pytest.raises(BudgetTooSmall, match="assumed from models of 135M and 270M weights on 2 CPU cores"):
+        check_budget(config, draw(config), Basis())
 
 
-def test_the_first_limit_that_stands_in_the_way_is_named_without_measured_numbers() -> None:
-    both = RunBudget(output_tokens=5, hours=0.5)
-    ruling = another([NOTHING, Spent(output_tokens=7, hours=0.7)], both, NOTHING)
-    assert ruling.reason == "another generation would exceed budget.output_tokens (5)"
+def test_a_run_whose_budget_allows_no_generation_ends_before_it_begins_and_leaves_its_directory_free(
+    tmp_path: Path,
+) -> None:
+    config = quick_config(tmp_path, num_generations=3, budget={"output_tokens": 1})
+    for _ in range(2):
+        with pytest.raises(BudgetTooSmall, match=r"budget\.output_tokens: .* got 1; nothing was spent") as caught:
+            ran(config)
+        found = code_of(caught.value)
+        assert found is not None
+        assert (found.name, found.exit) == ("EM-BUDGET-SMALL", 2)
+    assert not (config.run_dir / "config.yaml").exists()
+    assert not (config.run_dir / "audit").exists()
+    enough = config.model_copy(update={"budget": RunBudget(output_tokens=10**6)})
+    assert len(ran(enough).generations) == 4
+
+
+def test_the_command_says_so_with_its_own_code_and_exit_status(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(dump_config(quick_config(tmp_path, budget={"output_tokens": 1})))
+    for more in ([], ["--json"]):
+        done = CliRunner().invoke(app, ["evolve", str(path), *more])
+        assert done.exit_code == 2, done.output
+        assert "error EM-BUDGET-SMALL: budget.output_tokens" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["output_tokens", "disk_gib"])
+def test_a_limit_that_a_second_generation_would_exceed_ends_the_run_after_the_first(tmp_path: Path, name: str) -> None:
+    config = quick_config(tmp_path, num_generations=2)
+    total = getattr(first_and_end(config), name) * 1.05
+    limit: Any = int(total) if name == "output_tokens" else total
+    config = config.model_copy(update={"budget": RunBudget.model_validate({name: limit})})
+    data = ran(config)
+    assert data.evolution.num_generations == 1
+    assert f"another generation would exceed budget.{name}" in data.evolution.stopped
+    assert "audit-proposals" in steps_of(config.run_dir)
+    assert ran(config) == data

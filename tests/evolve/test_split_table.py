@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from evolve.split_table import EXAMPLE_SIZES, split_line, split_table
 from evolve.splits import SplitShares
 
@@ -17,3 +19,8 @@ def test_a_file_without_gate_items_shows_no_gain() -> None:
     line = split_line(10, SplitShares(train=1.0, dev=0.0, gate=0.0, audit=0.0))
     assert line.smallest_gain is None
     assert "| 10 | 10 | 0 | 0 | 0 | none |" in split_table([line])
+
+
+def test_the_documentation_shows_the_table_as_it_is() -> None:
+    table = split_table([split_line(size, SplitShares()) for size in EXAMPLE_SIZES])
+    assert table.strip() in Path("docs/evolution.md").read_text(encoding="utf-8")

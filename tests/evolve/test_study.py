@@ -8,15 +8,17 @@ import pytest
 from typer.testing import CliRunner
 
 from evolve.assess import Arm
+from evolve.assessing import assess_config
 from evolve.cli import app
-from evolve.config import ConfigError
+from evolve.config import ConfigError, load_mesh
 from evolve.lineage import Lineage, Specialist, founders, successor
-from evolve.recipes import Recipe, TrainingRow
+from evolve.recipe_rows import TrainingRow
+from evolve.recipes import Recipe
 from evolve.rival_arms import ARM
 from evolve.rival_methods import ArmStep, RivalArm
 from evolve.scripted_train import scripted_shape, train_scripted
 from evolve.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
-from evolve.studying import StudyOptions, rft_of
+from evolve.studying import StudyOptions, investment_of, rft_of
 from evolve.training_config import ScriptedTraining
 from evolve.training_job import TrainingJob
 from memory.ledger import Ledger, publish_json
@@ -112,9 +114,9 @@ def run(tmp_path: Path) -> Path:
     return directory
 
 
-def study(directory: Path, *more: str) -> Any:
+def study(directory: Path, *more: str, text: str = CONFIG) -> Any:
     config, tasks = directory / "config.yaml", directory / "tasks.jsonl"
-    config.write_text(CONFIG.format(directory=directory))
+    config.write_text(text.format(directory=directory))
     rows = [{"question": f"What is {n} + {n % 7}?", "answer": str(n + n % 7)} for n in range(10, 90)]
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return CliRunner().invoke(app, ["study", str(tasks), "-c", str(config), "--run", str(directory / "run"), *more])
@@ -136,6 +138,32 @@ def test_the_evolved_mesh_is_studied_against_all_one_could_have_done(tmp_path: P
     assert found.results[-1].money_per_correct is not None
     again = study(tmp_path, "--baseline", "old", "--baseline-price", "10", "--rft", str(run))
     assert again.stdout.startswith("The evolved mesh is right on ")
+
+
+def test_a_best_single_whose_name_begins_like_another_s_costs_what_it_costs_alone(tmp_path: Path) -> None:
+    bases = [Member(name=name, engine=name, family=name) for name in ("small", "smaller")]
+    Lineage(tmp_path / "run" / "generations.jsonl").append(founders(bases))
+    engines = (
+        "    - {{kind: scripted, name: small, family: alpha, skill: 0.05}}\n"
+        "    - {{kind: scripted, name: smaller, family: beta, skill: 0.95, price_per_hour: 2.0}}\n"
+    )
+    done = study(tmp_path, "--json", text=CONFIG.partition("    - ")[0] + engines)
+    assert done.exit_code == 0, done.output
+    found = Study.model_validate({k: v for k, v in json.loads(done.stdout).items() if k != "directory"})
+    single = found.of("single")
+    assert single is not None
+    assert single.name == "best single (smaller)"
+    assert single.money_per_correct is not None  # the other one has no price
+
+
+def test_investment_counts_every_replica_for_the_whole_time(tmp_path: Path, run: Path) -> None:
+    study(tmp_path)
+    config = load_mesh(tmp_path / "config.yaml")
+    study_of = assess_config(config, tmp_path / "tasks.jsonl", tmp_path)
+    assert investment_of(study_of, run) == pytest.approx(8.0)
+    twice = [engine.model_copy(update={"replicas": 2}) for engine in study_of.serving.engines]
+    serving = study_of.serving.model_copy(update={"engines": tuple(twice)})
+    assert investment_of(study_of.model_copy(update={"serving": serving}), run) == pytest.approx(16.0)
 
 
 def test_a_run_s_own_arm_of_the_best_single_is_studied_without_being_named(run: Path) -> None:

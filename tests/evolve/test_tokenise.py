@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.recipes import TrainingRow
+from evolve.recipe_rows import TrainingRow
 from evolve.tokenise import tokenise, tokenise_row, turn_end
 from mesh.types import Message, Part
 from serving.render import Renderer

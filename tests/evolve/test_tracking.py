@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import struct
 import sys
@@ -15,8 +16,11 @@ import pytest
 
 from evolve.config import ConfigError, TrackingConfig
 from evolve.event_file import Scalar, crc32c, event_file
+from evolve.progress import Silent
 from evolve.report.data import ReportData
+from evolve.run import run
 from evolve.tracking import check_tracking, scalars, track
+from tests.evolve.test_evolution import config_of
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,23 @@ def test_a_run_leaves_one_event_file_that_is_the_same_every_time(evolved: Report
     track(evolved, tmp_path, TrackingConfig())
     assert path.read_bytes() == content
     assert len(list(records(content))) == 1 + len(list(scalars(evolved)))
+
+
+def test_a_generation_leaves_its_file_when_it_ends_and_the_finished_run_one_for_all(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    left: list[set[str]] = []
+
+    class Watching(Silent):
+        def stage(self, name: str, total: int) -> None:
+            left.append({path.name.split(".", 4)[4] for path in (tmp_path / "run" / "tensorboard").glob("events*")})
+
+    data = asyncio.run(run(config, Watching()))
+    assert next(sorted(names) for names in left if names) == ["generation-0.evomesh"]
+    assert left[-1] == {f"generation-{number}.evomesh" for number in range(config.num_generations)}
+    (path,) = (config.run_dir / "tensorboard").iterdir()
+    tags = {one.tag for one in scalars(data)}
+    assert {tag.split("/")[0] for tag in tags} >= {"accuracy", "gate", "cost", "data", "loss"}
+    assert len(list(records(path.read_bytes()))) == 1 + len(list(scalars(data)))
 
 
 def test_numbers_cover_accuracy_gate_variety_cost_data_and_loss(evolved: ReportData) -> None:

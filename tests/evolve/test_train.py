@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from evolve.merge import distance
 from evolve.pack import TokenRow
-from evolve.recipes import Recipe, TrainingRow
+from evolve.recipe_rows import TrainingRow
+from evolve.recipes import Recipe
 from evolve.tokenise import tokenise
 from evolve.training_config import LoraTraining
 from evolve.training_job import ParentAdapter, TrainingJob, TrainingProgress, finished_report

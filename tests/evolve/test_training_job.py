@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from evolve.recipes import PreferenceRow, Recipe, TrainingRow
+from evolve.recipe_rows import PreferenceRow, TrainingRow
+from evolve.recipes import Recipe
 from evolve.scripted_train import scripted_shape
 from evolve.train_here import is_light, train_here
 from evolve.training_config import LoraTraining, MergeTraining, ScriptedTraining

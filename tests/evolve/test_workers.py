@@ -12,7 +12,8 @@ import pytest
 import ray
 
 from evolve import scripted_train, train_here
-from evolve.recipes import Recipe, TrainingRow
+from evolve.recipe_rows import TrainingRow
+from evolve.recipes import Recipe
 from evolve.scripted_train import scripted_shape
 from evolve.training_config import LoraTraining, MergeTraining, ScriptedTraining, TrainingConfig, WorkersConfig
 from evolve.training_job import (

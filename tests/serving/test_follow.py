@@ -129,6 +129,23 @@ def test_a_promoted_specialist_is_loaded_on_every_replica_before_it_answers(worl
     run(work())
 
 
+def test_an_adapter_for_one_phase_is_loaded_and_tried_before_its_seat_comes_into_force(world: World) -> None:
+    async def work() -> None:
+        critic = world.adapter(1.0)
+        seat = ADA.model_copy(update={"phase_adapters": (("critique", critic.hash),)})
+        SharedAdapters(world.root / "reading", world.share).publish(critic.hash, world.run)
+        world.channel.promote(Roster(channel="prod", seats=(seat,), safe="ada", source="1"), by="eve")
+        async with world.follower() as follower, follower.held() as held:
+            assert held.seats == (seat,)
+            assert world.loaded() == [{critic.hash}, {critic.hash}]
+        world.engines[1].stuck.add(critic.hash)
+        with pytest.raises(ChannelError, match="over and over"):
+            async with world.follower():
+                pass
+
+    run(work())
+
+
 def test_no_request_is_dropped_while_seats_change_under_load(world: World) -> None:
     async def work() -> None:
         adapters = [world.adapter(float(value)) for value in range(1, 4)]

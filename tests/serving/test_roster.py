@@ -66,6 +66,17 @@ def test_the_base_member_that_is_right_most_often_answers_alone() -> None:
         best_base([], None)
 
 
+def test_adapters_for_single_phases_are_served_too_but_not_to_answer_safely() -> None:
+    helped = ADA.model_copy(update={"phase_adapters": (("critique", "c" * 64),)})
+    roster = Roster(channel="prod", seats=(helped, BEN), safe="ada", source="r@1")
+    assert roster.adapters == (("ada", "c" * 64),)
+    assert roster.safe_member == ADA
+    assert roster.alone().adapters == ()
+    assert roster.model_copy(update={"safe": "ben"}).alone().bases == (ADA,)
+    with pytest.raises(ValidationError, match="without an adapter"):
+        Roster(channel="prod", seats=(TRAINED, BEN), bases=(helped,), safe="ben", source="r@1")
+
+
 def test_an_adapter_of_two_seats_is_listed_once() -> None:
     twin = TRAINED.model_copy(update={"name": "twin"})
     roster = Roster(channel="prod", seats=(TRAINED, twin), bases=(ADA,), safe="ada", source="r@1")

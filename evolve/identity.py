@@ -1,0 +1,20 @@
+"""What tells a run from every other one, also from one that lay in the same directory under the same name before."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from evolve.run_files import IDENTITY
+from memory.ledger import publish_bytes
+
+
+def identity_of(directory: Path, *, anew: bool = False) -> str:
+    """The identity of the run in `directory`; drawn where there is none yet, or `anew`, and kept from then on.
+
+    It is random, so it belongs into no step of the journal and no comparison of two runs.
+    """
+    path = directory / IDENTITY
+    if anew or not path.is_file():
+        publish_bytes(path, secrets.token_hex(16).encode())
+    return path.read_text(encoding="utf-8")
