@@ -19,11 +19,29 @@ ENGINES = [
 ]
 
 
-def quick_config(directory: Path, **changes: Any) -> RunConfig:
-    """One generation; its tasks and its run lie in `directory`."""
+SIZES = {"train": 12, "dev": 12, "gate": 24, "audit": 6}
+
+
+def quick_config(
+    directory: Path,
+    *,
+    sizes: dict[str, int] = SIZES,
+    grid: tuple[int, int] = (20, 8),
+    answer: Callable[[int], str] = str,
+    verifier: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RunConfig:
+    """One generation; its tasks and its run lie in `directory`.
+
+    Args:
+        grid: how many first and second summands there are.
+        answer: how the reference of a sum is written.
+        verifier: None reads it as a number.
+        changes: whole sections.
+    """
     tasks = directory / "tasks.jsonl"
-    pairs = [(a, b) for a in range(11, 31) for b in range(30, 38)]
-    rows = [{"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a, b in pairs]
+    pairs = [(11 + a, 30 + b) for a in range(grid[0]) for b in range(grid[1])]
+    rows = [{"question": f"{a} + {b} =", "answer": answer(a + b), "type": "sum"} for a, b in pairs]
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings: dict[str, Any] = {
         "name": "quick",
@@ -33,9 +51,9 @@ def quick_config(directory: Path, **changes: Any) -> RunConfig:
         "problems": {
             "kind": "file",
             "path": str(tasks),
-            "verifier": {"kind": "numeric"},
-            "answer_kind": "number",
-            "sizes": {"train": 12, "dev": 12, "gate": 24, "audit": 6},
+            "verifier": verifier or {"kind": "numeric"},
+            "answer_kind": "number" if verifier is None else "free",
+            "sizes": sizes,
         },
         "training": {"kind": "scripted"},
         "memory": {"enabled": False},
@@ -62,3 +80,17 @@ def ran(config: RunConfig, on_commit: Callable[[str], None] | None = None) -> Re
 def steps_of(directory: Path) -> list[str]:
     """Names of the steps that a run has accepted."""
     return [json.loads(line)["payload"]["step"] for line in (directory / "journal.jsonl").read_text().splitlines()]
+
+
+class Stop(Exception):
+    """The run was interrupted here."""
+
+
+def stop_at(step: str) -> Callable[[str], None]:
+    """Stops a run right after a step was accepted, as its `on_commit`."""
+
+    def stop(accepted: str) -> None:
+        if accepted == step:
+            raise Stop(step)
+
+    return stop

@@ -20,84 +20,30 @@ from evolve.judge import Judge
 from evolve.lineage import Lineage
 from evolve.problem_types import Problem, ProblemsError, ReasoningGymVerifier
 from evolve.progress import Silent
-from evolve.report.data import ReportData
-from evolve.run import run
 from evolve.scorer import GymScorer
 from evolve.survey import survey
 from memory.ledger import Ledger
 from memory.types import Record
 from mesh.types import Task
 from serving.adapters import AdapterCorrupt
+from tests.evolve.quick_run import ENGINES, Stop, quick_config, ran, steps_of, stop_at
 
-ENGINES = [
-    {"kind": "scripted", "name": "ada", "family": "alpha", "skill": 0.35, "adapter_gain": 0.6},
-    {"kind": "scripted", "name": "ben", "family": "beta", "skill": 0.3, "adapter_gain": 0.6},
-]
 DYING = "import json, os, sys\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\nos._exit(3)"
 HANGING = "import json, sys, time\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\ntime.sleep(60)"
 
 
 def config_of(directory: Path, **changes: Any) -> RunConfig:
     """One generation of two scripted engines on sums in a file; a second or two."""
-    tasks = directory / "tasks.jsonl"
-    pairs = [(a, b) for a in range(11, 21) for b in range(30, 38)]
-    rows = [{"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a, b in pairs]
-    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings: dict[str, Any] = {
-        "name": "bad",
-        "run_dir": str(directory / "run"),
-        "seed": 3,
-        "serving": {"in_process": True, "engines": ENGINES},
-        "problems": {
-            "kind": "file",
-            "path": str(tasks),
-            "verifier": {"kind": "numeric"},
-            "answer_kind": "number",
-            "sizes": {"train": 6, "dev": 8, "gate": 16, "audit": 3},
-        },
-        "training": {"kind": "scripted"},
-        "memory": {"enabled": False},
-        "harvest": {"problems_per_type": 4, "samples_per_member": 2, "councils_per_type": 1},
-        "evaluation": {
-            "audit_councils_per_type": 1,
-            "emergence_samples": 2,
-            "dev_samples_per_member": 1,
-            "screen_items": 4,
-            "audit_samples_per_member": 1,
-        },
-        "gate": {"samples_per_member": 1, "required": [], "aa_every": 0},
-        "recipes": {"min_rows": 1, "placebo": False},
-        "tracking": {"tensorboard": False},
-        "concurrency": 4,
-    }
-    return RunConfig.model_validate(settings | changes)
-
-
-def ran(config: RunConfig, on_commit: Callable[[str], None] | None = None) -> ReportData:
-    return asyncio.run(run(config, Silent(), on_commit=on_commit))
-
-
-def steps_of(config: RunConfig) -> list[str]:
-    lines = (config.run_dir / "journal.jsonl").read_text().splitlines()
-    return [json.loads(line)["payload"]["step"] for line in lines]
+    plain = {"recipes": {"min_rows": 1, "placebo": False}, "tracking": {"tensorboard": False}}
+    return quick_config(
+        directory, sizes={"train": 6, "dev": 8, "gate": 16, "audit": 3}, grid=(10, 8), **(plain | changes)
+    )
 
 
 def seated_adapters(config: RunConfig) -> list[str]:
     last = Lineage(config.run_dir / "generations.jsonl", readonly=True).latest()
     assert last is not None
     return [member.adapter for member in last.seats if member.adapter]
-
-
-class Stop(Exception):
-    """The run was interrupted here."""
-
-
-def stop_at(step: str) -> Callable[[str], None]:
-    def stop(accepted: str) -> None:
-        if accepted == step:
-            raise Stop(step)
-
-    return stop
 
 
 def test_where_nothing_right_is_harvested_the_incumbents_stay_and_the_report_says_why(tmp_path: Path) -> None:
@@ -123,7 +69,7 @@ def test_a_verifier_that_always_says_yes_stops_the_run_before_anything_is_asked(
         found = code_of(caught.value)
         assert found is not None
         assert found.name == "EM-PROBLEMS"
-    assert steps_of(config) == ["problems"]
+    assert steps_of(config.run_dir) == ["problems"]
     assert not (config.run_dir / "generation-0").exists()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,10 @@ from evolve.preflight import check, draw
 from evolve.problem_config import ExactVerifier
 from evolve.problem_types import ProblemsError
 from evolve.progress import Silent
-from evolve.report.data import ReportData
-from evolve.run import run
 from evolve.seats import base_seats
 from evolve.splits import Split
 from memory.ledger import Ledger
+from tests.evolve.quick_run import Stop, quick_config, ran, steps_of
 
 SKILL = 0.8
 """A scripted judge of this skill knows a right answer from a wrong one for nine questions in ten."""
@@ -70,42 +68,20 @@ def write_labels(path: Path, *, count: int = 150, wrong_every: int = 0, families
 
 def config_of(directory: Path, labels: Path | None, **changes: Any) -> RunConfig:
     """Sums that are answered in prose."""
-    tasks = directory / "tasks.jsonl"
-    pairs = [(a, b) for a in range(11, 21) for b in range(30, 38)]
-    rows = [{"question": f"{a} + {b} =", "answer": f"It makes {a + b}.", "type": "sum"} for a, b in pairs]
-    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings: dict[str, Any] = {
-        "name": "prose",
-        "run_dir": str(directory / "run"),
-        "seed": 3,
+    plain = {
         "serving": {"in_process": True, "engines": THREE},
-        "problems": {
-            "kind": "file",
-            "path": str(tasks),
-            "verifier": {"kind": "panel", "labels": None if labels is None else str(labels)},
-            "answer_kind": "free",
-            "sizes": {"train": 6, "dev": 8, "gate": 16, "audit": 3},
-        },
-        "training": {"kind": "scripted"},
-        "memory": {"enabled": False},
-        "harvest": {"problems_per_type": 4, "samples_per_member": 2, "councils_per_type": 1},
-        "evaluation": {
-            "audit_councils_per_type": 1,
-            "emergence_samples": 2,
-            "dev_samples_per_member": 1,
-            "screen_items": 4,
-            "audit_samples_per_member": 1,
-        },
         "gate": {"samples_per_member": 1, "required": [], "aa_every": 1},
         "recipes": {"min_rows": 1, "placebo": False},
         "tracking": {"tensorboard": False},
-        "concurrency": 4,
     }
-    return RunConfig.model_validate(settings | changes)
-
-
-def ran(config: RunConfig, on_commit: Callable[[str], None] | None = None) -> ReportData:
-    return asyncio.run(run(config, Silent(), on_commit=on_commit))
+    return quick_config(
+        directory,
+        sizes={"train": 6, "dev": 8, "gate": 16, "audit": 3},
+        grid=(10, 8),
+        answer=lambda total: f"It makes {total}.",
+        verifier={"kind": "panel", "labels": None if labels is None else str(labels)},
+        **(plain | changes),
+    )
 
 
 def lab_of(config: RunConfig) -> Lab:
@@ -113,20 +89,11 @@ def lab_of(config: RunConfig) -> Lab:
     return Lab(config, journal=Journal(config.run_dir), judge=Judge(), memory=None, observer=Silent())
 
 
-def steps_of(config: RunConfig) -> list[str]:
-    lines = (config.run_dir / "journal.jsonl").read_text().splitlines()
-    return [json.loads(line)["payload"]["step"] for line in lines]
-
-
-class Stop(Exception):
-    """The run was interrupted here."""
-
-
 def test_a_run_on_free_text_harvests_gates_and_is_audited_on_the_panels_word(tmp_path: Path) -> None:
     config = config_of(tmp_path, write_labels(tmp_path / "labels.jsonl"))
     check(config)
     data = ran(config)
-    steps = steps_of(config)
+    steps = steps_of(config.run_dir)
     asked = [step for step in steps if step.endswith("-panel")]
     assert {"generation-0-harvest-panel", "generation-0-dev-seats-panel", "generation-0-gate-panel"} <= set(asked)
     assert {"audit-panel", "audit-constants-panel"} <= set(asked)
@@ -247,7 +214,7 @@ def test_a_panel_that_disagrees_with_people_stops_the_run_and_with_better_labels
         ) as told:
             ran(config)
         assert "with more labels the same command goes on" in str(told.value)
-    assert steps_of(config) == ["problems", "panel-labels"]
+    assert steps_of(config.run_dir) == ["problems", "panel-labels"]
     assert not (config.run_dir / "generation-0").exists()
     write_labels(labels)
     assert ran(config).generations[-1].number == 1

@@ -18,50 +18,23 @@ from evolve.report.data import ReportData
 from evolve.run import run
 from memory.ledger import AlreadyLocked, exclusive_lock
 from scripts.kill_run import differences, memory_head
+from tests.evolve.quick_run import ENGINES, quick_config
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def small_config(directory: Path, **changes: Any) -> RunConfig:
-    """Two scripted engines, sums in a file: a generation in a second or two."""
-    tasks = directory / "tasks.jsonl"
-    pairs = [(a, b) for a in range(11, 31) for b in range(30, 41)]
-    rows = [{"question": f"{a} + {b} =", "answer": str(a + b), "type": "sum"} for a, b in pairs]
-    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings: dict[str, Any] = {
-        "name": "small",
-        "run_dir": str(directory / "run"),
-        "seed": 3,
-        "serving": {
-            "in_process": True,
-            "engines": [
-                {"kind": "scripted", "name": "ada", "family": "alpha", "skill": 0.3, "adapter_gain": 0.65},
-                {"kind": "scripted", "name": "ben", "family": "beta", "skill": 0.3, "adapter_gain": 0.65},
-            ],
-        },
-        "problems": {
-            "kind": "file",
-            "path": str(tasks),
-            "verifier": {"kind": "numeric"},
-            "answer_kind": "number",
-            "sizes": {"train": 6, "dev": 8, "gate": 24, "audit": 3},
-        },
-        "training": {"kind": "scripted"},
+    """With a memory, elites measured again, and whatever else is the default at the gate."""
+    other = {"skill": 0.3, "adapter_gain": 0.65, "price_per_hour": 0.0}  # no price: costs are clock times
+    free = [engine | other for engine in ENGINES]
+    plain = {
+        "serving": {"in_process": True, "engines": free},
         "memory": {"embedder": "hashed"},
-        "harvest": {"problems_per_type": 4, "samples_per_member": 2, "councils_per_type": 1},
-        "evaluation": {
-            "audit_councils_per_type": 1,
-            "emergence_samples": 2,
-            "dev_samples_per_member": 1,
-            "screen_items": 4,
-            "audit_samples_per_member": 1,
-            "max_elites": 1,
-        },
         "gate": {"samples_per_member": 1},
-        "recipes": {"min_rows": 1},
-        "concurrency": 4,
     }
-    return RunConfig.model_validate(settings | changes)
+    return quick_config(
+        directory, sizes={"train": 6, "dev": 8, "gate": 24, "audit": 3}, grid=(20, 11), **(plain | changes)
+    )
 
 
 def two_generations(directory: Path) -> RunConfig:
