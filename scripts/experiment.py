@@ -2,6 +2,7 @@
 
     python scripts/experiment.py configs/experiment.yaml --seed 20931 --sitting-minutes 170
     python scripts/experiment.py configs/experiment.yaml --seed 20931 --arms rft,naive
+    python scripts/experiment.py configs/quickstart.yaml --seed 20931 --audit-items 120    # one sitting, one generation
 
 The recipe has to be committed before the seed is drawn, and the seed draws every problem, AUDIT's among them: a working
 tree with changes is refused. The same command continues where a sitting ended, however it ended; exit status 3 says
@@ -24,6 +25,7 @@ from evolve.console import ConsoleObserver
 from evolve.experiment import Sitting, SittingOver, hold_experiment
 from evolve.experiment_results import ExperimentResults, markdown
 from evolve.preflight import check
+from evolve.problem_config import GymProblems
 from evolve.rival_methods import ARMS, ArmName
 from memory.ledger import Ledger, publish_bytes, publish_json
 
@@ -35,7 +37,7 @@ def main() -> None:
     """Carry the experiment on, and print its figures when it is finished."""
     options = _options()
     commit = _committed()
-    config = _seeded(load_config(options.config), options.seed, options.run_dir)
+    config = _sized(_seeded(load_config(options.config), options.seed, options.run_dir), options.audit_items)
     check(config)
     commits = _note_sitting(config.run_dir, commit)
     try:
@@ -55,6 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between; '' for none")
     parser.add_argument("--sitting-minutes", type=float, default=None, help="stop at a boundary after so long")
     parser.add_argument("--run-dir", type=Path, default=None, help="default: the configuration's, with the seed")
+    parser.add_argument("--audit-items", type=int, default=None, help="of each family; default: the configuration's")
     return parser.parse_args()
 
 
@@ -81,6 +84,17 @@ def _git(*arguments: str) -> str:
 def _seeded(config: RunConfig, seed: int, run_dir: Path | None) -> RunConfig:
     where = run_dir or config.run_dir.with_name(f"{config.run_dir.name}-{seed}")
     return config.model_copy(update={"seed": seed, "run_dir": where})
+
+
+def _sized(config: RunConfig, audit_items: int | None) -> RunConfig:
+    """More AUDIT items tell smaller differences, and change nothing of how the mesh evolves."""
+    if audit_items is None:
+        return config
+    problems = config.problems
+    if not isinstance(problems, GymProblems) or problems.mix is not None:
+        sys.exit("--audit-items: expected generated problems with items_per_family, got a file or a mix")
+    sizes = problems.items_per_family.model_copy(update={"audit": audit_items})
+    return config.model_copy(update={"problems": problems.model_copy(update={"items_per_family": sizes})})
 
 
 def _note_sitting(run_dir: Path, commit: str) -> tuple[str, ...]:
