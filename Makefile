@@ -30,7 +30,7 @@ test-unit: setup-test ## The unit tests alone.
 	$(BIN)/pytest -n 2 --dist loadfile --durations=10
 
 test-engine: setup-test ## The tests on the real engines and the quickstart models: some minutes.
-	$(BIN)/pytest -m engine --ignore=tests/engine --durations=5
+	$(BIN)/pytest -m engine --ignore=tests/engine -n 2 --dist loadfile --durations=5
 	$(BIN)/pytest -m engine --durations=5 tests/engine  # apart: its engines keep one Ray for the whole session
 
 bench: setup ## Run the benchmarks that need no model and no seed of yours (the README says how to run the others).

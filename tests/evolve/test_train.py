@@ -100,7 +100,7 @@ def test_rows_learned_together_or_alone_give_the_same_adapter(lib, base, tmp_pat
     together = job(base, tmp_path / "together", num_epochs=1)
     alone = job(base, tmp_path / "alone", num_epochs=1, max_packed_tokens=1)
     one, other = lib.train_lora(together), lib.train_lora(alone)
-    assert one.losses == pytest.approx(other.losses, abs=1e-5)
+    assert one.losses == pytest.approx(other.losses, abs=2e-4)
     assert other.computed_tokens == other.trained_tokens == one.trained_tokens
     left = load_file(together.adapter_dir / "adapter_model.safetensors")
     right = load_file(alone.adapter_dir / "adapter_model.safetensors")
