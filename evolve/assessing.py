@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -38,7 +40,7 @@ from evolve.taskfile import share_of_numbers
 from memory.types import Record
 from mesh.measuring import measure_traces
 from mesh.parse import parse_answer
-from mesh.types import Deliberation
+from mesh.types import Deliberation, Member
 from serving.config import prices
 
 MAX_PROBED, MAX_PROBED_BY_PANEL = 60, 10
@@ -117,47 +119,74 @@ def num_samples(config: RunConfig, options: AssessOptions) -> int:
 
 async def assess(lab: Lab, problems: SplitProblems, options: AssessOptions) -> Assessment:
     """Measure and advise. Every draw is journalled, so the same command goes on where it was cut off."""
-    config = lab.config
-    items = choose_items(config, problems, options)
+    seen = await _look(lab, problems, options)
+    rates = rates_from(assumed_for(lab.config).rates, lab.times, seen.drawn, seen.councils)
+    findings = _findings(lab.config, problems, options, seen, rates, sum(stage.seconds for stage in lab.times))
+    return Assessment(
+        advice=advise(findings),
+        findings=findings,
+        rates=rates,
+        engines=engines_id(lab.config),
+        tasks=tasks_id(lab.config),
+    )
+
+
+class _Seen(NamedTuple):
+    """What was asked and answered, and what the verifier says of it."""
+
+    items: Sequence[Problem]
+    probes: tuple[Probe, ...]
+    constant: Arm
+    copied: Arm
+    drawn: Sequence[Deliberation]
+    councils: Sequence[Deliberation]
+    judged: dict[tuple[str, str], bool]
+
+
+async def _look(lab: Lab, problems: SplitProblems, options: AssessOptions) -> _Seen:
+    items = choose_items(lab.config, problems, options)
     tried = first_of_each_type(items, MAX_PROBED if lab.panel is None else MAX_PROBED_BY_PANEL)
     probes = await lab.heard_out("assess probes", lambda: _probe(tried, lab.judge))
     guessed = tried if lab.panel is not None else items
     constant = await lab.heard_out("assess constants", lambda: _constant(items, guessed, lab.judge))
     copied = await lab.heard_out("assess copied", lambda: _copied(items, lab.judge))
-    seats = base_seats(config)
-    count = num_samples(config, options)
-    asks = proposal_asks(config, "assess", items, seats, count)
+    asks = proposal_asks(lab.config, "assess", items, base_seats(lab.config), num_samples(lab.config, options))
     drawn = await lab.hold("assess proposals", lab.directory / "proposals.parquet", asks)
     councils = await _councils(lab, items, options)
     judged = (await lab.judge_all("assess", [*drawn, *councils], items)).lookup()
-    pool, num_train = Pool(drawn), len(problems.of(Split.TRAIN))
+    return _Seen(items, probes, constant, copied, drawn, councils, judged)
+
+
+def _findings(
+    config: RunConfig, problems: SplitProblems, options: AssessOptions, seen: _Seen, rates: Rates, seconds: float
+) -> Findings:
+    """All figures, from what was seen in `seconds`."""
+    items, judged, seats, pool = seen.items, seen.judged, base_seats(config), Pool(seen.drawn)
     replicates = vote_replicates(pool, seats, items, judged, options.votes_each)
     single, consistency, _ = best_single(pool, seats, items, judged)
-    reliability = measure_traces(drawn, judged, councils=councils)
-    names = [seat.name for seat in seats]
-    same = [reliability.same_wrong_share(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    known = [share for share in same if share is not None]
+    n_eff, same_wrong = _dependence(seats, seen)
     discordance = max(config.gate.expected_discordance, flips(replicates))
-    mesh = Arm(
-        name="mesh vote",
-        scores=tuple(sum(scores) / len(replicates) for scores in zip(*replicates, strict=True)),
-        num_samples=options.votes_each * len(seats),
-    )
+    num_votes = options.votes_each * len(seats)
+    means = tuple(sum(scores) / len(replicates) for scores in zip(*replicates, strict=True))
+    mesh = Arm(name="mesh vote", scores=means, num_samples=num_votes)
     reach = Arm(
         name="any of all samples right",
         scores=tuple(any_right(pool, seats, items, judged)),
-        num_samples=count * len(seats),
+        num_samples=num_samples(config, options) * len(seats),
+    )
+    ceiling = Arm(
+        name="any member right",
+        scores=tuple(any_right(pool, seats, items, judged, options.votes_each)),
+        num_samples=num_votes,
     )
     gate = assumed_gate(config, problems, mesh.mean, discordance)
     detectable, needed = _shown(gate, reach.mean - mesh.mean, config.seed)
-    rates = rates_from(assumed_for(config).rates, lab.times, drawn, councils)
-    first, last = _council_arms(items, councils, judged)
-    usages = [trace.usage for trace in (*drawn, *councils)]
-    findings = Findings(
-        probes=probes,
+    first, last = _council_arms(items, seen.councils, judged)
+    return Findings(
+        probes=seen.probes,
         num_items=len(items),
-        constant=constant,
-        copied=copied,
+        constant=seen.constant,
+        copied=seen.copied,
         alone=tuple(
             Arm(name=s.name, scores=tuple(member_scores(pool, s, items, judged)), num_samples=1) for s in seats
         ),
@@ -166,31 +195,33 @@ async def assess(lab: Lab, problems: SplitProblems, options: AssessOptions) -> A
         mesh=mesh,
         council=last,
         council_vote=first,
-        ceiling=Arm(
-            name="any member right",
-            scores=tuple(any_right(pool, seats, items, judged, options.votes_each)),
-            num_samples=options.votes_each * len(seats),
-        ),
+        ceiling=ceiling,
         reach=reach,
-        n_eff=reliability.num_effective(names),
-        same_wrong=sum(known) / len(known) if known else None,
+        n_eff=n_eff,
+        same_wrong=same_wrong,
         discordance=discordance,
         num_gate=0 if gate is None else gate.num_problems,
         near_duplicates=_near_duplicates(config, problems),
         detectable=detectable,
         num_gate_needed=needed,
         expected_examples=expected_examples(
-            pool, seats, items, judged, _harvested(config, problems, num_train), config.curation.max_per_problem
+            pool, seats, items, judged, _harvested(config, problems), config.curation.max_per_problem
         ),
         min_examples=config.recipes.min_rows,
         night=_night(config, problems, rates),
         night_hours=options.night_hours,
-        output_tokens=sum(usage.output_tokens for usage in usages),
-        seconds=sum(stage.seconds for stage in lab.times),
+        output_tokens=sum(trace.usage.output_tokens for trace in (*seen.drawn, *seen.councils)),
+        seconds=seconds,
     )
-    return Assessment(
-        advice=advise(findings), findings=findings, rates=rates, engines=engines_id(config), tasks=tasks_id(config)
-    )
+
+
+def _dependence(seats: Sequence[Member], seen: _Seen) -> tuple[float, float | None]:
+    """(independent votes the seats are worth, mean share of pairs of wrong answers that are the same)."""
+    found = measure_traces(seen.drawn, seen.judged, councils=seen.councils)
+    names = [seat.name for seat in seats]
+    same = [found.same_wrong_share(a, b) for a, b in combinations(names, 2)]
+    known = [share for share in same if share is not None]
+    return found.num_effective(names), sum(known) / len(known) if known else None
 
 
 def _shown(gate: Assumed | None, room: float, seed: int) -> tuple[float | None, int | None]:
@@ -248,10 +279,11 @@ def _council_arms(
     )
 
 
-def _harvested(config: RunConfig, problems: SplitProblems, num_train: int) -> int:
+def _harvested(config: RunConfig, problems: SplitProblems) -> int:
     """TRAIN problems one generation draws on."""
-    types = len({problem.task.type for problem in problems.of(Split.TRAIN)})
-    return min(num_train, config.harvest.problems_per_type * types)
+    train = problems.of(Split.TRAIN)
+    types = len({problem.task.type for problem in train})
+    return min(len(train), config.harvest.problems_per_type * types)
 
 
 def _near_duplicates(config: RunConfig, problems: SplitProblems) -> str:

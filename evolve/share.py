@@ -52,7 +52,8 @@ class Share:
             if found:
                 return collate(found)
             batch = collate([examples[0] | {"weight": 0.0}])
-            return batch | {"shift_labels": torch.full_like(batch["shift_labels"], UNCOUNTED)}
+            uncounted = torch.full_like(batch["shift_labels"], UNCOUNTED)
+            return batch | {"shift_labels": uncounted, "num_row_tokens": torch.tensor(0)}
 
         return mine
 
