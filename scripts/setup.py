@@ -114,6 +114,8 @@ def install_rest(lock: Path) -> None:
     settings = pip_settings(PYTHON)
     # Without build isolation the packages that ship as source are built by the setuptools pinned in the bootstrap.
     uv = [VENV / "bin" / "uv", "pip", "install", *quiet, "--no-deps", "--no-build-isolation", "--python", PYTHON]
+    # An engine imports vLLM in three processes. Where Python may not write bytecode, each would compile it every time.
+    uv.append("--compile-bytecode")
     command = [str(part) for part in (*uv, *uv_index_options(settings), "--require-hashes", "-r", lock)]
     if subprocess.run(command, cwd=ROOT, env=uv_environment(settings)).returncode != 0:
         say("uv could not install them; trying pip, which takes minutes")
