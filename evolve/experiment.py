@@ -10,7 +10,8 @@ from evolve.audit import SCORES, AuditScores, audit_rosters
 from evolve.audited import RosterAsk
 from evolve.config import ConfigError, RunConfig
 from evolve.drawn import problems_by_generation
-from evolve.experiment_results import ArmAudit, ExperimentResults, results_of
+from evolve.experiment_results import ArmAudit, ExperimentResults, markdown, results_of
+from evolve.finished import leave_report, read_report
 from evolve.journal import Journal
 from evolve.judge import Judge
 from evolve.lab import Lab
@@ -18,8 +19,10 @@ from evolve.progress import Observer
 from evolve.rival_arms import arm_config, hold_arm, read_arm, spent_by
 from evolve.rival_methods import ArmName, RivalArm, Spent
 from evolve.run import run
-from memory.ledger import exclusive_lock, publish_json, read_record
+from evolve.view_arms import with_arms
+from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
 
+RESULTS, RESULTS_TEXT = "results.json", "results.md"
 ARM_AUDIT = "arm_audit.json"
 """Beside the arm: the arm with what AUDIT found of it."""
 
@@ -62,6 +65,15 @@ async def hold_experiment(
         arms.append(await hold_arm_of(config, name, observer, sitting))
     scores = read_record(config.run_dir / SCORES, AuditScores)
     return results_of(scores, arms, _spent(config), seed=config.seed, commits=commits)
+
+
+def leave_results(run_dir: Path, found: ExperimentResults) -> None:
+    """Write `results.json` and `results.md` beside the run, and show its arms in its report."""
+    publish_json(run_dir / RESULTS, found)
+    publish_bytes(run_dir / RESULTS_TEXT, markdown(found).encode())
+    data = read_report(run_dir)
+    if data is not None:
+        leave_report(run_dir, with_arms(data, found))
 
 
 async def hold_arm_of(

@@ -6,7 +6,8 @@
 
 The recipe has to be committed before the seed is drawn, and the seed draws every problem, AUDIT's among them: a working
 tree with changes is refused. The same command continues where a sitting ended, however it ended; exit status 3 says
-that there is more to do. Results are written to `results.json` and `results.md` in the run's directory.
+that there is more to do. Results are written to `results.json` and `results.md` in the run's directory, and its report
+shows the arms.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from evolve.commands import OUT  # the path has to be set first
 from evolve.config import RunConfig, load_config
 from evolve.console import ConsoleObserver
-from evolve.experiment import Sitting, SittingOver, hold_experiment
+from evolve.experiment import Sitting, SittingOver, hold_experiment, leave_results
 from evolve.experiment_results import ExperimentResults, markdown
 from evolve.preflight import check
 from evolve.problem_config import GymProblems
 from evolve.rival_methods import ARMS, ArmName
-from memory.ledger import Ledger, publish_bytes, publish_json
+from memory.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 MORE_TO_DO = 3
@@ -45,8 +46,7 @@ def main() -> None:
     except SittingOver as over:
         print(over)
         sys.exit(MORE_TO_DO)
-    publish_json(config.run_dir / "results.json", found)
-    publish_bytes(config.run_dir / "results.md", markdown(found).encode())
+    leave_results(config.run_dir, found)
     print(markdown(found))
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from evolve.audit import AuditScores
 from evolve.audited import AuditedRoster, AuditItems
-from evolve.experiment import ArmAudit, Sitting, SittingOver, hold_experiment, rosters_of
-from evolve.experiment_results import markdown, results_of
+from evolve.experiment import ArmAudit, Sitting, SittingOver, hold_experiment, leave_results, rosters_of
+from evolve.experiment_results import ExperimentResults, markdown, results_of
+from evolve.finished import read_report
 from evolve.progress import Silent
+from evolve.report.answer import rival_sentences
 from evolve.rival_methods import ArmName, ArmStep, Effort, RivalArm, Spent, frozen_arm
 from mesh.types import Member
 from tests.evolve.test_plan import config
@@ -117,3 +119,14 @@ def test_an_experiment_in_many_sittings_ends_like_one_in_a_single_sitting(tmp_pa
         assert sittings < 60
     assert sittings > 1
     assert found == whole
+    assert isinstance(found, ExperimentResults)
+    for _ in range(2):
+        leave_results(tmp_path / "parts", found)
+    data = read_report(tmp_path / "parts")
+    assert data is not None
+    arms = {one.method: one.points[-1].mean for one in data.evolution.curves if one.kind == "arm"}
+    last = {point.arm: point.vote.mean for point in found.points}
+    assert arms == {"arm rft": last["rft"], "arm naive": last["naive"]}
+    told = [sentence for sentence in rival_sentences(data) if "(the best single model, trained on" in sentence]
+    assert len(told) == 1, "once, however often the results are left"
+    assert "every answer learned from unverified" in (tmp_path / "parts" / "report.html").read_text()
