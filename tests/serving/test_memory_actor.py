@@ -169,20 +169,27 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_callers_go_on(start: St
             remote.remember([seen(f"kept {client} {number}")])
             acknowledged.append(f"kept {client} {number}")
 
+    def wait_for_more(count: int) -> None:
+        aim, end = len(acknowledged) + count, time.monotonic() + 60.0
+        while len(acknowledged) < aim:
+            assert time.monotonic() < end, f"{len(acknowledged)} of {aim} were acknowledged"
+            time.sleep(0.01)
+
     pids = []
     with ThreadPoolExecutor(4) as threads:
         clients = [threads.submit(write, client) for client in range(4)]
-        for _ in range(2):
-            time.sleep(0.5)
+        try:
+            for _ in range(2):
+                wait_for_more(20)
+                pids.append(remote.start())
+                os.kill(pids[-1], signal.SIGKILL)
             pids.append(remote.start())
-            os.kill(pids[-1], signal.SIGKILL)
-        pids.append(remote.start())
-        time.sleep(0.3)
-        stop.set()
+            wait_for_more(20)
+        finally:
+            stop.set()
         for client in clients:
             client.result()
     assert len(set(pids)) == 3
-    assert len(acknowledged) > 50
     remote.flush()
     index = remote.stats().index
     remote.shutdown()
