@@ -185,7 +185,7 @@ async def audit(
 async def audit_rosters(
     lab: Lab, stage: str, rosters: Sequence[RosterAsk], problems: SplitProblems
 ) -> tuple[AuditedRoster, ...]:
-    """Any rosters on a run's AUDIT problems, at their best temperatures on DEV, as the run's own generations are.
+    """Any rosters on a run's AUDIT problems, in their best ways on DEV, as the run's own generations are.
 
     Each distinct member is drawn once and replayed. `stage` names the journal's steps and the files, and the draws'
     seeds follow from it: with "audit", in a lab of its own with the run's seed, they are those of the run's own audit.

@@ -10,7 +10,7 @@ from evolve.evaluate import Pool, member_scores, verdict_scores
 from evolve.lab import Lab
 from evolve.remembering import RecalledByTask, recall_all
 from evolve.sealed import Asked
-from evolve.tuning import Tuned, heated, shared_temperature
+from evolve.tuning import Tuned, shared_way
 from memory.store import Memory
 from memory.upkeep import freeze
 from mesh.types import Deliberation, Member
@@ -26,15 +26,14 @@ async def hold_audit_councils(
     """Councils of the old seats ("before") and, where they changed, of the new ones ("after"), on the same problems.
 
     Both recall the same, if the configuration lets them: from a copy of memory that was frozen before either. Each
-    talks at the temperature that is best for its seats' samples on DEV.
+    is asked in the way that is best for its seats' samples on DEV.
     """
     arms = {"before": before} if list(after) == list(before) else {"before": before, "after": after}
     recalled = await _recall_frozen(lab, problems)
     held = {}
     for label, seats in arms.items():
-        asks = council_asks(lab.config, "audit councils", problems, seats, recalled.of)
-        if lab.config.evaluation.temperatures:
-            asks = [heated(ask, shared_temperature(seats, tuned)) for ask in asks]
+        way = shared_way(seats, tuned)
+        asks = [way.of(ask) for ask in council_asks(lab.config, "audit councils", problems, seats, recalled.of)]
         path = lab.directory / "audit" / f"councils-{label}.parquet"
         held[label] = await lab.hold(f"audit councils {label}", path, asks)
     return held

@@ -1,4 +1,4 @@
-"""Rosters on the AUDIT problems: every distinct member drawn once at its best temperature, every method replayed."""
+"""Rosters on the AUDIT problems: every distinct member drawn once in its best way, every method replayed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evolve.lab import Ask, Lab
 from evolve.problem_types import Problem
 from evolve.rivals import again
 from evolve.sealed import Asked, SealedProblem
-from evolve.tuning import Tuned, Tuning, at_temperature, best_of, best_sampled, tune
+from evolve.tuning import Tuned, Tuning, best_of, best_sampled, each_in_its_way, tune
 from memory.types import Record
 from mesh.types import Deliberation, Member
 
@@ -84,12 +84,10 @@ def proposal_plan(
         for member in members
         for ask in proposal_asks(lab.config, stage, [problem], [member], counts[member.name])
     ]
-    greedy = [_greedy(member) for member in members if tuned[member.name].greedy is not None]
-    asks += proposal_asks(lab.config, stage, items, greedy, 1)
-    if not lab.config.evaluation.temperatures:
-        return asks
-    temperatures = {member.name: tuned[member.name].sampled.temperature for member in members}
-    return at_temperature(asks, temperatures | {member.name: 0.0 for member in greedy})
+    cold = {_greedy(member): best for member in members if (best := tuned[member.name].greedy) is not None}
+    asks += proposal_asks(lab.config, stage, items, list(cold), 1)
+    ways = {member.name: tuned[member.name].sampled.way for member in members}
+    return each_in_its_way(asks, ways | {member.name: best.way for member, best in cold.items()})
 
 
 def _counts(rosters: Sequence[RosterAsk], tuned: Mapping[str, Tuned]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -102,11 +102,21 @@ class EvaluationConfig(Record):
     )
     emergence_samples: int = Field(default=30, ge=1, description="samples alone before a solution counts as emergent")
     tuning_items_per_type: int = Field(
-        default=20, ge=1, description="DEV problems of each type on which temperatures and the best single are chosen"
+        default=20, ge=1, description="DEV problems of each type on which ways of asking and the best single are chosen"
     )
     temperatures: tuple[float, ...] = Field(
         default=(),
-        description="tried on DEV for every member before AUDIT, the best is audited; empty: the configured one",
+        description="tried on DEV for every member before AUDIT, the best is audited; empty: the configured one. With "
+        "each of these every number of demonstrations, instruction and stop below is tried",
+    )
+    demonstrations: tuple[Annotated[int, Field(ge=0, le=32)], ...] = Field(
+        default=(), description="how many of a task's worked examples are shown, likewise; empty: all"
+    )
+    instructions: tuple[str, ...] = Field(
+        default=(), description="how to answer, likewise, in place of the tasks' own instructions; empty: their own"
+    )
+    stops: tuple[tuple[Annotated[str, Field(min_length=1)], ...], ...] = Field(
+        default=(), description="strings at which an answer ends, likewise; empty: the configured ones"
     )
     audit_samples_per_member: int = Field(default=2, ge=1, description="first proposals for each AUDIT problem")
     audit_councils_per_type: int = Field(default=15, ge=0, description="AUDIT problems of each type put to the council")
@@ -185,6 +195,19 @@ class RunConfig(MeshConfig):
             raise ValueError(
                 "gate.required names placebo, but recipes.placebo is false, so that nothing could ever pass; set "
                 "recipes.placebo: true, or take placebo out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _examples_to_show_are_there(self) -> RunConfig:
+        wanted = max(self.evaluation.demonstrations, default=0)
+        problems = self.problems
+        families = (problems,) if isinstance(problems, FileProblems) else problems.families
+        most = max((family.num_demonstrations for family in families), default=0)
+        if wanted > most:
+            raise ValueError(
+                f"evaluation.demonstrations would show {wanted} worked examples, but no task has more than {most}; "
+                "raise num_demonstrations, or try fewer"
             )
         return self
 

@@ -18,6 +18,7 @@ from evolve.recipes import Recipe
 from evolve.sealed import Asked, SplitProblems
 from evolve.seats import base_seats
 from evolve.splits import Split
+from evolve.tuning import ways_tried
 from memory.types import Record
 
 _A = TypeVar("_A", bound=Asked)
@@ -262,12 +263,13 @@ def _audit(config: RunConfig, problems: Problems, rates: Rates, num_generations:
     settings, seats = config.evaluation, len(base_seats(config))
     items, k = problems.of(Split.AUDIT), settings.audit_samples_per_member
     members, bests = seats + num_generations, 1 + num_generations
-    warm = [t for t in settings.temperatures if t > 0.0] or ([] if settings.temperatures else [1.0])
-    cold = len(settings.temperatures) > len(warm)
+    ways = ways_tried(config)
+    cold = sum(way.temperature == 0.0 for way in ways)
+    warm = len(ways) - cold
     tuned = _sample(problems.of(Split.DEV), settings.tuning_items_per_type)
     sample = _sample(items, settings.audit_councils_per_type)
-    tries = [_proposals(rates, "tune audit", tuned, members * len(warm), settings.dev_samples_per_member)]
-    tries += [_proposals(rates, "tune audit", tuned, members, 1)] if cold else []
+    tries = [_proposals(rates, "tune audit", tuned, members * warm, settings.dev_samples_per_member)]
+    tries += [_proposals(rates, "tune audit", tuned, members * cold, 1)]
     draws = [
         _proposals(rates, "audit proposals", items, members, k),
         _proposals(rates, "audit proposals", items, bests, k * (seats - 1)),

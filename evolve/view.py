@@ -34,6 +34,7 @@ from evolve.report.holdings import Holdings
 from evolve.report.measure import Comparison, compare
 from evolve.report.talk import JudgedCase, choose_examples, talk_view
 from evolve.splits import Split
+from evolve.tuning import told
 from evolve.view_evolution import evolution_view
 from memory.stats import MemoryStats
 from memory.types import Record
@@ -104,9 +105,17 @@ def report_of(
             [*cases, *_cases(first.harvest.councils, first.harvest.judged)],
             lambda deliberation: "\n".join(transcript(deliberation)),
         ),
-        notes=(*([f"The run ended early: {run.stopped}."] if run.stopped else ()), *run.problems.report.notes),
+        notes=tuple(_notes(run)),
         evolution=evolution_view(config, run, times),
     )
+
+
+def _notes(run: Run) -> Iterable[str]:
+    if run.stopped:
+        yield f"The run ended early: {run.stopped}."
+    if asked := told(run.audit.scores.tuned):
+        yield asked
+    yield from run.problems.report.notes
 
 
 def _cases(deliberations: Iterable[Deliberation], judged: Judgements) -> list[JudgedCase]:

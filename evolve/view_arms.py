@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from evolve.experiment_results import ExperimentResults
 from evolve.report.data import ReportData
 from evolve.report.evolution import Curve, CurvePoint, Gain
-from evolve.rival_methods import MEANING
+from evolve.rival_methods import MEANING, ArmName
 from evolve.view_evolution import gain_view
 
-LEARNED = ("rft", "naive")
+LEARNED: tuple[ArmName, ...] = ("rft", "naive")
 """Arms that have a curve of their own; the frozen one is the mesh's generation 0 all along."""
 
 

@@ -48,6 +48,11 @@ def test_wrong_type_is_refused_with_what_came(tmp_path: Path) -> None:
         load_config(write(tmp_path, num_generations="many"))
 
 
+def test_more_worked_examples_than_any_task_has_cannot_be_tried(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"would show 3 worked examples, but no task has more than 0"):
+        load_config(write(tmp_path, evaluation={"demonstrations": [0, 3]}))
+
+
 def test_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate.alpha: expected a finite number, got nan"):
         load_config(write(tmp_path, gate={"alpha": float("nan")}))
