@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from evolve.config import RunConfig
 from evolve.lab import Ask
-from evolve.sealed import Asked
+from evolve.problems.sealed import Asked
 from memory.types import Recall
 from mesh.config import CouncilConfig, VoteConfig
 from mesh.seeds import derive_seed

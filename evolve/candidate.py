@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from evolve.recipes import Recipe
+from evolve.learning.recipes import Recipe
 from memory.types import Record
 from mesh.types import Member
 

@@ -127,7 +127,7 @@ def evolve(
     as_json: Json = False,
 ) -> None:
     """Run evolution generations; the same command continues a run that was cut off."""
-    from evolve.commands import evolve_command
+    from evolve.commands.general import evolve_command
 
     _exit(lambda: evolve_command(config, run_dir, measured, as_json=as_json))
 
@@ -147,7 +147,7 @@ def deliberate(
     as_json: Json = False,
 ) -> None:
     """Put one question to the mesh and show the whole transcript."""
-    from evolve.commands import How, deliberate_command
+    from evolve.commands.general import How, deliberate_command
 
     kind = "number" if number else answer
     how = How(config, run, protocol, reliability, memory)
@@ -176,8 +176,8 @@ def batch(
     as_json: Json = False,
 ) -> None:
     """Deliberate a file of tasks; the same command continues where it was cut off."""
-    from evolve.batch_commands import BatchOptions, batch_command
-    from evolve.commands import How
+    from evolve.commands.batch import BatchOptions, batch_command
+    from evolve.commands.general import How
 
     how = How(config, run, protocol, reliability, memory)
     options = BatchOptions(schema, channel, deadline, estimate, sample, concurrency)
@@ -195,7 +195,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Open the OpenAI-compatible door to the mesh, until ctrl-C or SIGTERM."""
-    from evolve.serve_commands import ServeOptions, serve_command
+    from evolve.commands.serve import ServeOptions, serve_command
 
     _exit(lambda: serve_command(config, ServeOptions(host, port, channel, run, safe), as_json=as_json))
 
@@ -207,7 +207,7 @@ def reliability(
     as_json: Json = False,
 ) -> None:
     """Measure members on a run's judged traces: the weights, pairs and confidences that deliberations rest on."""
-    from evolve.commands import reliability_command
+    from evolve.commands.general import reliability_command
 
     _exit(lambda: reliability_command(run, out, as_json=as_json))
 
@@ -215,7 +215,7 @@ def reliability(
 @app.command()
 def report(run: RunDir, as_json: Json = False) -> None:
     """Print a run's summary and where its report is; rebuild report.html if it is missing."""
-    from evolve.commands import report_command
+    from evolve.commands.general import report_command
 
     _exit(lambda: report_command(run, as_json=as_json))
 
@@ -226,7 +226,7 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List prepared models and whether their files are intact."""
-    from evolve.commands import models_command
+    from evolve.commands.general import models_command
 
     _exit(lambda: models_command(store, as_json=as_json))
 
@@ -234,7 +234,7 @@ def models(
 @app.command()
 def estimate(config: Config, measured: FromMeasured = None, as_json: Json = False) -> None:
     """Work out tokens, time, disk, money and the gain that the whole gate can show, before a run starts."""
-    from evolve.commands import estimate_command
+    from evolve.commands.general import estimate_command
 
     _exit(lambda: estimate_command(config, measured, as_json=as_json))
 
@@ -255,8 +255,8 @@ def assess(
     as_json: Json = False,
 ) -> None:
     """Look at your own tasks before a night is spent: is the verifier sound, is there room, can the gate see it?"""
-    from evolve.assess_commands import assess_command
-    from evolve.assessing import AssessOptions
+    from evolve.commands.assess import assess_command
+    from evolve.studies.assessing import AssessOptions
 
     options = AssessOptions(minutes=minutes, num_items=items, num_councils=councils, night_hours=night)
     _exit(lambda: assess_command(tasks, config, out, options, as_json=as_json))
@@ -287,8 +287,8 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Compare the evolved mesh with generation 0, single models and your present system, at equal budget."""
-    from evolve.study_commands import study_command
-    from evolve.studying import StudyOptions
+    from evolve.commands.study import study_command
+    from evolve.studies.studying import StudyOptions
 
     options = StudyOptions(run=run, baseline=baseline, rft=rft, num_tasks=num_tasks, baseline_price=baseline_price)
     _exit(lambda: study_command(tasks, config, out, options, train_rft=train_rft, as_json=as_json))
@@ -302,7 +302,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Tell what this machine can run and what is missing."""
-    from evolve.commands import doctor_command
+    from evolve.commands.general import doctor_command
 
     _exit(lambda: doctor_command(config, as_json=as_json))
 
@@ -316,7 +316,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how everything stands: fleet, door, channels, runs, disks. Exit code 1: something is amiss."""
-    from evolve.status_commands import status_command
+    from evolve.commands.status_command import status_command
 
     _exit(lambda: status_command(config, directories or [], as_json=as_json))
 
@@ -331,7 +331,7 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Tell the life of one request or task: when, who decided, what failed, what took long; or explain an error."""
-    from evolve.status_commands import why_command
+    from evolve.commands.status_command import why_command
 
     _exit(lambda: why_command(wanted, config, places or [], as_json=as_json))
 
@@ -350,7 +350,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Hold a kept deliberation again from its trace, without a model call: does the same verdict come out?"""
-    from evolve.replay_commands import ReplayOptions, replay_command
+    from evolve.commands.replay import ReplayOptions, replay_command
 
     options = ReplayOptions(config, tuple(places or ()), protocol, reliability, live)
     _exit(lambda: replay_command(deliberation, options, as_json=as_json))
@@ -369,7 +369,7 @@ def bundle(
     as_json: Json = False,
 ) -> None:
     """Write a support archive: how everything stands and what happened, without anybody's text, keys or names."""
-    from evolve.bundle_command import bundle_command
+    from evolve.commands.bundle_command import bundle_command
 
     _exit(lambda: bundle_command(config, out, directories or [], as_json=as_json))
 
@@ -384,7 +384,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Put a generation's seats in force in a channel; whoever serves it switches without dropping a request."""
-    from evolve.channel_commands import Note, Where, promote_command
+    from evolve.commands.channels import Note, Where, promote_command
 
     _exit(lambda: promote_command(target, Where(channel, config), Note(reason, by), as_json=as_json))
 
@@ -399,7 +399,7 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Show which specialists a run made and what they descend from; or one of them with all that made it."""
-    from evolve.lineage_commands import lineage_command
+    from evolve.commands.lineage import lineage_command
 
     _exit(lambda: lineage_command(run, adapter, card, as_json=as_json))
 
@@ -414,7 +414,7 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Agree to the promotion that a run waits with."""
-    from evolve.lineage_commands import decide_command
+    from evolve.commands.lineage import decide_command
 
     _exit(lambda: decide_command(run, proposal, "approved", by, note, content, as_json=as_json))
 
@@ -429,7 +429,7 @@ def veto(
     as_json: Json = False,
 ) -> None:
     """Refuse the promotion that a run waits with."""
-    from evolve.lineage_commands import decide_command
+    from evolve.commands.lineage import decide_command
 
     _exit(lambda: decide_command(run, proposal, "vetoed", by, note, content, as_json=as_json))
 
@@ -444,7 +444,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Put the seats before in force again; also works in a frozen channel."""
-    from evolve.channel_commands import Note, Where, rollback_command
+    from evolve.commands.channels import Note, Where, rollback_command
 
     _exit(lambda: rollback_command(Where(channel, config), to, Note(reason, by), as_json=as_json))
 
@@ -454,7 +454,7 @@ def freeze(
     channel: ToChannel, config: ForChannels = None, reason: Reason = "", by: ByWhom = None, as_json: Json = False
 ) -> None:
     """Refuse promotions to a channel until it is unfrozen."""
-    from evolve.channel_commands import Note, Where, freeze_command
+    from evolve.commands.channels import Note, Where, freeze_command
 
     _exit(lambda: freeze_command(Where(channel, config), Note(reason, by), frozen=True, as_json=as_json))
 
@@ -464,7 +464,7 @@ def unfreeze(
     channel: ToChannel, config: ForChannels = None, reason: Reason = "", by: ByWhom = None, as_json: Json = False
 ) -> None:
     """Allow promotions to a channel again."""
-    from evolve.channel_commands import Note, Where, freeze_command
+    from evolve.commands.channels import Note, Where, freeze_command
 
     _exit(lambda: freeze_command(Where(channel, config), Note(reason, by), frozen=False, as_json=as_json))
 
@@ -476,7 +476,7 @@ def channels(
     as_json: Json = False,
 ) -> None:
     """List the channels and what is in force in each, or tell the history of one."""
-    from evolve.channel_commands import channels_command
+    from evolve.commands.channels import channels_command
 
     _exit(lambda: channels_command(name, config, as_json=as_json))
 
@@ -488,7 +488,7 @@ def fleet_up(
     as_json: Json = False,
 ) -> None:
     """Start the engines and keep them up until SIGTERM or Ctrl-C; what an earlier, killed one left is cleaned up."""
-    from evolve.fleet_commands import up_command
+    from evolve.commands.fleet import up_command
 
     _exit(lambda: up_command(config, drain, as_json=as_json))
 
@@ -501,7 +501,7 @@ def fleet_down(
     as_json: Json = False,
 ) -> None:
     """Drain and end the fleet that is up, or clean up after one that was killed."""
-    from evolve.fleet_commands import down_command
+    from evolve.commands.fleet import down_command
 
     _exit(lambda: down_command(config, timeout, now=now, as_json=as_json))
 
@@ -509,7 +509,7 @@ def fleet_down(
 @fleet_app.command("show")
 def fleet_show(config: FleetOf = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Tell whether a fleet is up, and how each of its replicas stands."""
-    from evolve.fleet_commands import show_command
+    from evolve.commands.fleet import show_command
 
     _exit(lambda: show_command(config, as_json=as_json))
 
@@ -523,7 +523,7 @@ def memory_brief(
     as_json: Json = False,
 ) -> None:
     """What a new session should know, in so many tokens."""
-    from evolve.memory_commands import brief_command
+    from evolve.commands.memory import brief_command
 
     _exit(lambda: brief_command(where, tokens, namespaces or [], embedder, as_json=as_json))
 
@@ -538,7 +538,7 @@ def memory_search(
     as_json: Json = False,
 ) -> None:
     """Find experiences of any standing by meaning and by words."""
-    from evolve.memory_commands import search_command
+    from evolve.commands.memory import search_command
 
     _exit(lambda: search_command(where, text, limit, namespaces or [], embedder, as_json=as_json))
 
@@ -553,7 +553,7 @@ def memory_show(
     as_json: Json = False,
 ) -> None:
     """Show an experience, how far it is trusted and why, and the story around it."""
-    from evolve.memory_commands import show_command
+    from evolve.commands.memory import show_command
 
     _exit(lambda: show_command(where, experience, svg, html, nodes, as_json=as_json))
 
@@ -569,7 +569,7 @@ def memory_verify(
     as_json: Json = False,
 ) -> None:
     """Store what a person found when checking an experience."""
-    from evolve.memory_commands import verify_command
+    from evolve.commands.memory import verify_command
 
     _exit(lambda: verify_command(where, experience, verdict, by, note, episode, as_json=as_json))
 
@@ -577,7 +577,7 @@ def memory_verify(
 @memory_app.command("retire")
 def memory_retire(where: Remembered, experience: ExperienceId, reason: Reason = "", as_json: Json = False) -> None:
     """Set an experience aside: kept and found by search, never recalled."""
-    from evolve.memory_commands import mark_command
+    from evolve.commands.memory import mark_command
 
     _exit(lambda: mark_command("retire", where, experience, reason, as_json=as_json))
 
@@ -585,7 +585,7 @@ def memory_retire(where: Remembered, experience: ExperienceId, reason: Reason = 
 @memory_app.command("restore")
 def memory_restore(where: Remembered, experience: ExperienceId, reason: Reason = "", as_json: Json = False) -> None:
     """Take a retirement back."""
-    from evolve.memory_commands import mark_command
+    from evolve.commands.memory import mark_command
 
     _exit(lambda: mark_command("restore", where, experience, reason, as_json=as_json))
 
@@ -602,7 +602,7 @@ def memory_rollback(
     as_json: Json = False,
 ) -> None:
     """Derive everything without a source, or without what happened since; shows what would change and asks."""
-    from evolve.memory_commands import rollback_command
+    from evolve.commands.memory import rollback_command
 
     _exit(lambda: rollback_command(where, source, since, reason, yes=yes, as_json=as_json))
 
@@ -610,7 +610,7 @@ def memory_rollback(
 @memory_app.command("erase")
 def memory_erase(where: Remembered, experience: ExperienceId, yes: Yes = False, as_json: Json = False) -> None:
     """Remove an experience for good, and list the datasets and adapters that were made from it."""
-    from evolve.memory_commands import erase_command
+    from evolve.commands.memory import erase_command
 
     _exit(lambda: erase_command(where, experience, yes=yes, as_json=as_json))
 
@@ -623,7 +623,7 @@ def memory_export(
     as_json: Json = False,
 ) -> None:
     """Write everything that stands as JSONL, and a table for analysis as Parquet."""
-    from evolve.memory_commands import export_command
+    from evolve.commands.memory import export_command
 
     _exit(lambda: export_command(where, out, namespaces or [], as_json=as_json))
 
@@ -637,7 +637,7 @@ def memory_import(
     as_json: Json = False,
 ) -> None:
     """Take an exported memory in; what is known already changes nothing, bad lines are told by number."""
-    from evolve.memory_commands import import_command
+    from evolve.commands.memory import import_command
 
     _exit(lambda: import_command(where, path, into, embedder, as_json=as_json))
 
@@ -645,7 +645,7 @@ def memory_import(
 @memory_app.command("rebuild")
 def memory_rebuild(where: Remembered, embedder: EmbedderName = None, as_json: Json = False) -> None:
     """Derive every table and index anew from the events and the texts."""
-    from evolve.memory_commands import rebuild_command
+    from evolve.commands.memory import rebuild_command
 
     _exit(lambda: rebuild_command(where, embedder, as_json=as_json))
 
@@ -653,7 +653,7 @@ def memory_rebuild(where: Remembered, embedder: EmbedderName = None, as_json: Js
 @memory_app.command("doctor")
 def memory_doctor(where: Remembered, as_json: Json = False) -> None:
     """Check every hash, the index, its measured recall and the files; says what to do."""
-    from evolve.memory_commands import doctor_command
+    from evolve.commands.memory import doctor_command
 
     _exit(lambda: doctor_command(where, as_json=as_json))
 
@@ -661,7 +661,7 @@ def memory_doctor(where: Remembered, as_json: Json = False) -> None:
 @memory_app.command("stats")
 def memory_stats(where: Remembered, as_json: Json = False) -> None:
     """Count what is remembered."""
-    from evolve.memory_commands import stats_command
+    from evolve.commands.memory import stats_command
 
     _exit(lambda: stats_command(where, as_json=as_json))
 
@@ -673,7 +673,7 @@ def review_list(
     as_json: Json = False,
 ) -> None:
     """List the questions that wait for a person."""
-    from evolve.review_commands import list_command
+    from evolve.commands.review import list_command
 
     _exit(lambda: list_command(directory, everything=everything, as_json=as_json))
 
@@ -681,7 +681,7 @@ def review_list(
 @review_app.command("show")
 def review_show(directory: ReviewDir, question: QuestionId, as_json: Json = False) -> None:
     """Show one question: why it is asked, the choices and what argues for each."""
-    from evolve.review_commands import show_command
+    from evolve.commands.review import show_command
 
     _exit(lambda: show_command(directory, question, as_json=as_json))
 
@@ -700,7 +700,7 @@ def review_answer(
     as_json: Json = False,
 ) -> None:
     """Answer a question, once and for all."""
-    from evolve.review_commands import answer_command
+    from evolve.commands.review import answer_command
 
     _exit(lambda: answer_command(directory, question, (choice, edit), by, note, content, as_json=as_json))
 
@@ -708,7 +708,7 @@ def review_answer(
 @audit_app.command("verify")
 def audit_verify(directory: ReviewDir, as_json: Json = False) -> None:
     """Check every hash of the log of questions and answers, and that each answer fits its question."""
-    from evolve.review_commands import verify_command
+    from evolve.commands.review import verify_command
 
     _exit(lambda: verify_command(directory, as_json=as_json))
 
@@ -725,7 +725,7 @@ def keys_create(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
-    from evolve.key_commands import create_command
+    from evolve.commands.keys import create_command
 
     _exit(lambda: create_command(config, team, project, (quota, per), days=days, note=note, as_json=as_json))
 
@@ -733,7 +733,7 @@ def keys_create(
 @keys_app.command("list")
 def keys_list(config: WithConfig = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """List all keys by id; the keys themselves are stored nowhere."""
-    from evolve.key_commands import list_command
+    from evolve.commands.keys import list_command
 
     _exit(lambda: list_command(config, as_json=as_json))
 
@@ -745,7 +745,7 @@ def keys_revoke(
     as_json: Json = False,
 ) -> None:
     """Take a key out of use, at once also where a door is open."""
-    from evolve.key_commands import revoke_command
+    from evolve.commands.keys import revoke_command
 
     _exit(lambda: revoke_command(config, key, as_json=as_json))
 
@@ -776,7 +776,7 @@ def outcomes_import(
     as_json: Json = False,
 ) -> None:
     """Bring late labels to a batch's outcomes, to memory and to measured weights; again, it changes nothing."""
-    from evolve.outcome_commands import ImportOptions, import_command
+    from evolve.commands.outcomes import ImportOptions, import_command
 
     options = ImportOptions(batch, key, memory, use_memory, config, reliability, add_to, by, replace, run)
     _exit(lambda: import_command(labels, options, as_json=as_json))
@@ -790,7 +790,7 @@ def problems_add(
     as_json: Json = False,
 ) -> None:
     """Add tasks to a file: no old one changes its split, and a near duplicate goes where its like is."""
-    from evolve.problem_commands import add_command
+    from evolve.commands.problems import add_command
 
     _exit(lambda: add_command(file, config, dry_run=dry_run, as_json=as_json))
 
@@ -812,7 +812,7 @@ def traces_export(
     as_json: Json = False,
 ) -> None:
     """Write traces as training data that TRL, axolotl and LLaMA-Factory load unchanged."""
-    from evolve.trace_commands import export_command
+    from evolve.commands.traces import export_command
 
     _exit(lambda: export_command(source, kind, out, (only_verified, min_confidence), as_json=as_json))
 
@@ -820,7 +820,7 @@ def traces_export(
 @config_app.command("validate")
 def config_validate(config: Config, as_json: Json = False) -> None:
     """Check a configuration; the first wrong key is named with the nearest right one."""
-    from evolve.commands import validate_command
+    from evolve.commands.general import validate_command
 
     _exit(lambda: validate_command(config, as_json=as_json))
 
@@ -828,7 +828,7 @@ def config_validate(config: Config, as_json: Json = False) -> None:
 @config_app.command("show")
 def config_show(config: Config, as_json: Json = False) -> None:
     """Print a configuration with every default filled in."""
-    from evolve.commands import show_command
+    from evolve.commands.general import show_command
 
     _exit(lambda: show_command(config, as_json=as_json))
 
@@ -843,7 +843,7 @@ def config_schema() -> None:
 
 def main() -> None:
     """Entry point of the `evomesh` command."""
-    from evolve.errors import run_app
+    from evolve.commands.errors import run_app
 
     run_app(app, sys.argv[1:])
 
@@ -852,7 +852,7 @@ def _exit(command: Callable[[], None]) -> NoReturn:
     """Run a command; a foreseeable error becomes one message with a code and an exit code, not a traceback."""
     from inspect import getclosurevars
 
-    from evolve.errors import Reported
+    from evolve.commands.errors import Reported
 
     # Every command hands --json on to its work, so the closure knows whether it was given.
     with Reported(as_json=getclosurevars(command).nonlocals.get("as_json") is True):

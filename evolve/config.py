@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from evolve.gate_wear import WearConfig
-from evolve.governance_config import GovernanceConfig
-from evolve.learning_config import AccumulationConfig, CurationConfig, QualityConfig
-from evolve.problem_config import FileProblems, ProblemsConfig
-from evolve.training_config import LoraTraining, RecipesConfig, TrainingConfig, WorkersConfig
+from evolve.gates.gate_wear import WearConfig
+from evolve.governance.config import GovernanceConfig
+from evolve.learning.config import AccumulationConfig, CurationConfig, QualityConfig
+from evolve.problems.config import FileProblems, ProblemsConfig
+from evolve.training.config import LoraTraining, RecipesConfig, TrainingConfig, WorkersConfig
 from memory.config import MemoryConfig
 from memory.types import Record
 from mesh.budget import Budget

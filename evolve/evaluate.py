@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from evolve.sealed import Asked
+from evolve.problems.sealed import Asked
 from memory.types import Record
 from mesh.reliability import Reliability
 from mesh.tally import plurality

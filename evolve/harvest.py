@@ -9,10 +9,10 @@ from evolve.asks import council_asks, first_of_each_type, proposal_asks
 from evolve.evaluate import Judgements
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
-from evolve.problem_types import Problem
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.splits import Split
+from evolve.problems.types import Problem
 from evolve.remembering import RecalledByTask, recall_all, reflect_all, remember, remember_patterns
-from evolve.sealed import SplitProblems
-from evolve.splits import Split
 from memory.types import Record
 from mesh.types import Deliberation
 

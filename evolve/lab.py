@@ -16,16 +16,16 @@ from evolve.ahead import HeldAhead
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements, answers_of
 from evolve.journal import Journal
-from evolve.judge import Judge
-from evolve.panel import Authors, Brief, authors_of, is_settled
-from evolve.panel_asking import panel_of, verdicts_on
-from evolve.permits import Permit
-from evolve.problem_config import FileProblems, GymProblems
-from evolve.problem_types import Problem, clusters_sentence
-from evolve.problems import draw_generation, draw_problems
+from evolve.judging.judge import Judge
+from evolve.judging.panel import Authors, Brief, authors_of, is_settled
+from evolve.judging.panel_asking import panel_of, verdicts_on
+from evolve.problems.config import FileProblems, GymProblems
+from evolve.problems.draw import draw_generation, draw_problems
+from evolve.problems.permits import Permit
+from evolve.problems.sealed import Asked, SealedProblem, SealError, SplitProblems
+from evolve.problems.types import Problem, clusters_sentence
 from evolve.progress import Observer, StageTime
-from evolve.scripted_train import scripted_shape
-from evolve.sealed import Asked, SealedProblem, SealError, SplitProblems
+from evolve.training.scripted_train import scripted_shape
 from memory.ledger import Ledger
 from memory.store import Memory
 from memory.types import Namespace, Recall, Record, content_hash

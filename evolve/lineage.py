@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from evolve.training_config import Role
+from evolve.training.config import Role
 from memory.ledger import Ledger
 from memory.types import Record, content_hash
 from mesh.types import Member

@@ -6,31 +6,31 @@ from collections.abc import Callable, Iterable
 
 from pydantic import Field
 
-from evolve.aa import AARecord, aa_record
-from evolve.audit import Audit, audit
-from evolve.breed import Brood, breed
+from evolve.audit.audit import Audit, audit
+from evolve.audit.contamination import Contamination
+from evolve.audit.exposure import check_contamination
+from evolve.audit.probe import Probe, probe_emergence
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
-from evolve.contamination import Contamination
-from evolve.curriculum import LevelStep
-from evolve.dev import head_start
 from evolve.evaluate import Judgements
-from evolve.exposure import check_contamination
-from evolve.governance import Ruling
+from evolve.gates.aa import AARecord, aa_record
+from evolve.gates.dev import head_start
+from evolve.governance.governance import Ruling
+from evolve.governance.promote import enter_first, promote
 from evolve.harvest import Harvest, gather, last_councils
-from evolve.inherit import inherited, level_steps, nothing_yet
+from evolve.judging.survey import Survey, survey
 from evolve.lab import Lab
+from evolve.learning.breed import Brood, breed
+from evolve.learning.past import Past
 from evolve.lineage import Generation, founders
-from evolve.past import Past
-from evolve.probe import Probe, probe_emergence
-from evolve.problem_config import FileProblems
-from evolve.promote import enter_first, promote
-from evolve.sealed import SplitProblems
+from evolve.planning.spending import Purse
+from evolve.problems.config import FileProblems
+from evolve.problems.curriculum import LevelStep
+from evolve.problems.sealed import SplitProblems
 from evolve.seats import base_seats
-from evolve.select import Selection, select
-from evolve.spending import Purse
-from evolve.survey import Survey, survey
-from evolve.training_job import TrainingReport
+from evolve.selection.inherit import inherited, level_steps, nothing_yet
+from evolve.selection.select import Selection, select
+from evolve.training.job import TrainingReport
 from memory.types import Record
 from mesh.types import Deliberation
 

@@ -6,13 +6,13 @@ import os
 import shutil
 
 from evolve.config import ConfigError, RunConfig
-from evolve.panel import impossible, read_panel_labels, too_few_labels
-from evolve.panel_asking import judges_of, panel_of
-from evolve.problem_config import FileProblems
-from evolve.problem_types import ProblemsError
-from evolve.problems import check_problems, draw_problems
-from evolve.sealed import SplitProblems
-from evolve.training_memory import check_training_fits
+from evolve.judging.panel import impossible, read_panel_labels, too_few_labels
+from evolve.judging.panel_asking import judges_of, panel_of
+from evolve.planning.training_memory import check_training_fits
+from evolve.problems.config import FileProblems
+from evolve.problems.draw import check_problems, draw_problems
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.types import ProblemsError
 from serving.config import RemoteSpec, VllmSpec
 from serving.models import ModelStore
 

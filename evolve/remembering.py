@@ -9,8 +9,8 @@ from pydantic import Field
 
 from evolve.evaluate import Judgements
 from evolve.lab import Lab
-from evolve.sealed import Asked
-from evolve.splits import Split
+from evolve.problems.sealed import Asked
+from evolve.problems.splits import Split
 from memory.store import Memory
 from memory.types import Cue, Observation, Recall, Record
 from mesh.lessons import lessons

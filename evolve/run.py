@@ -11,22 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from evolve.config import ConfigError, RunConfig, dump_config
-from evolve.estimate import Estimate, before_it_begins
-from evolve.finished import leave_report, read_report
-from evolve.footprint import Footprint
 from evolve.identity import identity_of
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
 from evolve.loop import evolve
+from evolve.planning.estimate import Estimate, before_it_begins
 from evolve.progress import Observer
 from evolve.report.data import ReportData
+from evolve.report.finished import leave_report, read_report
 from evolve.report.holdings import holdings_of
+from evolve.report.track_rounds import track_round
+from evolve.report.tracking import check_tracking, track
+from evolve.report.view import Facts, report_of
 from evolve.run_files import CONFIG, ESTIMATE, FACTS
 from evolve.run_memory import open_memory
-from evolve.track_rounds import track_round
-from evolve.tracking import check_tracking, track
-from evolve.view import Facts, report_of
+from evolve.training.footprint import Footprint
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
 from memory.upkeep import tidy
 from serving.admission import BaseModelShape

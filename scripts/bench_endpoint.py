@@ -31,9 +31,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from evolve.commands import serving
+from evolve.commands.general import serving
+from evolve.commands.serve import served_protocols
 from evolve.config import MeshConfig, load_mesh
-from evolve.serve_commands import served_protocols
 from mesh.deliberate import deliberate
 from mesh.job import Job
 from mesh.types import Member

@@ -26,11 +26,11 @@ import numpy as np
 from memory_stream import RETURNING, Estimate, Kind, Row, Visit, mean_of, paired, ratio_of, stream
 
 from evolve.config import RunConfig, load_config
-from evolve.judge import Judge, best_constant
-from evolve.problem_types import Problem
-from evolve.problems import draw_open
+from evolve.judging.judge import Judge, best_constant
+from evolve.problems.draw import draw_open
+from evolve.problems.splits import Split
+from evolve.problems.types import Problem
 from evolve.seats import base_seats
-from evolve.splits import Split
 from memory.config import MemoryConfig
 from memory.embed import Embedder, Vectors, embedder_named
 from memory.ledger import Ledger, publish_json, read_json

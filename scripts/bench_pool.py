@@ -19,10 +19,10 @@ from statistics import mean
 from bench_protocols import Choice
 
 from evolve.config import load_config
-from evolve.judge import Judge
-from evolve.problem_types import Problem
-from evolve.problems import draw_open
-from evolve.splits import Split
+from evolve.judging.judge import Judge
+from evolve.problems.draw import draw_open
+from evolve.problems.splits import Split
+from evolve.problems.types import Problem
 from memory.ledger import publish_json, read_json, read_record
 from mesh.calibrate import brier, expected_calibration_error
 from mesh.equivalence import canonical

@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 
 from evolve.config import RunConfig, load_config
-from evolve.intervals import paired_difference, wilson
-from evolve.judge import Judge, best_constant
+from evolve.gates.intervals import paired_difference, wilson
+from evolve.judging.judge import Judge, best_constant
 from evolve.lineage import Lineage
-from evolve.problem_types import Problem
-from evolve.problems import draw_open
+from evolve.problems.draw import draw_open
+from evolve.problems.splits import Split
+from evolve.problems.types import Problem
 from evolve.seats import base_seats
-from evolve.splits import Split
 from memory.ledger import publish_json
 from memory.types import Record
 from mesh.config import (

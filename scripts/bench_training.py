@@ -21,11 +21,11 @@ from statistics import median
 
 from pydantic import Field
 
-from evolve.recipe_rows import TrainingRow
-from evolve.recipes import Recipe
-from evolve.training_config import LoraTraining, WorkersConfig
-from evolve.training_job import TrainingJob, TrainingReport
-from evolve.workers import run_jobs
+from evolve.learning.recipe_rows import TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.training.config import LoraTraining, WorkersConfig
+from evolve.training.job import TrainingJob, TrainingReport
+from evolve.training.workers import run_jobs
 from memory.ledger import publish_json
 from memory.types import Record
 from mesh.types import Message, Part

@@ -16,8 +16,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evolve.collapse import LEVEL, Vitals, examine, vitals_of  # the path has to be set first
-from evolve.intervals import wilson
+from evolve.audit.collapse import LEVEL, Vitals, examine, vitals_of  # the path has to be set first
+from evolve.gates.intervals import wilson
 
 WORDS = np.asarray([f"w{index}" for index in range(80)])
 FALSE_ALARMS = 0.05

@@ -20,14 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evolve.commands import OUT  # the path has to be set first
+from evolve.commands.console import ConsoleObserver
+from evolve.commands.general import OUT  # the path has to be set first
 from evolve.config import RunConfig, load_config
-from evolve.console import ConsoleObserver
-from evolve.experiment import Sitting, SittingOver, hold_experiment, leave_results
-from evolve.experiment_results import ExperimentResults, markdown
 from evolve.preflight import check
-from evolve.problem_config import GymProblems
-from evolve.rival_methods import ARMS, ArmName
+from evolve.problems.config import GymProblems
+from evolve.studies.experiment import Sitting, SittingOver, hold_experiment, leave_results
+from evolve.studies.experiment_results import ExperimentResults, markdown
+from evolve.studies.rival_methods import ARMS, ArmName
 from memory.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent

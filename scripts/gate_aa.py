@@ -17,19 +17,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evolve.aa_gates import AAGates, hold_aa_gates, samples_needed  # the path has to be set first
 from evolve.asks import first_of_each_type, proposal_asks
-from evolve.commands import OUT
+from evolve.commands.console import ConsoleObserver
+from evolve.commands.general import OUT
 from evolve.config import RunConfig, load_config
-from evolve.console import ConsoleObserver
 from evolve.evaluate import Pool
+from evolve.gates.aa_gates import AAGates, hold_aa_gates, samples_needed  # the path has to be set first
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
 from evolve.preflight import check
+from evolve.problems.splits import Split
 from evolve.progress import Observer
 from evolve.seats import base_seats
-from evolve.splits import Split
 from memory.ledger import exclusive_lock, publish_json
 
 

@@ -21,12 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evolve.conjunction import Contest, Rival, hold  # the path has to be set first
-from evolve.gate import Arm, decide, detectable_effect, power_of
-from evolve.intervals import wilson
-from evolve.paired import paired_test
-from evolve.power import Assumed, conjunction_power
-from evolve.remeasure import expected_luck, remeasured
+from evolve.gates.conjunction import Contest, Rival, hold  # the path has to be set first
+from evolve.gates.gate import Arm, decide, detectable_effect, power_of
+from evolve.gates.intervals import wilson
+from evolve.gates.paired import paired_test
+from evolve.gates.power import Assumed, conjunction_power
+from evolve.gates.remeasure import expected_luck, remeasured
 
 CLUSTER = 5
 """Near duplicates in a cluster of the clustered lines."""

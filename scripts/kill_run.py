@@ -409,7 +409,7 @@ def kill_config(path: Path, run_dir: Path, kills: int, seed: int, minutes: float
     """Whether a run of any configuration kept all it accepted; prints the figures."""
     config = load_config(path)
     if minutes is None:
-        from evolve.plan import plan_run
+        from evolve.planning.plan import plan_run
         from evolve.preflight import draw
 
         minutes = sum(stage.seconds for stage in plan_run(config, draw(config)).stages) / 60.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evolve.problem_types import Problem, ReasoningGymVerifier
+from evolve.problems.types import Problem, ReasoningGymVerifier
 from memory.types import Record, content_hash
 
 

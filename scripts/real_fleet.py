@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from evolve.config import RunConfig, load_config
-from evolve.problems import draw_problems
-from evolve.splits import Split
+from evolve.problems.draw import draw_problems
+from evolve.problems.splits import Split
 from memory.ledger import publish_json
 from mesh.types import Member, Task
 from serving import cluster

@@ -27,13 +27,13 @@ DOORS: dict[str, tuple[str, ...]] = {
         "serving/cluster.py",
         "serving/memory_actor.py",
         "serving/ray_session.py",
-        "evolve/ray_serve.py",
-        "evolve/sharded.py",
-        "evolve/workers.py",
+        "evolve/commands/ray_serve.py",
+        "evolve/training/sharded.py",
+        "evolve/training/workers.py",
     ),
     "faiss": ("memory/index.py",),
-    "trl": ("evolve/train.py", "evolve/trainers.py"),
-    "peft": ("evolve/train.py",),
+    "trl": ("evolve/training/train.py", "evolve/training/trainers.py"),
+    "peft": ("evolve/training/train.py",),
     "fastapi": ("serving/endpoint/",),
     "starlette": ("serving/endpoint/",),
     "math_verify": ("mesh/symbolic_child.py",),
@@ -101,6 +101,12 @@ def test_all_four_packages_are_looked_at() -> None:
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_go_one_way(path: Path) -> None:
     assert wrong_arrows(path.relative_to(ROOT).parts[0], _imports_of(path)) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_commands_are_used_by_the_command_line_alone(path: Path) -> None:
+    wrong = [name for name in _imports_of(path) if name.startswith("evolve.commands")]
+    assert not wrong or _name(path) == "evolve/cli.py" or _name(path).startswith("evolve/commands/")
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.problem_types import Problem, ReasoningGymVerifier
+from evolve.problems.types import Problem, ReasoningGymVerifier
 from mesh.types import Task
 from scripts.memory_stream import (
     BANDS,

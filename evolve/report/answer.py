@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from evolve.intervals import Interval
+from evolve.gates.intervals import Interval
 from evolve.report.bars import interval_mark
 from evolve.report.data import ReportData
 from evolve.report.evolution import DecisionView, EvolutionView, Gain

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from evolve.contamination import Contamination
-from evolve.intervals import Interval
+from evolve.audit.contamination import Contamination
+from evolve.gates.intervals import Interval
 from memory.types import Record
 
 Counts = tuple[tuple[str, int], ...]

@@ -37,7 +37,7 @@ NUM_ENDED = 64
 
 @dataclass
 class Door:
-    """What answers. Made by `evolve.serve_commands`, or by a test; `close` it at the end."""
+    """What answers. Made by `evolve.commands.serve`, or by a test; `close` it at the end."""
 
     config: EndpointConfig
     engine: Engine

@@ -7,17 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from evolve.archive import Archive, Elite, Niche
-from evolve.collapse import examine, vitals_of
-from evolve.conjunction import ConjunctionRecord, Contest, Rival, hold
-from evolve.contamination import Contamination, Row
-from evolve.diversity import describe
-from evolve.gains import gain, share
-from evolve.gate import ArmKind
-from evolve.intervals import wilson
-from evolve.novelty import Solo, internalised
-from evolve.paired import paired_test
-from evolve.remeasure import Remeasured, expected_luck
+from evolve.audit.collapse import examine, vitals_of
+from evolve.audit.contamination import Contamination, Row
+from evolve.audit.novelty import Solo, internalised
+from evolve.gates.conjunction import ConjunctionRecord, Contest, Rival, hold
+from evolve.gates.gains import gain, share
+from evolve.gates.gate import ArmKind
+from evolve.gates.intervals import wilson
+from evolve.gates.paired import paired_test
+from evolve.gates.remeasure import Remeasured, expected_luck
+from evolve.problems.splits import Split
 from evolve.report.data import (
     CandidateView,
     ConstantAnswer,
@@ -43,9 +42,10 @@ from evolve.report.evolution import (
     LifeView,
 )
 from evolve.report.measure import Accuracy
-from evolve.splits import Split
-from evolve.view_evolution import diversity_view, health_view, heat_cells, internalised_view
-from evolve.view_gate import aa_view, contest_views, power_sentence, remeasured_view, versus_view
+from evolve.report.view_evolution import diversity_view, health_view, heat_cells, internalised_view
+from evolve.report.view_gate import aa_view, contest_views, power_sentence, remeasured_view, versus_view
+from evolve.selection.archive import Archive, Elite, Niche
+from evolve.selection.diversity import describe
 from mesh.reliability import Judged
 
 START = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from evolve.config import RunConfig
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
-from evolve.problem_config import NumericVerifier
-from evolve.problem_types import DrawReport, Problem
+from evolve.problems.config import NumericVerifier
+from evolve.problems.sealed import SplitProblems, seal
+from evolve.problems.splits import Split
+from evolve.problems.types import DrawReport, Problem
 from evolve.progress import Silent
-from evolve.sealed import SplitProblems, seal
-from evolve.splits import Split
 from mesh.types import Member, Task
 
 ADA = Member(name="ada", engine="ada", family="alpha")

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from evolve.aa_gates import AAGates, hold_aa_gates, samples_needed
 from evolve.evaluate import Pool
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import Problem
+from evolve.gates.aa_gates import AAGates, hold_aa_gates, samples_needed
+from evolve.problems.config import ExactVerifier
+from evolve.problems.types import Problem
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 
 SEATS = [Member(name=name, engine=name, family=name) for name in ("ada", "ben")]

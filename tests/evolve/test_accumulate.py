@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.accumulate import Accumulated, AccumulationConfig, SetRow, accumulate, set_rows
-from evolve.curate import Example
-from evolve.label_source import LabelSource
+from evolve.learning.accumulate import Accumulated, AccumulationConfig, SetRow, accumulate, set_rows
+from evolve.learning.curate import Example
+from evolve.learning.label_source import LabelSource
 
 
 def example(task: str, text: str = "7", member: str = "m", adapter: str | None = None) -> Example:

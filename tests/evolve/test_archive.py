@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from evolve.archive import (
+from evolve.selection.archive import (
     Archive,
     Elite,
     Niche,

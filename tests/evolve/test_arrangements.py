@@ -3,10 +3,10 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from evolve.arrangements import Arrangement, alone, distinct, one_of_each, together, weakest_places, widest
 from evolve.evaluate import Pool, member_scores, vote_scores
-from evolve.problem_config import NumericVerifier
-from evolve.problem_types import Problem
+from evolve.gates.arrangements import Arrangement, alone, distinct, one_of_each, together, weakest_places, widest
+from evolve.problems.config import NumericVerifier
+from evolve.problems.types import Problem
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Proposal, Task
 

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from evolve.assess import (
+from evolve.cli import app
+from evolve.config import RunConfig
+from evolve.evaluate import Pool
+from evolve.gates.gate import detectable_effect
+from evolve.judging.judge import Judge, Probe
+from evolve.problems.config import ExactVerifier, NumericVerifier
+from evolve.problems.sealed import sealed
+from evolve.problems.splits import Split
+from evolve.problems.types import DrawReport, Problem, ProblemSet
+from evolve.studies.assess import (
     Advice,
     Arm,
     Findings,
@@ -22,16 +31,7 @@ from evolve.assess import (
     unfit,
     vote_replicates,
 )
-from evolve.assessing import AssessOptions, choose_items, guess_problems
-from evolve.cli import app
-from evolve.config import RunConfig
-from evolve.evaluate import Pool
-from evolve.gate import detectable_effect
-from evolve.judge import Judge, Probe
-from evolve.problem_config import ExactVerifier, NumericVerifier
-from evolve.problem_types import DrawReport, Problem, ProblemSet
-from evolve.sealed import sealed
-from evolve.splits import Split
+from evolve.studies.assessing import AssessOptions, choose_items, guess_problems
 from memory.types import content_hash
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 

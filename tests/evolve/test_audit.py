@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from evolve.audit import SCORES, Audit, AuditScores, audit, audit_rosters
-from evolve.audit_draws import distinct_members
-from evolve.audited import RosterAsk
-from evolve.breed import Brood
-from evolve.curate import Curated
+from evolve.audit.audit import SCORES, Audit, AuditScores, audit, audit_rosters
+from evolve.audit.audited import RosterAsk
+from evolve.audit.draws import distinct_members
+from evolve.audit.probe import Probe, probe_emergence
 from evolve.evaluate import Judgements
 from evolve.harvest import Harvest
+from evolve.learning.breed import Brood
+from evolve.learning.curate import Curated
 from evolve.lineage import Generation, founders, successor
 from evolve.loop import Round
-from evolve.probe import Probe, probe_emergence
 from evolve.report.data import ConstantAnswer
 from evolve.report.measure import Accuracy
-from evolve.select import Selection
+from evolve.selection.select import Selection
 from memory.ledger import read_record
 from mesh.types import Member
 from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab

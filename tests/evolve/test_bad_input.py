@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from evolve.codes import code_of
+from evolve.commands.codes import code_of
 from evolve.config import ConfigError, RunConfig
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
+from evolve.judging.scorer import GymScorer
+from evolve.judging.survey import survey
 from evolve.lineage import Lineage
-from evolve.problem_types import Problem, ProblemsError, ReasoningGymVerifier
+from evolve.problems.types import Problem, ProblemsError, ReasoningGymVerifier
 from evolve.progress import Silent
-from evolve.scorer import GymScorer
-from evolve.survey import survey
 from memory.ledger import Ledger
 from memory.types import Record
 from mesh.types import Task

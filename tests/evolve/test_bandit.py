@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from evolve.bandit import ArmResult, BanditState, choose, replay, reward
-from evolve.training_config import BanditConfig
+from evolve.learning.bandit import ArmResult, BanditState, choose, replay, reward
+from evolve.training.config import BanditConfig
 
 ARMS = ("left/own", "left/cross", "left/warm")
 

@@ -18,9 +18,9 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from evolve.batch_commands import deadline_at, window_gate
-from evolve.batch_view import BatchObserver, duration, summary_lines, throughput
 from evolve.cli import app
+from evolve.commands.batch import deadline_at, window_gate
+from evolve.commands.batch_view import BatchObserver, duration, summary_lines, throughput
 from evolve.config import ConfigError
 from mesh.types import Member, Usage
 from serving.batch_types import BatchProgress, BatchSummary, ProtocolShare

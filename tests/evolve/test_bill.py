@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from evolve.bill import bill_lines, bill_of, training_flops
 from evolve.config import RunConfig
-from evolve.gate import detectable_effect
-from evolve.plan import Plan, StagePlan, plan_run
-from evolve.plan_disk import BaseSize, size_of
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import DrawReport, Problem, ProblemSet
-from evolve.rates import Basis
-from evolve.sealed import SplitProblems, sealed
-from evolve.splits import Split
+from evolve.gates.gate import detectable_effect
+from evolve.planning.bill import bill_lines, bill_of, training_flops
+from evolve.planning.disk import BaseSize, size_of
+from evolve.planning.plan import Plan, StagePlan, plan_run
+from evolve.planning.rates import Basis
+from evolve.problems.config import ExactVerifier
+from evolve.problems.sealed import SplitProblems, sealed
+from evolve.problems.splits import Split
+from evolve.problems.types import DrawReport, Problem, ProblemSet
 from mesh.types import Task
 from serving.config import DirectoryModel, ScriptedSpec, VllmSpec
 

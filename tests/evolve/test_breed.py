@@ -13,22 +13,22 @@ from typing import Any
 
 import pytest
 
-from evolve import train_here
-from evolve.bandit import ArmResult
-from evolve.breed import Brood, breed
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements
 from evolve.harvest import Harvest, gather
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
+from evolve.learning.bandit import ArmResult
+from evolve.learning.breed import Brood, breed
+from evolve.learning.past import Past
+from evolve.learning.recipes import Parent
 from evolve.lineage import Generation, Specialist, founders
-from evolve.past import Past
 from evolve.progress import Silent
-from evolve.recipes import Parent
 from evolve.seats import base_seats
-from evolve.training_job import TrainingJob, TrainingReport
+from evolve.training import train_here
+from evolve.training.job import TrainingJob, TrainingReport
 
 
 def config(directory: Path, **changes: Any) -> RunConfig:

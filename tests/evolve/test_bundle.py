@@ -16,14 +16,14 @@ from click.testing import Result
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from evolve import bundle
-from evolve.bundle import MANIFEST, Manifest, make_bundle
-from evolve.bundle_logs import log_lines
-from evolve.bundle_redact import TEXT_KEYS, Pseudonyms, plain, removed, without_secrets
-from evolve.bundle_words import known_errors, told
 from evolve.cli import app
+from evolve.commands import bundle
+from evolve.commands.bundle import MANIFEST, Manifest, make_bundle
+from evolve.commands.bundle_logs import log_lines
+from evolve.commands.bundle_redact import TEXT_KEYS, Pseudonyms, plain, removed, without_secrets
+from evolve.commands.bundle_words import known_errors, told
 from evolve.config import RunConfig, load_mesh
-from evolve.doctor import DoctorReport
+from evolve.planning.doctor import DoctorReport
 from mesh.config import CouncilConfig
 from serving.batch import run_batch
 from serving.batch_types import BatchPace
@@ -290,7 +290,7 @@ TOLD_SETTINGS = {
 
 def test_every_setting_that_takes_any_text_is_either_known_to_be_a_name_or_never_told() -> None:
     undecided = free_texts(RunConfig, set()) - TEXT_KEYS - TOLD_SETTINGS
-    assert undecided == set(), "decide whether it may go into a support archive: evolve/bundle_redact.py"
+    assert undecided == set(), "decide whether it may go into a support archive: evolve/commands/bundle_redact.py"
 
 
 def test_the_same_name_has_the_same_number_and_nobody_stays_nobody() -> None:

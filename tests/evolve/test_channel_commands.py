@@ -11,9 +11,9 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
+from evolve.audit.measured import publish_reliability
 from evolve.cli import app
 from evolve.lineage import Lineage, Specialist, founders, successor
-from evolve.measured import publish_reliability
 from mesh.reliability import AnswerCount, Reliability
 from mesh.types import Member
 from serving.adapter_share import SharedAdapters

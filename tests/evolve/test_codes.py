@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from evolve.cli import app
-from evolve.codes import CODES, Code, code_named, code_of, code_of_kind
-from evolve.errors import Reported, tell
+from evolve.commands.codes import CODES, Code, code_named, code_of, code_of_kind
+from evolve.commands.errors import Reported, tell
 from memory.ledger import Ledger, LedgerError
 from mesh.engine import EngineError
 
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("memory", "mesh", "serving", "evolve")
 
 BECOME_DATA = {
-    "evolve.doorkeeper.DoorEnded": "what Ray Serve is told of the door that it watches",
-    "evolve.sharded.ShardedError": "the reason for which a candidate is quarantined",
-    "evolve.experiment.SittingOver": "the end of a sitting of scripts/experiment.py, which says that more is to do",
+    "evolve.commands.doorkeeper.DoorEnded": "what Ray Serve is told of the door that it watches",
+    "evolve.training.sharded.ShardedError": "the reason for which a candidate is quarantined",
+    "evolve.studies.experiment.SittingOver": "the end of a sitting of scripts/experiment.py: more is to do",
     "memory.exchange_lines.BadLine": "a line of an import that is told by its number",
     "memory.store.UnknownEnd": "an edge of an import that is told by its number",
     "mesh.oversight.Waiting": "a pause for a person, not an error",
@@ -72,7 +72,7 @@ def test_every_exception_of_the_program_has_a_code_or_becomes_data() -> None:
     missing = [
         name for name, ancestors in exception_classes() if not coded & set(ancestors) and name not in BECOME_DATA
     ]
-    assert not missing, f"give these a code in evolve/codes.py, or say in BECOME_DATA what they become: {missing}"
+    assert not missing, f"give these a code in commands/codes.py, or say in BECOME_DATA what they become: {missing}"
 
 
 def test_every_class_that_the_table_names_exists() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evolve.collapse import Vitals, distinct_n, entropy, examine, pass_at_k, vitals_of
+from evolve.audit.collapse import Vitals, distinct_n, entropy, examine, pass_at_k, vitals_of
 
 WORDS = [f"w{index}" for index in range(60)]
 

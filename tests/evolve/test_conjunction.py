@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evolve.conjunction import Contest, ContestResult, Rival, hold
-from evolve.gate import Arm, decide
+from evolve.gates.conjunction import Contest, ContestResult, Rival, hold
+from evolve.gates.gate import Arm, decide
 
 EVERY = ("incumbent", "placebo", "budget")
 N = 120

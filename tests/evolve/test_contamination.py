@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from evolve.contamination import Contamination, Seen, contamination
-from evolve.exposure import check_contamination
-from evolve.judge import Judge
-from evolve.permits import GatePermit
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import Problem
-from evolve.sealed import SealError, seal
-from evolve.splits import Split
+from evolve.audit.contamination import Contamination, Seen, contamination
+from evolve.audit.exposure import check_contamination
+from evolve.judging.judge import Judge
+from evolve.problems.config import ExactVerifier
+from evolve.problems.permits import GatePermit
+from evolve.problems.sealed import SealError, seal
+from evolve.problems.splits import Split
+from evolve.problems.types import Problem
 from memory.types import Recollection
 from mesh.types import Deliberation, Task, Verdict
 from tests.evolve.small_mesh import ADA, dealt, small_lab, sums

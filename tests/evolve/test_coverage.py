@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve import coverage as module
-from evolve.coverage import choose_seats
+from evolve.gates import coverage as module
+from evolve.gates.coverage import choose_seats
 
 SCORES = {"strong": [1, 1, 1, 1, 0, 0], "twin": [1, 1, 1, 1, 0, 0], "odd": [0, 0, 0, 0, 1, 1]}
 

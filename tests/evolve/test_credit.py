@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.credit import (
+from evolve.learning.credit import (
     Credit,
     count_credits,
     count_phases,

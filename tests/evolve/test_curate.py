@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from evolve.config import CurationConfig
-from evolve.credit import Credit, CreditKind, RoleCredit
-from evolve.curate import Curated, CurationRules, clean_completion, curate
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import Problem
+from evolve.learning.credit import Credit, CreditKind, RoleCredit
+from evolve.learning.curate import Curated, CurationRules, clean_completion, curate
+from evolve.problems.config import ExactVerifier
+from evolve.problems.types import Problem
 from mesh.types import Message, Part, Task
 
 

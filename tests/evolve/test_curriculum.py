@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evolve.curriculum import (
+from evolve.problems.config import CurriculumConfig, GymFamily, GymProblems
+from evolve.problems.curriculum import (
     SolveRate,
     apportion,
     level_of,
@@ -17,12 +18,11 @@ from evolve.curriculum import (
     solve_rates,
     start_levels,
 )
-from evolve.permits import GatePermit
-from evolve.problem_config import CurriculumConfig, GymFamily, GymProblems
-from evolve.problem_types import ProblemsError
-from evolve.problems import check_problems, draw_generation, draw_problems
-from evolve.sealed import open_seal
-from evolve.splits import Split, SplitSizes
+from evolve.problems.draw import check_problems, draw_generation, draw_problems
+from evolve.problems.permits import GatePermit
+from evolve.problems.sealed import open_seal
+from evolve.problems.splits import Split, SplitSizes
+from evolve.problems.types import ProblemsError
 
 SIZES = SplitSizes(train=20, dev=9, gate=9, audit=9)
 SUMS = GymFamily(

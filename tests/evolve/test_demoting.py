@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from evolve.audit_log import AuditLog
 from evolve.cli import app
 from evolve.config import ConfigError, RunConfig, dump_config
-from evolve.demoting import LiveAnswer, Weighed, runs_of, standing_of, weigh, weighed_lines, without
-from evolve.governance_config import DemotionConfig
+from evolve.governance.audit_log import AuditLog
+from evolve.governance.config import DemotionConfig
+from evolve.governance.demoting import LiveAnswer, Weighed, runs_of, standing_of, weigh, weighed_lines, without
 from evolve.lineage import Generation, Lineage, Specialist, founders, successor
 from memory.ledger import publish_json
 from memory.types import Evidence

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from evolve.demotion import demotion_event, e_value, judge_live, live_answers, said_by
-from evolve.governance_config import DemotionConfig
+from evolve.governance.config import DemotionConfig
+from evolve.governance.demotion import demotion_event, e_value, judge_live, live_answers, said_by
 from memory.types import Evidence
 from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
 from serving.outcomes import LateOutcome

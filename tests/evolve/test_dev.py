@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from evolve.config import RunConfig
-from evolve.dev import divided
-from evolve.problem_config import GymProblems
+from evolve.gates.dev import divided
+from evolve.problems.config import GymProblems
 from tests.evolve.small_mesh import dealt, small_lab
 
 PROBLEMS = dealt(num_dev=40)

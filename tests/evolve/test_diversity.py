@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evolve.diversity import cohens_kappa, describe, vendi_score, yules_q
+from evolve.selection.diversity import cohens_kappa, describe, vendi_score, yules_q
 from mesh.reliability import Judged, measure
 
 

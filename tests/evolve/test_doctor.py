@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.doctor import (
+from evolve.planning.doctor import (
     GIB,
     DoctorReport,
     Finding,
@@ -131,8 +131,7 @@ def test_this_machine_gets_a_whole_report(tmp_path: Path) -> None:
 
 
 def test_looking_imports_no_heavy_library() -> None:
-    code = (
-        "import sys, evolve.doctor; print(sorted({'torch', 'vllm', 'ray', 'faiss', 'transformers'} & set(sys.modules)))"
-    )
+    heavy = "{'torch', 'vllm', 'ray', 'faiss', 'transformers'}"
+    code = f"import sys, evolve.planning.doctor; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

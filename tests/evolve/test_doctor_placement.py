@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.doctor_placement import THIS_MACHINE, check_engine, check_placement, this_machine, weights_of
+from evolve.planning.doctor_placement import THIS_MACHINE, check_engine, check_placement, this_machine, weights_of
 from serving.config import DirectoryModel, FleetConfig, PackagedModel, ScriptedSpec, ServingConfig, VllmSpec
 from serving.fleet_record import FleetRecord, publish_fleet, record_path
 from serving.placement import GIB, Room, plan

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from evolve import aa, gatekeeping, loop
-from evolve.approvals import ApprovalDesk
-from evolve.audit_log import AuditLog
+from evolve import loop
 from evolve.config import RunConfig
-from evolve.gate_wear import WearConfig
+from evolve.gates import aa, gatekeeping
+from evolve.gates.gate_wear import WearConfig
+from evolve.governance.approvals import ApprovalDesk
+from evolve.governance.audit_log import AuditLog
+from evolve.governance.promote import PromotionWaits
 from evolve.journal import Journal, timeless
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
 from evolve.lineage import Generation, Lineage
 from evolve.loop import Run, evolve
+from evolve.problems.splits import Split
 from evolve.progress import Silent
-from evolve.promote import PromotionWaits
 from evolve.seats import base_seats
-from evolve.splits import Split
 from memory.types import content_hash
 from mesh.types import Member, Sampling
 from serving.scripted_engine import ScriptedEngine

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from evolve.audit import AuditScores
-from evolve.audited import AuditedRoster, AuditItems
-from evolve.experiment import ArmAudit, Sitting, SittingOver, hold_experiment, leave_results, rosters_of
-from evolve.experiment_results import ExperimentResults, markdown, results_of
-from evolve.finished import read_report
+from evolve.audit.audit import AuditScores
+from evolve.audit.audited import AuditedRoster, AuditItems
 from evolve.progress import Silent
 from evolve.report.answer import rival_sentences
-from evolve.rival_methods import ArmName, ArmStep, Effort, RivalArm, Spent, frozen_arm
+from evolve.report.finished import read_report
+from evolve.studies.experiment import ArmAudit, Sitting, SittingOver, hold_experiment, leave_results, rosters_of
+from evolve.studies.experiment_results import ExperimentResults, markdown, results_of
+from evolve.studies.rival_methods import ArmName, ArmStep, Effort, RivalArm, Spent, frozen_arm
 from mesh.types import Member
 from tests.evolve.test_plan import config
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from evolve.footprint import Footprint
+from evolve.training.footprint import Footprint
 
 HOLD = """
 import time

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evolve.gains import gain, share
+from evolve.gates.gains import gain, share
 
 
 def test_a_gain_is_absolute_and_relative_with_intervals_that_hold_it() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evolve.gate import Arm, GateResult, decide, detectable_effect, holm, mcnemar_p, power_of
+from evolve.gates.gate import Arm, GateResult, decide, detectable_effect, holm, mcnemar_p, power_of
 
 
 def arm(name: str, wins: int, losses: int, same: int = 60, kind: str = "candidate", task_type: str = "sums") -> Arm:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.gate_wear import GateWear, WearConfig, WearLedger, holding, level_after, spending, wear_of
+from evolve.gates.gate_wear import GateWear, WearConfig, WearLedger, holding, level_after, spending, wear_of
 from memory.ledger import LedgerError
 
 ITEMS = [f"k{n}" for n in range(10)]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from evolve.approvals import ApprovalDesk, ApprovalError, settle
-from evolve.audit_log import AuditEvent, AuditLog
-from evolve.governance import Decision, Proposed, audit_events, rule
-from evolve.governance_config import ApprovedPromotion, AutomaticPromotion, PromotionPolicy, VetoedPromotion
+from evolve.governance.approvals import ApprovalDesk, ApprovalError, settle
+from evolve.governance.audit_log import AuditEvent, AuditLog
+from evolve.governance.config import ApprovedPromotion, AutomaticPromotion, PromotionPolicy, VetoedPromotion
+from evolve.governance.governance import Decision, Proposed, audit_events, rule
 from memory.ledger import LedgerError
 
 PROPOSED = Proposed(run="r", generation=0, arrangement="g1-ada-own", adapters=("aa",), gate="gg", reason="passed")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evolve.halving import HalvingPlan, Step, balanced_order, next_step, plan_halving
+from evolve.gates.halving import HalvingPlan, Step, balanced_order, next_step, plan_halving
 
 
 def play(plan: HalvingPlan, incumbent: list[bool], arms: dict[str, list[bool]]) -> tuple[Step, int]:

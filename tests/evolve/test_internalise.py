@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from evolve.audit.internalise import Learned, Trial, tasks_trained_on, train_trials, try_audit_tasks, try_out
 from evolve.evaluate import Judgements
-from evolve.internalise import Learned, Trial, tasks_trained_on, train_trials, try_audit_tasks, try_out
 from evolve.lab import Lab
 from evolve.lineage import Generation, Specialist, founders, successor
-from evolve.sealed import Asked
+from evolve.problems.sealed import Asked
 from mesh.types import Deliberation, Member
 from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.intervals import Interval, paired_difference, wilson
+from evolve.gates.intervals import Interval, paired_difference, wilson
 
 COUNTS = st.integers(min_value=0, max_value=300)
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.judge import Judge, best_constant, verifier_audit
-from evolve.problem_config import ExactVerifier, GymFamily, GymProblems, NumericVerifier
-from evolve.problem_types import Problem, ReasoningGymVerifier, VerifierSpec
-from evolve.problems import draw_problems
-from evolve.scorer import GymScorer, ScorerError
-from evolve.splits import Split, SplitSizes
-from evolve.verifiers import is_exact, is_full_score, is_numeric, read_number
+from evolve.judging.judge import Judge, best_constant, verifier_audit
+from evolve.judging.scorer import GymScorer, ScorerError
+from evolve.judging.verifiers import is_exact, is_full_score, is_numeric, read_number
+from evolve.problems.config import ExactVerifier, GymFamily, GymProblems, NumericVerifier
+from evolve.problems.draw import draw_problems
+from evolve.problems.splits import Split, SplitSizes
+from evolve.problems.types import Problem, ReasoningGymVerifier, VerifierSpec
 from mesh.types import AnswerKind, Task
 
 # A child that speaks the scorer's protocol: the answer says what it does. Score: share of the reference's length.
@@ -246,5 +246,5 @@ def test_an_answer_that_computes_for_ever_is_killed_by_processor_time(real_judge
 
 
 def test_the_scoring_script_imports_nothing_of_this_project() -> None:
-    source = Path(sys.modules["evolve.scorer"].__file__ or "").with_name("gym_scorer.py").read_text()
+    source = Path(sys.modules["evolve.judging.scorer"].__file__ or "").with_name("gym_scorer.py").read_text()
     assert not any(f"{word} {name}" in source for word in ("import", "from") for name in ("evolve", "mesh", "memory"))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from evolve.label_source import label_answers
+from evolve.learning.label_source import label_answers
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 
 

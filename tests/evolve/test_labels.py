@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evolve.labels import Label, LabelError, read_labels
+from evolve.judging.labels import Label, LabelError, read_labels
 
 
 def write(tmp_path: Path, name: str, data: str | bytes) -> Path:

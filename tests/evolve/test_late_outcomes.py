@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
-from evolve.labels import BadRow, Label, LabelFile
-from evolve.late_outcomes import Imported, Judged, judge, judge_labels, measure_batch, publish_measured, remember
-from evolve.measured import read_reliability
+from evolve.audit.measured import read_reliability
+from evolve.commands.late_outcomes import (
+    Imported,
+    Judged,
+    judge,
+    judge_labels,
+    measure_batch,
+    publish_measured,
+    remember,
+)
+from evolve.judging.labels import BadRow, Label, LabelFile
 from memory.embed import HashedNgramEmbedder
 from memory.store import Memory
 from memory.types import Cue, Kind, Namespace

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from evolve.audit.measured import measure_run, publish_reliability, read_reliability
 from evolve.config import ConfigError
 from evolve.evaluate import Judgements
-from evolve.measured import measure_run, publish_reliability, read_reliability
 from memory.ledger import publish_json
 from memory.types import Evidence
 from mesh.config import VoteConfig

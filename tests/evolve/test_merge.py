@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from evolve.delta import concatenate, dare, reduce_dense, reduce_factors, ties
-from evolve.lora_files import AdapterUnfit, Factors, LoraFile, write_lora
-from evolve.merge import distance, merge_adapters
-from evolve.merged_rank import merged_rank
-from evolve.training_config import MergeTraining
+from evolve.learning.merged_rank import merged_rank
+from evolve.training.config import MergeTraining
+from evolve.training.delta import concatenate, dare, reduce_dense, reduce_factors, ties
+from evolve.training.lora_files import AdapterUnfit, Factors, LoraFile, write_lora
+from evolve.training.merge import distance, merge_adapters
 from serving.adapters import AdapterStore, BaseModelShape
 
 SHAPES = {"model.layers.0.self_attn.q_proj": (12, 8), "model.layers.1.mlp.up_proj": (6, 20)}
@@ -237,7 +237,7 @@ def test_random_projection_keeps_nearly_as_much_as_the_best_and_says_how_much(mo
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((80, 200), dtype=np.float32)
     best = reduce_dense(matrix, 8)
-    monkeypatch.setattr("evolve.delta.EXACT_SIDE", 10)
+    monkeypatch.setattr("evolve.training.delta.EXACT_SIDE", 10)
     found = reduce_dense(matrix, 8, seed=5)
     lost = float(np.square(matrix - found.factors.delta, dtype=np.float64).sum())
     assert found.kept == pytest.approx(found.energy - lost, rel=1e-4)

@@ -6,8 +6,8 @@ import statistics
 import pytest
 from pydantic import ValidationError
 
-from evolve.mutate import attraction, mutate, partners
-from evolve.training_config import LoraTraining, MutationConfig, ScriptedTraining
+from evolve.learning.mutate import attraction, mutate, partners
+from evolve.training.config import LoraTraining, MutationConfig, ScriptedTraining
 
 BOUNDS = MutationConfig()
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from evolve.deal_file import deal_path, read_deal
-from evolve.near_duplicates import Item, Place, cluster, deal, overlap, shingles
-from evolve.problem_adding import add_problems
-from evolve.problem_config import FileProblems, NearDuplicatesConfig, NumericVerifier
-from evolve.problem_types import ProblemsError, clusters_sentence
-from evolve.problems import draw_problems
-from evolve.sealed import SplitProblems
-from evolve.splits import Split, SplitShares
+from evolve.problems.adding import add_problems
+from evolve.problems.config import FileProblems, NearDuplicatesConfig, NumericVerifier
+from evolve.problems.deal_file import deal_path, read_deal
+from evolve.problems.draw import draw_problems
+from evolve.problems.near_duplicates import Item, Place, cluster, deal, overlap, shingles
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.splits import Split, SplitShares
+from evolve.problems.types import ProblemsError, clusters_sentence
 from memory.ledger import AlreadyLocked, exclusive_lock
 from tests.evolve.test_evolution import config_of, evolved
 
@@ -207,7 +207,7 @@ def test_an_added_row_that_joins_two_splits_is_left_out_with_the_reason(tmp_path
     path = write(config.path, list(pair))
     loose = FileProblems(path=path)
     keys = {p.task.question: p.key for s in Split for p in draw_problems(loose, 0).of(s)}
-    from evolve.deal_file import pin
+    from evolve.problems.deal_file import pin
 
     pin(config, "hand", [Place(key=keys[q], cluster=keys[q], split=s) for q, s in pair.items()])
     added = add_problems(config, write(tmp_path / "new.jsonl", [SHIP + " Say it."]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evolve.novelty import Alone, MeshSolution, Solo, emergence_report, emergent, internalised, luck
+from evolve.audit.novelty import Alone, MeshSolution, Solo, emergence_report, emergent, internalised, luck
 
 BITS = tuple(0.5 + 0.01 * index for index in range(30))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.pack import TokenRow, pack_rows, rows_per_pass
+from evolve.training.pack import TokenRow, pack_rows, rows_per_pass
 
 ROWS = st.lists(
     st.lists(st.integers(0, 2), min_size=2, max_size=8).flatmap(

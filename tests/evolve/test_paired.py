@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.gate import mcnemar_p
-from evolve.paired import flip_p, paired_test
+from evolve.gates.gate import mcnemar_p
+from evolve.gates.paired import flip_p, paired_test
 
 
 @given(st.integers(0, 30), st.integers(0, 30))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evolve.judge import Judge, NotHeard
-from evolve.panel import (
+from evolve.judging.judge import Judge, NotHeard
+from evolve.judging.panel import (
     Ballot,
     Brief,
     LabelledAnswer,
@@ -25,11 +25,11 @@ from evolve.panel import (
     standing,
     too_few_labels,
 )
-from evolve.permits import GatePermit
-from evolve.problem_config import PanelVerifier
-from evolve.problem_types import PanelRule, Problem, ProblemsError
-from evolve.sealed import seal
-from evolve.splits import Split
+from evolve.problems.config import PanelVerifier
+from evolve.problems.permits import GatePermit
+from evolve.problems.sealed import seal
+from evolve.problems.splits import Split
+from evolve.problems.types import PanelRule, Problem, ProblemsError
 from mesh.budget import Budget, EngineClock, Purse
 from mesh.calls import Caller
 from mesh.engine import EngineError

@@ -9,26 +9,26 @@ from typing import Any
 
 import pytest
 
-from evolve import panel_asking
-from evolve.assess_commands import hold_assessment
-from evolve.assessing import AssessOptions
+from evolve.commands.assess import hold_assessment
 from evolve.config import RunConfig
-from evolve.dev import DevRecord
-from evolve.gatekeeping import hold_gate
+from evolve.gates.dev import DevRecord
+from evolve.gates.gatekeeping import hold_gate
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging import panel_asking
+from evolve.judging.judge import Judge
+from evolve.judging.panel import Ballot
+from evolve.judging.panel_asking import gate_refusal, judges_of, panel_standings, verdicts_on
 from evolve.lab import Lab
+from evolve.learning.placebos import Placebos
 from evolve.lineage import founders
-from evolve.panel import Ballot
-from evolve.panel_asking import gate_refusal, judges_of, panel_standings, verdicts_on
-from evolve.placebos import Placebos
-from evolve.plan import plan_run
+from evolve.planning.plan import plan_run
 from evolve.preflight import check, draw
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import ProblemsError
+from evolve.problems.config import ExactVerifier
+from evolve.problems.splits import Split
+from evolve.problems.types import ProblemsError
 from evolve.progress import Silent
 from evolve.seats import base_seats
-from evolve.splits import Split
+from evolve.studies.assessing import AssessOptions
 from memory.ledger import Ledger
 from tests.evolve.quick_run import Stop, quick_config, ran, steps_of
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.paths import path_of, steps_of
+from evolve.learning.paths import path_of, steps_of
 
 
 @pytest.mark.parametrize(

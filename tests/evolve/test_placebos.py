@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from evolve import placebos as module
-from evolve.arrangements import Arrangement
 from evolve.candidate import Candidate
+from evolve.gates.arrangements import Arrangement
 from evolve.lab import Lab
-from evolve.placebos import Placebos, breed_placebos, twin_job
-from evolve.recipe_rows import PairSelection, PreferenceRow, RowSelection, TrainingRow
-from evolve.recipes import Recipe
-from evolve.taught import Taught
-from evolve.training_config import MergeTraining, RecipesConfig, ScriptedTraining
-from evolve.training_job import TrainingJob, TrainingReport, quarantined
-from evolve.training_stage import admit_jobs, job_of, train_jobs
+from evolve.learning import placebos as module
+from evolve.learning.placebos import Placebos, breed_placebos, twin_job
+from evolve.learning.recipe_rows import PairSelection, PreferenceRow, RowSelection, TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.learning.taught import Taught
+from evolve.training.config import MergeTraining, RecipesConfig, ScriptedTraining
+from evolve.training.job import TrainingJob, TrainingReport, quarantined
+from evolve.training.stage import admit_jobs, job_of, train_jobs
 from mesh.types import Member, Message, Part
 from tests.evolve.small_mesh import ADA, BEN, small_lab
 

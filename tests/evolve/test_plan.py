@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from evolve.config import RunConfig
-from evolve.plan import Plan, StagePlan, plan_run
+from evolve.planning.plan import Plan, StagePlan, plan_run
 from evolve.preflight import draw
 from evolve.progress import Silent, StageTime
 from evolve.run import run

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evolve.conjunction import Contest, Rival, hold
-from evolve.gate import HARM_ALPHA, mcnemar_p, power_of
-from evolve.power import (
+from evolve.gates.conjunction import Contest, Rival, hold
+from evolve.gates.gate import HARM_ALPHA, mcnemar_p, power_of
+from evolve.gates.power import (
     Assumed,
     conjunction_power,
     detectable_conjunction,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from evolve.merge import distance
-from evolve.recipe_rows import PreferenceRow, TrainingRow
-from evolve.recipes import Recipe
-from evolve.tokenise import tokenise_pairs
-from evolve.training_config import LoraTraining, PreferenceTraining
-from evolve.training_job import TrainingJob, TrainingProgress
+from evolve.learning.recipe_rows import PreferenceRow, TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.training.config import LoraTraining, PreferenceTraining
+from evolve.training.job import TrainingJob, TrainingProgress
+from evolve.training.merge import distance
+from evolve.training.tokenise import tokenise_pairs
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore, BaseModelShape
 from serving.render import Renderer
@@ -55,9 +55,9 @@ def job(base: Path, out: Path, pairs: tuple[PreferenceRow, ...] = PAIRS, **prefe
 
 @pytest.fixture(scope="module")
 def lib() -> ModuleType:
-    import evolve.train
+    import evolve.training.train
 
-    return evolve.train
+    return evolve.training.train
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_loss_and_gradients_are_those_of_trls_own_trainer(lib, base, tmp_path):
     from peft import get_peft_model
     from trl import DPOConfig, DPOTrainer
 
-    from evolve import trainers
+    from evolve.training import trainers
 
     class TheirTrainer(DPOTrainer):
         def _prepare_dataset(self, dataset, *args):

@@ -4,10 +4,10 @@ import random
 from typing import Any
 
 from evolve.config import CurationConfig
-from evolve.credit import Credit, CreditKind
-from evolve.preferences import ChosenRejected, count_origins, preference_pairs
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import Problem
+from evolve.learning.credit import Credit, CreditKind
+from evolve.learning.preferences import ChosenRejected, count_origins, preference_pairs
+from evolve.problems.config import ExactVerifier
+from evolve.problems.types import Problem
 from mesh.types import Task
 
 

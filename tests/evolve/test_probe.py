@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from evolve.audit.novelty import MIN_SAMPLES
+from evolve.audit.probe import Probe, probe_emergence
+from evolve.audit.probe_alone import samples_missing
+from evolve.audit.probe_bits import solution_texts
 from evolve.evaluate import Judgements
 from evolve.harvest import Harvest
 from evolve.lineage import founders
-from evolve.novelty import MIN_SAMPLES
-from evolve.probe import Probe, probe_emergence
-from evolve.probe_alone import samples_missing
-from evolve.probe_bits import solution_texts
 from memory.types import Evidence
 from mesh.types import Deliberation, Exchange, Member, Message, Outcome, Part, Proposal, Usage, Verdict
 from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evolve.gym import demonstrations_of, distinct_items, open_family, operand_key
-from evolve.problem_config import FileProblems, GymFamily, GymProblems
-from evolve.problem_types import ProblemsError, ReasoningGymVerifier
-from evolve.problems import check_problems, draw_problems
-from evolve.splits import Split, SplitShares, SplitSizes, is_reserved, split_of
+from evolve.problems.config import FileProblems, GymFamily, GymProblems
+from evolve.problems.draw import check_problems, draw_problems
+from evolve.problems.gym import demonstrations_of, distinct_items, open_family, operand_key
+from evolve.problems.splits import Split, SplitShares, SplitSizes, is_reserved, split_of
+from evolve.problems.types import ProblemsError, ReasoningGymVerifier
 
 SUMS = GymFamily(name="chain_sum", settings={"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2})
 GCD = GymFamily(name="gcd", instruction="Say the number only.", max_tokens=7)
@@ -229,7 +229,8 @@ def test_a_users_file_needs_no_reasoning_gym(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text("".join(f'{{"question": "q{n}", "answer": "a"}}\n' for n in range(20)))
     code = (
-        "import sys; from pathlib import Path; from evolve.problems import *; from evolve.problem_config import *;"
+        "import sys; from pathlib import Path; from evolve.problems.draw import *;"
+        "from evolve.problems.config import *;"
         f"draw_problems(FileProblems(path=Path({str(tasks)!r})), 0); assert 'reasoning_gym' not in sys.modules"
     )
     root = Path(__file__).resolve().parents[2]

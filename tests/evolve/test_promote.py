@@ -5,26 +5,26 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from evolve.aa import AARecord
-from evolve.archive import Archive, Update
-from evolve.arrangements import Arrangement
-from evolve.audit_log import AuditLog
-from evolve.breed import Brood
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
-from evolve.curate import Curated
-from evolve.dev import DevRecord
-from evolve.governance_config import ApprovedPromotion
+from evolve.gates.aa import AARecord
+from evolve.gates.arrangements import Arrangement
+from evolve.gates.dev import DevRecord
+from evolve.governance.audit_log import AuditLog
+from evolve.governance.config import ApprovedPromotion
+from evolve.governance.promote import enter_first, promote
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
+from evolve.learning.breed import Brood
+from evolve.learning.curate import Curated
+from evolve.learning.recipes import Recipe
 from evolve.lineage import Generation, Lineage, founders
 from evolve.progress import Silent
-from evolve.promote import enter_first, promote
-from evolve.recipes import Recipe
 from evolve.seats import base_seats, member_on
-from evolve.select import Selection
-from evolve.training_config import ScriptedTraining
+from evolve.selection.archive import Archive, Update
+from evolve.selection.select import Selection
+from evolve.training.config import ScriptedTraining
 
 
 def config(directory: Path) -> RunConfig:

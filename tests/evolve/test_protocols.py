@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from evolve.commands.protocols import KINDS, chosen_protocol
 from evolve.config import ConfigError, RunConfig, load_config
-from evolve.protocols import KINDS, chosen_protocol
 from mesh.config import CouncilConfig, EscalateConfig, SequentialConfig
 from mesh.types import Sampling
 

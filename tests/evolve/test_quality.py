@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from evolve.quality import QualityConfig, Sample, check, distinct_n, loop_chars, measure, words_of
-from evolve.recipe_rows import TrainingRow
+from evolve.learning.quality import QualityConfig, Sample, check, distinct_n, loop_chars, measure, words_of
+from evolve.learning.recipe_rows import TrainingRow
 from mesh.types import Message, Part
 
 SENTENCE = "first add the two numbers then carry over what is left and write down the sum at last"

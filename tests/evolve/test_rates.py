@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from evolve.cli import app
 from evolve.config import ConfigError, RunConfig, dump_config
-from evolve.estimate import estimate, estimate_lines
+from evolve.planning.estimate import estimate, estimate_lines
+from evolve.planning.rates import ASSUMED, SIMULATED, Basis, Rates, assumed_for, basis_for, rates_from
 from evolve.preflight import draw
 from evolve.progress import StageTime
-from evolve.rates import ASSUMED, SIMULATED, Basis, Rates, assumed_for, basis_for, rates_from
 from memory.ledger import publish_json, read_json
 from mesh.types import Completion, Deliberation, Exchange, Member, Message, Part, Task, Usage, Verdict
 from tests.evolve.quick_run import ENGINES, quick_config, ran

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.bandit import ArmState, BanditState
-from evolve.curate import Example
-from evolve.recipe_rows import (
+from evolve.learning.bandit import ArmState, BanditState
+from evolve.learning.curate import Example
+from evolve.learning.recipe_rows import (
     PairSelection,
     RowSelection,
     TrainingRow,
@@ -17,8 +17,8 @@ from evolve.recipe_rows import (
     shuffle_targets,
     turn_pairs,
 )
-from evolve.recipes import Parent, Recipe, placebo_of, recipes_for
-from evolve.training_config import (
+from evolve.learning.recipes import Parent, Recipe, placebo_of, recipes_for
+from evolve.training.config import (
     BanditConfig,
     LoraTraining,
     MergeTraining,

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evolve.aa import aa_is_due, aa_record
-from evolve.conjunction import Contest, Rival, hold
-from evolve.paired import paired_test
-from evolve.remeasure import expected_luck, remeasured
+from evolve.gates.aa import aa_is_due, aa_record
+from evolve.gates.conjunction import Contest, Rival, hold
+from evolve.gates.paired import paired_test
+from evolve.gates.remeasure import expected_luck, remeasured
 
 
 def test_the_best_of_twenty_equal_ones_looks_six_points_better_on_two_hundred_problems() -> None:

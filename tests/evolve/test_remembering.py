@@ -13,10 +13,10 @@ import pytest
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Ask, Lab
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import Problem
+from evolve.problems.config import ExactVerifier
+from evolve.problems.types import Problem
 from evolve.progress import Silent
 from evolve.remembering import recall_all, reflect_all, remember, remember_patterns
 from memory.config import MemoryConfig

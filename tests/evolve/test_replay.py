@@ -12,10 +12,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from evolve.cli import app
+from evolve.commands.replay_settings import settings_for
+from evolve.commands.replaying import ReplayError, Settings, replay_best
+from evolve.commands.unasked import Unasked, exchanges_of
 from evolve.config import MeshConfig, load_mesh
-from evolve.replay_settings import settings_for
-from evolve.replaying import ReplayError, Settings, replay_best
-from evolve.unasked import Unasked, exchanges_of
 from mesh.config import CouncilConfig, ProtocolConfig, VoteConfig
 from mesh.engine import EngineError
 from mesh.equivalence import same_answer

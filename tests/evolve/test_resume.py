@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evolve.config import ConfigError, RunConfig
-from evolve.gate_wear import WearLedger
+from evolve.gates.gate_wear import WearLedger
 from evolve.journal import JournalError
 from evolve.progress import Silent
 from evolve.report.data import ReportData

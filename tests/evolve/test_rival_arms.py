@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from evolve.accumulate import SetRow
 from evolve.config import RunConfig
-from evolve.drawn import problems_by_generation
 from evolve.journal import Journal
-from evolve.judge import Judge
+from evolve.judging.judge import Judge
 from evolve.lab import Lab
+from evolve.learning.accumulate import SetRow
+from evolve.learning.recipe_rows import TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.problems.drawn import problems_by_generation
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.splits import Split
 from evolve.progress import Silent
-from evolve.recipe_rows import TrainingRow
-from evolve.recipes import Recipe
-from evolve.rival_arms import arm_config, hold_arm, read_arm, spent_by
-from evolve.rival_methods import ArmName, Effort, RivalArm, Spent
-from evolve.scripted_train import train_scripted
-from evolve.sealed import SplitProblems
-from evolve.splits import Split
-from evolve.training_config import ScriptedTraining
-from evolve.training_job import TrainingJob
+from evolve.studies.rival_arms import arm_config, hold_arm, read_arm, spent_by
+from evolve.studies.rival_methods import ArmName, Effort, RivalArm, Spent
+from evolve.training.config import ScriptedTraining
+from evolve.training.job import TrainingJob
+from evolve.training.scripted_train import train_scripted
 
 SPENT = tuple(
     Spent(generation=number, by_engine={"ada": Effort(steps=4, tokens=90), "ben": Effort(steps=4, tokens=90)})

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from evolve.config import RunConfig
-from evolve.learning_config import CurationConfig
-from evolve.rival_methods import (
+from evolve.learning.config import CurationConfig
+from evolve.studies.rival_methods import (
     MAX_PASSES,
     ArmStep,
     Effort,
@@ -15,7 +15,7 @@ from evolve.rival_methods import (
     samples_of,
     training_of,
 )
-from evolve.training_config import LoraTraining, PreferenceTraining, ScriptedTraining
+from evolve.training.config import LoraTraining, PreferenceTraining, ScriptedTraining
 from mesh.types import Member
 
 ADA = Member(name="ada", engine="ada", family="alpha")

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.conjunction import hold
 from evolve.evaluate import Pool, right_votes, success_counts, vote_scores, weighted_vote_scores
-from evolve.problem_config import ExactVerifier
-from evolve.problem_types import Problem
-from evolve.rivals import aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
+from evolve.gates.conjunction import hold
+from evolve.gates.rivals import aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
+from evolve.problems.config import ExactVerifier
+from evolve.problems.types import Problem
 from mesh.reliability import AnswerCount, Reliability
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 

@@ -9,25 +9,25 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from evolve.archive import Archive, Elite, Niche
-from evolve.arrangements import alone, widest
 from evolve.candidate import Candidate
+from evolve.commands.lineage import tree_lines
 from evolve.config import RunConfig
-from evolve.dev import DevRecord
+from evolve.gates.arrangements import alone, widest
+from evolve.gates.dev import DevRecord
+from evolve.gates.roles import PHASES, WORK, council_rivals, helped, helping, place_of
+from evolve.governance.model_card import model_card
+from evolve.governance.rosters import generations_of
+from evolve.governance.specialists import records_of
+from evolve.learning.placebos import Placebos
+from evolve.learning.recipes import Recipe
 from evolve.lineage import founders
-from evolve.lineage_commands import tree_lines
 from evolve.loop import Run
-from evolve.model_card import model_card
-from evolve.placebos import Placebos
-from evolve.recipes import Recipe
 from evolve.report.page import render
 from evolve.report.tree_plot import tree_plot
-from evolve.roles import PHASES, WORK, council_rivals, helped, helping, place_of
-from evolve.rosters import generations_of
-from evolve.select import archived
-from evolve.specialists import records_of
-from evolve.training_config import Role, ScriptedTraining
-from evolve.view import Facts, report_of
+from evolve.report.view import Facts, report_of
+from evolve.selection.archive import Archive, Elite, Niche
+from evolve.selection.select import archived
+from evolve.training.config import Role, ScriptedTraining
 from mesh.types import Member, Sampling
 from serving.scripted_engine import ScriptedEngine
 from serving.scripted_prompt import Prompt

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
-from evolve.judge import Judge, NotHeard, verifier_audit, verifier_name
-from evolve.problem_config import (
+from evolve.judging.judge import Judge, NotHeard, verifier_audit, verifier_name
+from evolve.judging.rules import rule_of
+from evolve.judging.runner import Ran
+from evolve.judging.scorer import FormulaScorer, RuleScorer
+from evolve.judging.unit_tests import passes, program_in, same_output
+from evolve.problems.config import (
     BubblewrapRunner,
     ExactVerifier,
     FileProblems,
@@ -20,13 +24,9 @@ from evolve.problem_config import (
     RunLimits,
     UnitTestsVerifier,
 )
-from evolve.problem_types import Case, PanelRule, Problem, RegexRule, SchemaRule, UnitTestsRule, VerifierSpec
-from evolve.problems import draw_open
-from evolve.rules import rule_of
-from evolve.runner import Ran
-from evolve.scorer import FormulaScorer, RuleScorer
-from evolve.splits import Split
-from evolve.unit_tests import passes, program_in, same_output
+from evolve.problems.draw import draw_open
+from evolve.problems.splits import Split
+from evolve.problems.types import Case, PanelRule, Problem, RegexRule, SchemaRule, UnitTestsRule, VerifierSpec
 from mesh.types import Task
 
 ADD = UnitTestsRule(

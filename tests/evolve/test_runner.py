@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from evolve.problem_config import BubblewrapRunner, ContainerRunner, FileProblems, RunLimits, UnitTestsVerifier
-from evolve.problem_types import Case, UnitTestsRule
-from evolve.problems import check_problems
-from evolve.runner import Bubblewrap, Container, IsolationError, open_runner
-from evolve.unit_tests import passes
+from evolve.judging.runner import Bubblewrap, Container, IsolationError, open_runner
+from evolve.judging.unit_tests import passes
+from evolve.problems.config import BubblewrapRunner, ContainerRunner, FileProblems, RunLimits, UnitTestsVerifier
+from evolve.problems.draw import check_problems
+from evolve.problems.types import Case, UnitTestsRule
 
 LIMITS = RunLimits(wall_s=30.0, cpu_s=10, memory_mb=256, output_kb=8)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evolve.screening import Sampled, screen
+from evolve.gates.screening import Sampled, screen
 
 N = 30
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from evolve.judge import Judge
-from evolve.permits import AuditPermit, GatePermit
-from evolve.problem_config import ExactVerifier, FileProblems, GymFamily, GymProblems
-from evolve.problem_types import Problem, ProblemSet
-from evolve.problems import draw_generation, draw_open, draw_problems
-from evolve.sealed import Seal, SealedProblem, SealError, SplitProblems, open_seal, seal, sealed
-from evolve.splits import Split, SplitSizes
+from evolve.judging.judge import Judge
+from evolve.problems.config import ExactVerifier, FileProblems, GymFamily, GymProblems
+from evolve.problems.draw import draw_generation, draw_open, draw_problems
+from evolve.problems.permits import AuditPermit, GatePermit
+from evolve.problems.sealed import Seal, SealedProblem, SealError, SplitProblems, open_seal, seal, sealed
+from evolve.problems.splits import Split, SplitSizes
+from evolve.problems.types import Problem, ProblemSet
 from mesh.types import Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -20,27 +20,27 @@ PACKAGES = ("memory", "mesh", "serving", "evolve")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "open_seal": ("evolve/judge.py",),
+    "open_seal": ("evolve/judging/judge.py",),
     # exposure: at the end of a run, whether a text holds an answer; it publishes counts.
-    "GatePermit": ("evolve/sealed.py", "evolve/gatekeeping.py", "evolve/exposure.py"),
-    "AuditPermit": ("evolve/sealed.py", "evolve/audit.py", "evolve/exposure.py"),
-    "ProblemSet": ("evolve/problems.py", "evolve/sealed.py", "evolve/taskfile.py"),
-    "draw_file": ("evolve/problems.py",),
+    "GatePermit": ("evolve/problems/sealed.py", "evolve/gates/gatekeeping.py", "evolve/audit/exposure.py"),
+    "AuditPermit": ("evolve/problems/sealed.py", "evolve/audit/audit.py", "evolve/audit/exposure.py"),
+    "ProblemSet": ("evolve/problems/draw.py", "evolve/problems/sealed.py", "evolve/problems/taskfile.py"),
+    "draw_file": ("evolve/problems/draw.py",),
     "draw_open": (),
     # It adds rows to a user's file and deals them; whoever else reads rows reads the keys of all splits.
-    "read_rows": ("evolve/problem_adding.py",),
+    "read_rows": ("evolve/problems/adding.py",),
 }
 """What opens seals or holds keys that are not sealed yet, and the only modules that may take it in, besides the one
 that defines it."""
 
 READS_KEYS = (
-    "evolve/assess.py",  # open problems alone: it tries a user's verifier before there is a run
-    "evolve/gym.py",
-    "evolve/judge.py",
-    "evolve/panel.py",  # it is handed a brief, never a problem
-    "evolve/sealed.py",
-    "evolve/survey.py",  # TRAIN and DEV alone: it tries the verifier before anything is spent
-    "evolve/taskfile.py",
+    "evolve/studies/assess.py",  # open problems alone: it tries a user's verifier before there is a run
+    "evolve/problems/gym.py",
+    "evolve/judging/judge.py",
+    "evolve/judging/panel.py",  # it is handed a brief, never a problem
+    "evolve/problems/sealed.py",
+    "evolve/judging/survey.py",  # TRAIN and DEV alone: it tries the verifier before anything is spent
+    "evolve/problems/taskfile.py",
 )
 """Modules that may read an answer key: they draw problems, seal them or judge."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.arrangements import Arrangement
-from evolve.dev import DevRecord, Measured
+from evolve.gates.arrangements import Arrangement
+from evolve.gates.dev import DevRecord, Measured
+from evolve.gates.paired import paired_test
+from evolve.gates.remeasure import remeasured
 from evolve.lineage import founders
-from evolve.paired import paired_test
-from evolve.remeasure import remeasured
-from evolve.select import flattery_of
+from evolve.selection.select import flattery_of
 from mesh.types import Member
 
 ADA, BEN = Member(name="ada", engine="ada", family="alpha"), Member(name="ben", engine="ben", family="beta")

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from evolve.commands.serve import served_protocols
 from evolve.config import ConfigError, load_mesh
-from evolve.serve_commands import served_protocols
 from memory.ledger import Ledger
 from mesh.types import Member
 

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from evolve.shapley import Ballot, BallotBox, coalition_votes, contributions, shapley_by_problem, to_retire
+from evolve.gates.shapley import Ballot, BallotBox, coalition_votes, contributions, shapley_by_problem, to_retire
 from mesh.equivalence import canonical
 from mesh.tally import plurality
 from mesh.types import Proposal

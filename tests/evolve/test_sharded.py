@@ -13,9 +13,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from evolve.recipe_rows import PreferenceRow
-from evolve.training_config import WorkersConfig
-from evolve.training_job import TrainingJob, TrainingProgress, TrainingReport
+from evolve.learning.recipe_rows import PreferenceRow
+from evolve.training.config import WorkersConfig
+from evolve.training.job import TrainingJob, TrainingProgress, TrainingReport
 from tests.evolve.test_train import ROWS, job
 
 TWO = WorkersConfig(num_shards=2, timeout_s=300, checkpoint_steps=2)
@@ -35,12 +35,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[ModuleType]:
-    import evolve.workers
+    import evolve.training.workers
     from serving.cluster import start_local_ray
     from serving.config import RayConfig
 
     running = start_local_ray(RayConfig(num_cpus=2, object_store_mib=80))
-    yield evolve.workers
+    yield evolve.training.workers
     running.close()
 
 
@@ -54,7 +54,7 @@ def pairs() -> tuple[PreferenceRow, ...]:
 
 
 def both(workers: ModuleType, alone: TrainingJob, shared: TrainingJob) -> tuple[TrainingReport, TrainingReport]:
-    from evolve.train import train_lora
+    from evolve.training.train import train_lora
 
     seen: list[TrainingProgress] = []
     (together,) = asyncio.run(workers.run_jobs([shared], TWO, seen.append))

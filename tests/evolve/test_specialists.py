@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from evolve.accumulate import AccumulationConfig, accumulate, set_rows
-from evolve.approvals import ApprovalDesk
-from evolve.audit_log import AuditEvent, AuditLog
-from evolve.breed import Candidate
 from evolve.cli import app
-from evolve.conjunction import Contest, Rival, hold
-from evolve.curate import Drop, Example
-from evolve.dataset_card import dataset_card
 from evolve.evaluate import Judgements
-from evolve.governance import Proposed
-from evolve.licences import Licence, licence_in, licence_of, teaching_note
+from evolve.gates.conjunction import Contest, Rival, hold
+from evolve.governance.approvals import ApprovalDesk
+from evolve.governance.audit_log import AuditEvent, AuditLog
+from evolve.governance.governance import Proposed
+from evolve.governance.licences import Licence, licence_in, licence_of, teaching_note
+from evolve.governance.model_card import model_card
+from evolve.governance.specialists import records_of
+from evolve.learning.accumulate import AccumulationConfig, accumulate, set_rows
+from evolve.learning.breed import Candidate
+from evolve.learning.curate import Drop, Example
+from evolve.learning.dataset_card import dataset_card
+from evolve.learning.recipes import Recipe
 from evolve.lineage import Lineage, Specialist, founders, successor
-from evolve.model_card import model_card
-from evolve.recipes import Recipe
-from evolve.specialists import records_of
-from evolve.training_config import ScriptedTraining
-from evolve.training_job import TrainingReport
+from evolve.training.config import ScriptedTraining
+from evolve.training.job import TrainingReport
 from memory.ledger import Ledger, publish_json
 from memory.types import Evidence, content_hash
 from mesh.types import Member, Outcome

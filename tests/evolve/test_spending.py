@@ -7,13 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from evolve.cli import app
-from evolve.codes import code_of
+from evolve.commands.codes import code_of
 from evolve.config import RunBudget, RunConfig, dump_config
-from evolve.plan import plan_end, plan_generation
+from evolve.planning.plan import plan_end, plan_generation
+from evolve.planning.rates import Basis, assumed_for
+from evolve.planning.spending import BudgetTooSmall, Spent, check_budget, limit_in_the_way, planned, spent, spent_in
 from evolve.preflight import draw
 from evolve.progress import StageTime
-from evolve.rates import Basis, assumed_for
-from evolve.spending import BudgetTooSmall, Spent, check_budget, limit_in_the_way, planned, spent, spent_in
 from tests.evolve.quick_run import quick_config, ran, steps_of
 
 GIB = 2**30

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evolve.split_table import EXAMPLE_SIZES, split_line, split_table
-from evolve.splits import SplitShares
+from evolve.planning.split_table import EXAMPLE_SIZES, split_line, split_table
+from evolve.problems.splits import SplitShares
 
 
 def test_a_larger_file_shows_a_smaller_gain_and_every_task_has_a_place() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evolve.splits import Split, SplitShares, SplitSizes, derived_seed, is_reserved, normalised_text, split_of
+from evolve.problems.splits import Split, SplitShares, SplitSizes, derived_seed, is_reserved, normalised_text, split_of
 
 
 @given(st.text(), st.integers(min_value=0, max_value=2**40))

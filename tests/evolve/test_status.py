@@ -18,13 +18,13 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from evolve import status
 from evolve.cli import app
+from evolve.commands import status
+from evolve.commands.fleet import FleetView
+from evolve.commands.status import StatusReport, door_status, holder_of, recent_requests, run_statuses, status_of
+from evolve.commands.status_command import _ago
 from evolve.config import MeshConfig, load_mesh
-from evolve.fleet_commands import FleetView
 from evolve.lineage import Lineage, founders
-from evolve.status import StatusReport, door_status, holder_of, recent_requests, run_statuses, status_of
-from evolve.status_commands import _ago
 from memory.ledger import LOCK_NAME, Ledger, exclusive_lock
 from mesh.types import Member
 from serving.channels import Channel

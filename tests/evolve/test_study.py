@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from evolve.assess import Arm
-from evolve.assessing import assess_config
 from evolve.cli import app
 from evolve.config import ConfigError, load_mesh
+from evolve.learning.recipe_rows import TrainingRow
+from evolve.learning.recipes import Recipe
 from evolve.lineage import Lineage, Specialist, founders, successor
-from evolve.recipe_rows import TrainingRow
-from evolve.recipes import Recipe
-from evolve.rival_arms import ARM
-from evolve.rival_methods import ArmStep, RivalArm
-from evolve.scripted_train import scripted_shape, train_scripted
-from evolve.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
-from evolve.studying import StudyOptions, investment_of, rft_of
-from evolve.training_config import ScriptedTraining
-from evolve.training_job import TrainingJob
+from evolve.studies.assess import Arm
+from evolve.studies.assessing import assess_config
+from evolve.studies.rival_arms import ARM
+from evolve.studies.rival_methods import ArmStep, RivalArm
+from evolve.studies.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
+from evolve.studies.studying import StudyOptions, investment_of, rft_of
+from evolve.training.config import ScriptedTraining
+from evolve.training.job import TrainingJob
+from evolve.training.scripted_train import scripted_shape, train_scripted
 from memory.ledger import Ledger, publish_json
 from mesh.types import Member
 from serving.adapters import AdapterStore

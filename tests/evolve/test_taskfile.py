@@ -8,11 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from evolve.problem_config import FileProblems, NumericVerifier
-from evolve.problem_types import ProblemsError, ProblemSet
-from evolve.problems import check_problems, draw_open, draw_problems
-from evolve.sealed import SplitProblems
-from evolve.splits import Split, SplitShares, SplitSizes
+from evolve.problems.config import FileProblems, NumericVerifier
+from evolve.problems.draw import check_problems, draw_open, draw_problems
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.splits import Split, SplitShares, SplitSizes
+from evolve.problems.types import ProblemsError, ProblemSet
 
 
 def rows(count: int, **extra: Any) -> list[dict[str, Any]]:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.recipe_rows import TrainingRow
-from evolve.tokenise import tokenise, tokenise_row, turn_end
+from evolve.learning.recipe_rows import TrainingRow
+from evolve.training.tokenise import tokenise, tokenise_row, turn_end
 from mesh.types import Message, Part
 from serving.render import Renderer
 from serving.templates import TemplateFacts

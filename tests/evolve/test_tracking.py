@@ -15,11 +15,11 @@ from types import ModuleType
 import pytest
 
 from evolve.config import ConfigError, TrackingConfig
-from evolve.event_file import Scalar, crc32c, event_file
 from evolve.progress import Silent
 from evolve.report.data import ReportData
+from evolve.report.event_file import Scalar, crc32c, event_file
+from evolve.report.tracking import check_tracking, scalars, track
 from evolve.run import run
-from evolve.tracking import check_tracking, scalars, track
 from tests.evolve.test_evolution import config_of
 
 

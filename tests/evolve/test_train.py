@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from evolve.merge import distance
-from evolve.pack import TokenRow
-from evolve.recipe_rows import TrainingRow
-from evolve.recipes import Recipe
-from evolve.tokenise import tokenise
-from evolve.training_config import LoraTraining
-from evolve.training_job import ParentAdapter, TrainingJob, TrainingProgress, finished_report
+from evolve.learning.recipe_rows import TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.training.config import LoraTraining
+from evolve.training.job import ParentAdapter, TrainingJob, TrainingProgress, finished_report
+from evolve.training.merge import distance
+from evolve.training.pack import TokenRow
+from evolve.training.tokenise import tokenise
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore, BaseModelShape
 from serving.render import Renderer
@@ -45,9 +45,9 @@ def job(base: Path, out: Path, rows: tuple[TrainingRow, ...] = ROWS, **settings:
 
 @pytest.fixture(scope="module")
 def lib() -> ModuleType:
-    import evolve.train
+    import evolve.training.train
 
-    return evolve.train
+    return evolve.training.train
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,10 @@ import math
 
 import pytest
 
-from evolve.recipe_rows import PreferenceRow, TrainingRow
-from evolve.recipes import Recipe
-from evolve.scripted_train import scripted_shape
-from evolve.train_here import is_light, train_here
-from evolve.training_config import LoraTraining, MergeTraining, ScriptedTraining
-from evolve.training_job import (
+from evolve.learning.recipe_rows import PreferenceRow, TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.training.config import LoraTraining, MergeTraining, ScriptedTraining
+from evolve.training.job import (
     ParentAdapter,
     TrainingJob,
     TrainingReport,
@@ -18,6 +16,8 @@ from evolve.training_job import (
     publish_report,
     quarantined,
 )
+from evolve.training.scripted_train import scripted_shape
+from evolve.training.train_here import is_light, train_here
 from memory.types import content_hash
 from serving.adapters import AdapterStore
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from evolve.config import ConfigError, RunConfig
-from evolve.plan_disk import BaseSize
+from evolve.planning.disk import BaseSize
+from evolve.planning.training_memory import GIB, Room, engine_bytes, memory_of, room_of, too_large
 from evolve.preflight import check
-from evolve.training_config import LoraTraining
-from evolve.training_memory import GIB, Room, engine_bytes, memory_of, room_of, too_large
+from evolve.training.config import LoraTraining
 
 SEVEN_BILLION = BaseSize(num_weights=6_738_415_616, adapted_width=32 * 78_080, num_adapted=224)
 GPU = Room(device="gpu", num_bytes=80 * GIB, has_bf16=True)

@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 
 from evolve.asks import proposal_asks
-from evolve.tuning import Tried, Tuned, Way, best_of, best_sampled, each_in_its_way, shared_way, told, tune, ways_tried
+from evolve.audit.tuning import (
+    Tried,
+    Tuned,
+    Way,
+    best_of,
+    best_sampled,
+    each_in_its_way,
+    shared_way,
+    told,
+    tune,
+    ways_tried,
+)
 from mesh.types import Demonstration
 from serving.traces import read_traces
 from tests.evolve.small_mesh import ADA, BEN, small_lab, sums

@@ -1,9 +1,9 @@
 """Novelty or noise: what the sentence may say, and what it must not."""
 
-from evolve.audited import NamedGain
-from evolve.gains import gain
-from evolve.novelty import Emergence, EmergenceReport, Internalisation, Solo, internalised
-from evolve.verdict import novelty_or_noise, pooled
+from evolve.audit.audited import NamedGain
+from evolve.audit.novelty import Emergence, EmergenceReport, Internalisation, Solo, internalised
+from evolve.audit.verdict import novelty_or_noise, pooled
+from evolve.gates.gains import gain
 
 
 def report(num_emergent: int, num_attempted: int, luck: float = 0.01, num_open: int = 0) -> EmergenceReport:

@@ -1,7 +1,7 @@
 """Texts of right first proposals, and their vectors."""
 
-from evolve.diversity import vendi_score
-from evolve.wording import MAX_TEXTS, right_texts, vectors_of
+from evolve.audit.wording import MAX_TEXTS, right_texts, vectors_of
+from evolve.selection.diversity import vendi_score
 from mesh.tally import plurality
 from mesh.types import Deliberation, Proposal, Task
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from evolve import scripted_train, train_here
-from evolve.recipe_rows import TrainingRow
-from evolve.recipes import Recipe
-from evolve.scripted_train import scripted_shape
-from evolve.training_config import LoraTraining, MergeTraining, ScriptedTraining, TrainingConfig, WorkersConfig
-from evolve.training_job import (
+from evolve.learning.recipe_rows import TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.training import scripted_train, train_here
+from evolve.training.config import LoraTraining, MergeTraining, ScriptedTraining, TrainingConfig, WorkersConfig
+from evolve.training.job import (
     ParentAdapter,
     TrainingJob,
     TrainingProgress,
@@ -24,8 +23,9 @@ from evolve.training_job import (
     finished_report,
     publish_report,
 )
-from evolve.training_store import TrainingStore
-from evolve.workers import WorkersError, run_jobs, write_progress
+from evolve.training.scripted_train import scripted_shape
+from evolve.training.store import TrainingStore
+from evolve.training.workers import WorkersError, run_jobs, write_progress
 from mesh.types import Message, Part
 from serving.adapters import AdapterStore
 from serving.cluster import start_local_ray
@@ -346,7 +346,7 @@ class TestWarm:
         assert [r.status for r in expected] == ["ok"] * 2, expected
 
         def work(given: TrainingJob) -> TrainingReport:
-            from evolve.train import train_lora
+            from evolve.training.train import train_lora
 
             def hear(progress: TrainingProgress) -> None:
                 if progress.step == 7 and not (tmp_path / "died").exists():

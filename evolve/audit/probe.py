@@ -1,0 +1,134 @@
+"""What only the mesh solved: each member is asked alone, anew and at no fewer tokens, and reads the mesh's solution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from evolve.audit.novelty import Alone, EmergenceReport, MeshSolution, emergence_report
+from evolve.audit.probe_alone import AskedAlone, Right, ask_alone, is_hit, tokens_of
+from evolve.audit.probe_bits import Bits, surprise
+from evolve.evaluate import Pool, success_counts
+from evolve.harvest import Harvest
+from evolve.lab import Lab
+from evolve.lineage import Generation
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.splits import Split
+from evolve.problems.types import Problem
+from memory.types import Record
+from mesh.types import Deliberation
+
+Counts = dict[str, tuple[int, int]]
+"""(right, drawn) by member name."""
+
+
+class Attempt(Record):
+    """One task that was put to the mesh, and what its members do alone."""
+
+    solution: MeshSolution
+    alone: tuple[Alone, ...] = Field(description="fresh samples where it was probed, else the harvest's")
+    counts: tuple[tuple[int, int], ...] = Field(description="(right, drawn) of every member, all samples together")
+
+
+class Probe(Record):
+    """Emergence in one generation, with its evidence."""
+
+    generation: int
+    report: EmergenceReport
+    attempts: tuple[Attempt, ...] = ()
+    only_mesh: tuple[str, ...] = Field(
+        default=(), description="task ids that the council solved and no member's sample in the harvest"
+    )
+    probed: tuple[str, ...] = Field(default=(), description="of these, the ones that members were asked anew")
+
+
+async def probe_emergence(lab: Lab, generation: Generation, harvest: Harvest, problems: SplitProblems) -> Probe:
+    """Ask whether the mesh found what no member finds alone, on this generation's own TRAIN councils.
+
+    Only tasks that the council solved and no member's sample in the harvest are probed, `emergence_tasks` at most.
+    The samples are fresh: the harvest's chose the tasks, and say 0 whatever a member can do.
+    """
+    by_id = {problem.task.id: problem for problem in problems.of(Split.TRAIN)}
+    right, pool = harvest.judged.lookup(), Pool(harvest.proposals)
+    councils = [council for council in harvest.councils if council.task.id in by_id]
+    counts = {council.task.id: _harvested(council, by_id[council.task.id], pool, right) for council in councils}
+    only = [c for c in councils if is_solved(c, right) and not any(hits for hits, _ in counts[c.task.id].values())]
+    chosen = _spread(only, lab.config.evaluation.emergence_tasks)
+    asked = await ask_alone(lab, f"generation {generation.number} emergence", chosen, by_id)
+    open_yet = [council for council in chosen if not asked.anybody_right(council.task.id)]
+    bits = await surprise(lab, f"surprise-generation-{generation.number}", open_yet, asked)
+    probed = {council.task.id for council in chosen}
+    attempts = [
+        _attempt(c, counts[c.task.id], right, asked if c.task.id in probed else None, bits.get(c.task.id, {}))
+        for c in councils
+    ]
+    return Probe(
+        generation=generation.number,
+        report=emergence_report([(a.solution, a.alone) for a in attempts], [a.counts for a in attempts]),
+        attempts=tuple(attempts),
+        only_mesh=tuple(council.task.id for council in only),
+        probed=tuple(council.task.id for council in chosen),
+    )
+
+
+def is_solved(council: Deliberation, right: Right) -> bool:
+    """Whether its verdict was verified."""
+    return is_hit(council.task.id, council.verdict.answer, right)
+
+
+def _harvested(council: Deliberation, problem: Problem, pool: Pool, right: Right) -> Counts:
+    """Each member alone: the harvest's samples and the council's own first proposals."""
+    counts = {}
+    for member in council.members:
+        hits, drawn = success_counts(pool, member, [problem], right)[0]
+        first = [p for p in council.round_of(0) if p.member == member.name]
+        hits += sum(is_hit(problem.task.id, p.answer, right) for p in first)
+        counts[member.name] = (hits, drawn + len(first))
+    return counts
+
+
+def _spread(councils: Sequence[Deliberation], limit: int) -> list[Deliberation]:
+    """At most `limit` of them, task types taking turns."""
+    turns: dict[str, int] = {}
+    ranked = []
+    for place, council in enumerate(councils):
+        turn = turns.get(council.task.type, 0)
+        turns[council.task.type] = turn + 1
+        ranked.append((turn, place, council))
+    return [council for _, _, council in sorted(ranked, key=lambda item: item[:2])[:limit]]
+
+
+def _attempt(
+    council: Deliberation, counts: Counts, right: Right, asked: AskedAlone | None, bits: Mapping[str, Bits]
+) -> Attempt:
+    task_id, names = council.task.id, [member.name for member in council.members]
+    solution = MeshSolution(
+        task_id=task_id,
+        task_type=council.task.type,
+        is_right=is_solved(council, right),
+        tokens=tokens_of([council]),
+        members=tuple(names),
+    )
+    if asked is None:
+        alone = tuple(
+            Alone(member=name, num_samples=counts[name][1], num_right=counts[name][0], tokens=0) for name in names
+        )
+        return Attempt(solution=solution, alone=alone, counts=tuple(counts[name] for name in names))
+    fresh = {name: asked.counts(task_id, name) for name in names}
+    nothing = Bits()
+    return Attempt(
+        solution=solution,
+        alone=tuple(
+            Alone(
+                member=name,
+                num_samples=fresh[name][1],
+                num_right=fresh[name][0],
+                tokens=tokens_of(asked.of(task_id, name)),
+                own_bits=bits.get(name, nothing).own,
+                solution_bits=bits.get(name, nothing).solution,
+            )
+            for name in names
+        ),
+        counts=tuple((counts[n][0] + fresh[n][0], counts[n][1] + fresh[n][1]) for n in names),
+    )

@@ -1,0 +1,1 @@
+"""What each command of `evomesh` does; `evolve.cli` declares them."""

@@ -1,0 +1,264 @@
+"""Who may be seated: exact paired tests on problems nobody has learned from, corrected for every try. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from scipy.special import bdtr, bdtrc, bdtrik, gammaln, xlogy
+
+from evolve.gates.intervals import Interval, paired_difference
+from memory.types import Record
+
+ArmKind = Literal["candidate", "aa", "placebo", "budget"]
+
+HARM_ALPHA = 0.05
+"""Level of each guard: one task type shown to be worse is enough to refuse. Not corrected, which is the safe side."""
+POWER = 0.8
+
+
+class Arm(Record):
+    """One arrangement beside the incumbents, on the same problems in the same order, at equal budget."""
+
+    name: str
+    kind: ArmKind = Field(default="candidate", description="controls are tested like candidates and never promoted")
+    incumbent: tuple[bool, ...] = Field(description="was the incumbents' vote right, problem by problem")
+    candidate: tuple[bool, ...] = Field(description="was this arrangement's vote right")
+    task_types: tuple[str, ...] = Field(description="task type of each problem")
+
+    @model_validator(mode="after")
+    def _same_problems(self) -> Arm:
+        lengths = (len(self.incumbent), len(self.candidate), len(self.task_types))
+        if len(set(lengths)) != 1 or lengths[0] == 0:
+            raise ValueError(
+                f"arm '{self.name}': expected results of the same problems, at least one, got {lengths[0]} of the "
+                f"incumbents, {lengths[1]} of the candidate and {lengths[2]} task types"
+            )
+        return self
+
+
+class Guard(Record):
+    """One task type of one arm: was it harmed?"""
+
+    task_type: str
+    n: int
+    wins: int
+    losses: int
+    p_harm: float = Field(description="one-sided, exact: chance of so many losses if nothing had changed")
+
+    @property
+    def harmed(self) -> bool:
+        """The harm is shown."""
+        return self.p_harm <= HARM_ALPHA
+
+
+class GateResult(Record):
+    """What the gate found about one arm."""
+
+    name: str
+    kind: ArmKind
+    n: int
+    wins: int = Field(description="problems only the arm got right")
+    losses: int = Field(description="problems only the incumbents got right")
+    p: float = Field(description="exact McNemar, one-sided: chance of so many wins if nothing had changed")
+    p_two_sided: float
+    p_adjusted: float = Field(description="Holm over the candidates; for a control the same as p")
+    threshold: float = Field(description="level that p had to reach in its place of the Holm order")
+    difference: Interval = Field(description="95% interval of the gain in accuracy, in shares")
+    guards: tuple[Guard, ...]
+    detectable_effect: float | None = Field(description="gain found with 80% power at the observed discordance")
+    significant: bool = Field(description="the gain is shown, whatever the guards say")
+    passed: bool = Field(description="a candidate whose gain is shown and that harms no task type")
+    reason: str = Field(description="the decision in plain words")
+
+    @property
+    def gain(self) -> float:
+        """Difference in accuracy, in shares."""
+        return (self.wins - self.losses) / self.n
+
+
+class GateRecord(Record):
+    """One holding of the gate."""
+
+    alpha: float = Field(description="chance of promoting anything when no candidate is better")
+    num_candidates: int
+    results: tuple[GateResult, ...] = Field(description="in the order of the arms")
+
+    @property
+    def promoted(self) -> tuple[GateResult, ...]:
+        """Those that passed, largest gain first."""
+        return tuple(sorted((r for r in self.results if r.passed), key=lambda r: -r.gain))
+
+
+def decide(arms: Sequence[Arm], alpha: float) -> GateRecord:
+    """Test every arm; candidates share `alpha` by Holm's procedure, controls are tested alone and never pass.
+
+    Raises:
+        ValueError: alpha outside (0, 1), or two arms of one name.
+    """
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"expected alpha between 0 and 1, got {alpha}")
+    if len({arm.name for arm in arms}) != len(arms):
+        raise ValueError(f"expected arms of different names, got {[arm.name for arm in arms]}")
+    counts = [_wins_losses(arm.incumbent, arm.candidate) for arm in arms]
+    p_values = [mcnemar_p(wins, losses) for wins, losses in counts]
+    candidates = [index for index, arm in enumerate(arms) if arm.kind == "candidate"]
+    corrected = dict(zip(candidates, holm([p_values[index] for index in candidates], alpha), strict=True))
+    results = [
+        _result(arm, *corrected.get(index, (p_values[index], alpha, p_values[index] <= alpha)))
+        for index, arm in enumerate(arms)
+    ]
+    return GateRecord(alpha=alpha, num_candidates=len(candidates), results=tuple(results))
+
+
+def mcnemar_p(wins: int, losses: int, *, two_sided: bool = False) -> float:
+    """Exact McNemar test: chance of at least `wins` of `wins + losses` flips of a fair coin; 1 without any flip.
+
+    Two-sided: twice the smaller tail, at most 1.
+    """
+    if wins < 0 or losses < 0:
+        raise ValueError(f"expected counts of at least 0, got {wins} wins and {losses} losses")
+    flips = wins + losses
+    if not two_sided:
+        return float(bdtrc(wins - 1, flips, 0.5)) if flips else 1.0
+    return min(1.0, 2.0 * float(bdtr(min(wins, losses), flips, 0.5))) if flips else 1.0
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[tuple[float, float, bool]]:
+    """Holm's (1979) procedure: (adjusted p, threshold, rejected) for each p, in the order given.
+
+    The k-th smallest of m is compared with alpha / (m - k + 1); the first that misses ends it.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    results: dict[int, tuple[float, float, bool]] = {}
+    adjusted, open_so_far = 0.0, True
+    for place, index in enumerate(order):
+        left = len(p_values) - place
+        adjusted = max(adjusted, min(1.0, left * p_values[index]))
+        open_so_far = open_so_far and p_values[index] <= alpha / left
+        results[index] = (adjusted, alpha / left, open_so_far)
+    return [results[index] for index in range(len(p_values))]
+
+
+def power_of(n: int, discordance: float, difference: float, alpha: float) -> float:
+    """Chance that the one-sided exact test at `alpha` finds a true gain, by enumerating every outcome.
+
+    Args:
+        n: problems.
+        discordance: share of problems on which the two differ, 0..1.
+        difference: true gain in accuracy, -discordance..discordance.
+        alpha: level of this one test, after any correction.
+
+    Raises:
+        ValueError: a difference larger than the discordance allows.
+    """
+    if not 0.0 <= discordance <= 1.0 or abs(difference) > discordance + 1e-12:
+        raise ValueError(f"expected |difference| <= discordance <= 1, got {difference} and {discordance}")
+    if n == 0 or discordance == 0.0:
+        return 0.0
+    flips, needed = _critical_wins(n, alpha)
+    share_of_wins = min(1.0, (discordance + difference) / (2 * discordance))
+    found = bdtrc(needed - 1, flips, share_of_wins)
+    return float(np.sum(_chances(flips, n, discordance) * found))
+
+
+@lru_cache(maxsize=4096)
+def detectable_effect(n: int, discordance: float, alpha: float, power: float = POWER) -> float | None:
+    """Smallest true gain in accuracy that is found with the given power; None: no gain this discordance allows is.
+
+    `alpha` is the level of one test: with m finalists give alpha / m, the strictest step of Holm's procedure.
+    """
+    if n == 0 or discordance <= 0.0 or power_of(n, discordance, discordance, alpha) < power:
+        return None
+    low, high = 0.0, discordance
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power_of(n, discordance, middle, alpha) >= power else (middle, high)
+    return high
+
+
+def mcnemar_table(n: int, alpha: float) -> np.ndarray:
+    """(n + 1,) fewest wins that the one-sided exact test at `alpha` rejects at, by number of flips."""
+    return _critical_wins(n, alpha)[1]
+
+
+@lru_cache(maxsize=256)
+def _critical_wins(n: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(0..n flips, fewest wins that the test rejects at; flips + 1 where none is enough)."""
+    flips = np.arange(n + 1)
+    # The smallest w with P(W > w) <= alpha, so w + 1 wins are enough; rounding may put it one off.
+    wins = np.clip(np.ceil(np.nan_to_num(bdtrik(1.0 - alpha, flips, 0.5))) + 1, 0, flips + 1)
+    lower = np.clip(wins - 1, 0, None)
+    wins = np.where(bdtrc(lower - 1, flips, 0.5) <= alpha, lower, wins)
+    wins = np.where(bdtrc(wins - 1, flips, 0.5) <= alpha, wins, wins + 1)
+    return flips, np.where(flips == 0, 1, np.minimum(wins, flips + 1))
+
+
+def _chances(successes: np.ndarray, n: int, share: float) -> np.ndarray:
+    """Chance of each number of successes in n tries (`scipy.stats.binom.pmf`, whose import takes seconds)."""
+    ways = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
+    return np.asarray(np.exp(ways + xlogy(successes, share) + xlogy(n - successes, 1.0 - share)))
+
+
+def _wins_losses(incumbent: Sequence[bool], candidate: Sequence[bool]) -> tuple[int, int]:
+    pairs = list(zip(incumbent, candidate, strict=True))
+    return sum(new and not old for old, new in pairs), sum(old and not new for old, new in pairs)
+
+
+def _guards(arm: Arm) -> tuple[Guard, ...]:
+    guards = []
+    for task_type in dict.fromkeys(arm.task_types):
+        mine = [index for index, name in enumerate(arm.task_types) if name == task_type]
+        wins, losses = _wins_losses([arm.incumbent[i] for i in mine], [arm.candidate[i] for i in mine])
+        guards.append(Guard(task_type=task_type, n=len(mine), wins=wins, losses=losses, p_harm=mcnemar_p(losses, wins)))
+    return tuple(guards)
+
+
+def _result(arm: Arm, p_adjusted: float, threshold: float, significant: bool) -> GateResult:
+    wins, losses = _wins_losses(arm.incumbent, arm.candidate)
+    n, both = len(arm.incumbent), sum(a and b for a, b in zip(arm.incumbent, arm.candidate, strict=True))
+    guards = _guards(arm)
+    harmed = [guard for guard in guards if guard.harmed]
+    return GateResult(
+        name=arm.name,
+        kind=arm.kind,
+        n=n,
+        wins=wins,
+        losses=losses,
+        p=mcnemar_p(wins, losses),
+        p_two_sided=mcnemar_p(wins, losses, two_sided=True),
+        p_adjusted=p_adjusted,
+        threshold=threshold,
+        difference=paired_difference(both, wins, losses, n - both - wins - losses),
+        guards=guards,
+        detectable_effect=detectable_effect(n, (wins + losses) / n, threshold),
+        significant=significant,
+        passed=significant and not harmed and arm.kind == "candidate",
+        reason=_reason(arm, wins, losses, threshold, significant, harmed),
+    )
+
+
+def _reason(arm: Arm, wins: int, losses: int, threshold: float, significant: bool, harmed: Sequence[Guard]) -> str:
+    n, p = len(arm.incumbent), mcnemar_p(wins, losses)
+    facts = (
+        f"{wins} problems won and {losses} lost of {n} ({(wins - losses) / n:+.1%}), "
+        f"p = {_short(p)} against {_short(threshold)}"
+    )
+    shown = "the gain is shown" if significant else "no gain is shown"
+    if arm.kind != "candidate":
+        verdict = "a control is never promoted"
+        return f"control ({arm.kind}): {facts}: {shown}; {verdict}"
+    if not significant:
+        return f"refused: {facts}: {shown}"
+    if harmed:
+        worst = ", ".join(f"{g.task_type} ({g.wins} won, {g.losses} lost, p = {_short(g.p_harm)})" for g in harmed)
+        return f"refused: {facts}: {shown}, but it is shown to harm {worst}"
+    return f"passed: {facts}: {shown}, and no task type is shown to be harmed"
+
+
+def _short(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if math.isfinite(p) and p > 0 else "0"

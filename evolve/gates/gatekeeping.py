@@ -1,0 +1,297 @@
+"""The gate of a generation: finalists and controls against their rivals, on problems nobody learned or chose by."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from evolve.asks import first_of_each_type, proposal_asks
+from evolve.evaluate import Pool
+from evolve.gates.aa import aa_is_due
+from evolve.gates.arrangements import Arrangement, Endpoint, weakest_places
+from evolve.gates.conjunction import ConjunctionRecord, Contest, Rival, RivalKind, hold
+from evolve.gates.council_trials import Councils
+from evolve.gates.dev import DevRecord
+from evolve.gates.gate import ArmKind
+from evolve.gates.gate_wear import GateWear, Level, WearLedger, holding, level_after, wear_of
+from evolve.gates.paired import PairedTest, paired_test
+from evolve.gates.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
+from evolve.gates.roles import council_rivals, helping
+from evolve.identity import identity_of
+from evolve.judging.panel_asking import gate_refusal
+from evolve.lab import Lab
+from evolve.learning.placebos import Placebos
+from evolve.lineage import Generation, seat
+from evolve.problems.config import FileProblems
+from evolve.problems.permits import GatePermit
+from evolve.problems.sealed import SealedProblem, SplitProblems
+from evolve.problems.splits import Split
+from memory.types import Record
+from mesh.seeds import derive_seed
+from mesh.types import Member
+
+WEAR = "gate-wear.jsonl"
+
+
+class CouncilTest(Record):
+    """Full councils of today's seats and of an arrangement on the same GATE problems: told, and deciding nothing."""
+
+    name: str
+    test: PairedTest
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        low, high = 100 * self.test.difference.low, 100 * self.test.difference.high
+        return (
+            f"{self.name} in full councils: {self.test.wins} problems won and {self.test.losses} lost of {self.test.n} "
+            f"({100 * self.test.gain:+.1f} points [{low:+.1f}, {high:+.1f}])"
+        )
+
+
+class GateHeld(Record):
+    """What came of a generation's gate: the level it was held at, and every contest with its numbers."""
+
+    level: Level
+    record: ConjunctionRecord | None = None
+    """None: it was not held; `reason` says why."""
+    reason: str = ""
+    council: CouncilTest | None = None
+    """None: no councils were asked for, or there was no finalist."""
+    placebos: Placebos = Placebos()
+
+
+async def hold_gate(
+    lab: Lab,
+    generation: Generation,
+    dev: DevRecord,
+    problems: SplitProblems,
+    bred_placebos: Callable[[], Awaitable[Placebos]],
+) -> GateHeld:
+    """Fresh votes of every finalist, its rivals and the controls on GATE problems, at a level that wear leaves.
+
+    Critics and synthesisers are held to the verdicts of full councils instead. Without a finalist it is held for the
+    controls alone, in generations in which an A/A arm is due. `bred_placebos` trains the finalists' twins; it is called
+    when it is certain that the gate is held and that they take part.
+    """
+    items, number, settings = problems.of(Split.GATE), generation.number, lab.config.gate
+    if refusal := await gate_refusal(lab):
+        untouched = GateWear(num_items=len(items), num_used=0, num_holdings=0, num_tests=0)
+        level = Level(alpha=None, wear=untouched, reason=refusal)
+        return GateHeld(level=level, reason=f"no gate was held: {refusal}")
+    level = await _level(lab, number, items, len(dev.finalists))
+    if level.alpha is None:
+        return GateHeld(level=level, reason=f"no gate was held: {level.reason}")
+    with_controls = aa_is_due(number, settings.aa_every)
+    if not items or not (dev.finalists or with_controls):
+        return GateHeld(level=level, reason=dev.reason or "there are no GATE problems")
+    seats = seat(generation)
+    placebos = await bred_placebos() if with_controls or "placebo" in settings.required else Placebos()
+    entries = _entries(seats, dev, placebos, settings.required, with_controls, number)
+    by_vote = [entry for entry in entries if entry.endpoint == "vote"]
+    stage = f"generation {number} gate"
+    councils = Councils(
+        lab,
+        f"{stage} councils",
+        lab.directory / f"generation-{number}" / "gate-councils",
+        first_of_each_type(items, settings.councils_per_type),
+        GatePermit(f"{stage} councils"),
+    )
+    drawn = await lab.hold(
+        stage,
+        lab.directory / f"generation-{number}" / "gate.parquet",
+        proposal_asks(lab.config, stage, items, _members(seats, by_vote), settings.samples_per_member),
+    )
+    judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
+    in_councils = [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
+
+    async def decide() -> ConjunctionRecord:
+        pool = Pool(drawn)
+        clusters = [problems.cluster_of(item) for item in items]
+        contests = [_contest(entry, pool, items, judged, clusters) for entry in by_vote] + in_councils
+        assert level.alpha is not None, "checked above"
+        return hold(
+            contests,
+            level.alpha,
+            required=("incumbent", *settings.required),
+            seed=derive_seed(lab.config.seed, "gate", number),
+        )
+
+    inputs = {"entries": [entry.model_dump(mode="json") for entry in entries], "alpha": level.alpha}
+    record = await lab.journal.record(f"conjunction-generation-{number}", inputs, ConjunctionRecord, decide)
+    council = await _beside_the_vote(lab, generation, councils, dev, problems)
+    return GateHeld(level=level, record=record, reason=dev.reason, council=council, placebos=placebos)
+
+
+async def _beside_the_vote(
+    lab: Lab, generation: Generation, councils: Councils, dev: DevRecord, problems: SplitProblems
+) -> CouncilTest | None:
+    """Councils of the best finalist beside its vote; None: none were asked for, or councils are what it is held to."""
+    if not councils.items or not dev.finalists or dev.finalists[0].endpoint == "council":
+        return None
+    best = dev.finalists[0]
+    before, after = await councils.right("before", seat(generation)), await councils.right("after", best.seats)
+    clusters = [problems.cluster_of(item) for item in councils.items]
+    seed = derive_seed(lab.config.seed, "gate councils", generation.number)
+    return CouncilTest(name=best.name, test=paired_test(before, after, clusters, seed=seed))
+
+
+class _Entry(Record):
+    """An arrangement that takes part, and whom it has to beat."""
+
+    name: str
+    kind: ArmKind = "candidate"
+    endpoint: Endpoint = "vote"
+    seats: tuple[Member, ...]
+    rivals: dict[RivalKind, tuple[Member, ...]]
+    form: str = Field(
+        default="", description="name of the placebo among its rivals; empty: none, or it is told by seat"
+    )
+    exempt: tuple[RivalKind, ...] = ()
+
+
+def _entries(
+    seats: Sequence[Member],
+    dev: DevRecord,
+    placebos: Placebos,
+    required: Sequence[RivalKind],
+    with_controls: bool,
+    number: int,
+) -> list[_Entry]:
+    scores = {one.name: one.scores for one in dev.members}
+    best = best_incumbent(seats, scores)
+    wanted = {"incumbent", *required}
+    entries = []
+    for finalist in dev.finalists:
+        twin = placebos.twin_of(finalist.name)
+        if finalist.endpoint == "council":
+            rivals, form = council_rivals(seats, finalist, twin, best), twin.member.name if twin else ""
+        else:
+            rivals = rival_seats(seats, finalist.seats, placebos.twins, best, without=placebos.without)
+            form = ""
+        entries.append(
+            _Entry(
+                name=finalist.name,
+                endpoint=finalist.endpoint,
+                seats=finalist.seats,
+                rivals={kind: against for kind, against in rivals.items() if kind in wanted},
+                form=form,
+                exempt=("placebo",) if set(finalist.candidates) <= set(placebos.without) else (),
+            )
+        )
+    if with_controls:
+        entries += _controls(seats, placebos, best, dev, str(number))
+        if any(finalist.endpoint == "council" for finalist in dev.finalists):
+            entries += _council_controls(seats, placebos, str(number))
+    return entries
+
+
+def _council_controls(seats: Sequence[Member], placebos: Placebos, label: str) -> list[_Entry]:
+    """Where a critic or synthesiser is a finalist: the incumbents anew, and their twins, in full councils."""
+    incumbents: dict[RivalKind, Seats] = {"incumbent": tuple(seats)}
+    name = f"A/A {label} in councils"
+    entries = [
+        _Entry(name=name, kind="aa", endpoint="council", seats=aa_seats(seats, f"{label}-talk"), rivals=incumbents)
+    ]
+    for placebo in (twin for twin in placebos.everyone if twin.is_helper):
+        form, name = helping(seats, placebo).seats, f"placebo {placebo.member.name}"
+        entries.append(_Entry(name=name, kind="placebo", endpoint="council", seats=form, rivals=incumbents))
+    return entries
+
+
+def _controls(seats: Sequence[Member], placebos: Placebos, best: Member, dev: DevRecord, label: str) -> list[_Entry]:
+    """The incumbents anew, each placebo in its twin's place, and one more sample of the best: none may ever pass."""
+    incumbents: dict[RivalKind, Seats] = {"incumbent": tuple(seats)}
+    places = (
+        weakest_places(seats, {one.member: one.value for one in dev.contributions.members}) if dev.contributions else {}
+    )
+    entries = [_Entry(name=f"A/A {label}", kind="aa", seats=aa_seats(seats, label), rivals=incumbents)]
+    taken = {m.name: place for one in reversed(dev.finalists) for place, m in enumerate(one.seats) if m not in seats}
+    for name, placebo in placebos.twins.items():
+        if name not in taken:  # of a critic or synthesiser: a control in councils
+            continue
+        alone = _with(seats, taken[name], placebo)
+        entries.append(_Entry(name=f"placebo {placebo.name}", kind="placebo", seats=alone, rivals=incumbents))
+    place = min(places.values(), key=lambda index: (seats[index].name == best.name, index), default=None)
+    if place is not None:
+        more = _with(seats, place, again(best, f"budget-{place}"))
+        entries.append(_Entry(name=f"one more of {best.name}", kind="budget", seats=more, rivals=incumbents))
+    return entries
+
+
+def _with(seats: Sequence[Member], place: int, member: Member) -> Seats:
+    return tuple(member if index == place else one for index, one in enumerate(seats))
+
+
+def _members(seats: Sequence[Member], entries: Sequence[_Entry]) -> list[Member]:
+    return members_of([tuple(seats), *(e.seats for e in entries), *(s for e in entries for s in e.rivals.values())])
+
+
+def _contest(
+    entry: _Entry,
+    pool: Pool,
+    items: Sequence[SealedProblem],
+    judged: Mapping[tuple[str, str], bool],
+    clusters: Sequence[str],
+) -> Contest:
+    return contest_of(
+        entry.name,
+        pool,
+        entry.seats,
+        entry.rivals,
+        items,
+        judged,
+        kind=entry.kind,
+        clusters=clusters,
+        exempt=entry.exempt,
+    )
+
+
+async def _in_councils(entry: _Entry, councils: Councils, problems: SplitProblems) -> Contest:
+    rivals = []
+    labels = {"incumbent": "before", "placebo": f"placebo {entry.form}", "budget": f"{entry.name} budget"}
+    for kind, against in entry.rivals.items():
+        name = " and ".join(member.name for member in against)
+        rivals.append(Rival(kind=kind, name=name, right=await councils.right(labels[kind], against)))
+    return Contest(
+        name=entry.name,
+        kind=entry.kind,
+        endpoint="council",
+        right=await councils.right(entry.name, entry.seats),
+        rivals=tuple(rivals),
+        task_types=tuple(item.task.type for item in councils.items),
+        clusters=tuple(problems.cluster_of(item) for item in councils.items),
+    )
+
+
+async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_finalists: int) -> Level:
+    """At what level the gate may be held on these items; the holding is written down before anything is judged."""
+    config, keys = lab.config, [item.key for item in items]
+    ledger, reused = WearLedger(_wear_path(lab)), isinstance(config.problems, FileProblems)
+    # A name, or a directory, would let a second run there pass for the first one continued, and wear nothing.
+    run = f"{config.name}:{identity_of(lab.directory)}"
+
+    async def work() -> Level:
+        wear = wear_of(keys, ledger.holdings, run=run, generation=number)
+        level = level_after(wear, config.gate.alpha, config.gate.wear, will_reuse=reused)
+        if level.alpha is not None and num_finalists:
+            ledger.note(holding(run, number, keys, num_finalists))
+        return level
+
+    return await lab.journal.record(f"gate-level-generation-{number}", [keys, num_finalists], Level, work)
+
+
+def _wear_path(lab: Lab) -> Path:
+    """Beside a user's file, whose items every run on it wears; procedural items are a run's own."""
+    problems = lab.config.problems
+    if isinstance(problems, FileProblems):
+        return problems.path.with_name(f"{problems.path.name}.{WEAR}")
+    return lab.directory / WEAR
+
+
+def chosen_of(dev: DevRecord, held: GateHeld) -> Arrangement | None:
+    """Of the finalists that passed the one that was best on DEV: only pass or fail leaves the gate."""
+    passed = {result.name for result in held.record.promoted} if held.record else set()
+    return next((one for one in dev.finalists if one.name in passed), None)

@@ -1,0 +1,308 @@
+"""One record for every specialist: which data, parents, recipe, seeds, graders, gate and people made it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+
+from evolve.candidate import Candidate
+from evolve.config import RunConfig, load_config
+from evolve.evaluate import Judgements
+from evolve.gates.conjunction import ConjunctionRecord
+from evolve.gates.gate import GateRecord, GateResult
+from evolve.governance.audit_log import AuditEvent, AuditLog
+from evolve.governance.licences import UNKNOWN, Licence, licence_of, teaching_note
+from evolve.governance.lineage_costs import Cost, Costs
+from evolve.learning.accumulate import SetRow
+from evolve.learning.curate import Example
+from evolve.learning.recipe_rows import ingredient_of
+from evolve.learning.recipes import Recipe
+from evolve.lineage import Generation, Specialist
+from evolve.progress import TIMES, StageTime
+from evolve.report.data import ReportData
+from evolve.run_files import CONFIG, FACTS, REPORT_DATA
+from evolve.training.job import TrainingReport
+from evolve.training.stage import Admitted, Trained
+from memory.ledger import Ledger, read_json
+from memory.types import Record, content_hash
+
+_R = TypeVar("_R", bound=Record)
+
+
+class DataFile(Record):
+    """One file of what was learned from."""
+
+    path: str = Field(description="inside the run's directory")
+    sha256: str
+    num_rows: int
+
+
+class GateNote(Record):
+    """What the gate found of the arrangement that seated it."""
+
+    arrangement: str
+    n: int
+    wins: int
+    losses: int
+    p: float | None
+    alpha: float
+    detectable_effect: float | None = None
+    reason: str
+    digest: str = Field(description="content hash of the whole gate record, as the specialist names it")
+    digest_checked: bool = Field(default=False, description="the record lies in the run and has this hash")
+
+
+class SpecialistRecord(Record):
+    """Everything that answers "which data, parents, graders and approver made this specialist?"."""
+
+    run: str
+    specialist: Specialist
+    base: str = Field(description="name of the base model, as written into the adapter; empty: not known")
+    base_fingerprint: str = Field(default="", description="content fingerprint of its weights; empty: not known")
+    licence: Licence = Field(default=UNKNOWN, description="of the base model")
+    licence_notes: tuple[str, ...] = ()
+    recipe: Recipe | None = Field(default=None, description="None: the run keeps no admission record of it")
+    seeds: dict[str, int] = Field(default_factory=dict, description="run, recipe")
+    data: tuple[DataFile, ...] = Field(default=(), description="files the recipe chose its rows from")
+    num_rows: int = Field(default=0, description="rows it learned from")
+    teachers: tuple[tuple[str, str | None, int], ...] = Field(
+        default=(), description="(member, adapter or None, examples) whose texts the recipe could draw on"
+    )
+    graders: tuple[str, ...] = Field(default=(), description="verifiers that called those texts right")
+    gate: GateNote | None = Field(default=None, description="None: the run keeps no gate record yet")
+    approved_by: tuple[str, ...] = Field(default=(), description="who let it be seated; 'gate': nobody else had to")
+    history: tuple[AuditEvent, ...] = Field(default=(), description="what the audit log holds about it, oldest first")
+    job: str = Field(default="", description="digest of the training job")
+    cost: Cost = Field(default=Cost(), description="its own training, and its share of the generation that bred it")
+    line_cost: Cost = Field(default=Cost(), description="the same of it and all that it descends from, each once")
+    last_loss: float | None = None
+    config_sha256: str = Field(default="", description="of the resolved configuration of the run")
+
+    @property
+    def status(self) -> str:
+        """'demoted' or 'confirmed' where live outcomes said so, else 'provisional'."""
+        verdicts = [event.kind for event in self.history if event.kind in ("demoted", "confirmed")]
+        return verdicts[-1] if verdicts else "provisional"
+
+
+def specialist_record(
+    run: str,
+    specialist: Specialist,
+    *,
+    candidate: Candidate | None,
+    report: TrainingReport | None,
+    data: Sequence[DataFile] = (),
+    examples: Iterable[Example] = (),
+    graders: Iterable[str] = (),
+    gate: GateNote | None = None,
+    events: Iterable[AuditEvent] = (),
+    licences: Mapping[str, Licence] | None = None,
+    run_seed: int | None = None,
+    base_fingerprint: str = "",
+    config_sha256: str = "",
+    cost: Cost | None = None,
+    line_cost: Cost | None = None,
+) -> SpecialistRecord:
+    """The record of one specialist from what is known of it; what is missing stays empty and is not made up.
+
+    Args:
+        examples: what the recipes of the generation it was bred in chose from.
+        licences: by model family, of the base models of the run.
+    """
+    known = licences or {}
+    recipe = None if candidate is None else candidate.recipe
+    teachers = _teachers(examples, recipe)
+    student = known.get(specialist.family, UNKNOWN)
+    history = tuple(e for e in events if e.adapter == specialist.adapter or specialist.name in e.subject.split(" and "))
+    families = {family for _, family, _, _ in teachers if family != specialist.family}
+    seeds = {} if run_seed is None else {"run": run_seed}
+    return SpecialistRecord(
+        run=run,
+        specialist=specialist,
+        base="" if report is None else report.base_name,
+        base_fingerprint=base_fingerprint,
+        licence=student,
+        licence_notes=teaching_note(student, {family: known.get(family, UNKNOWN) for family in families}),
+        recipe=recipe,
+        seeds=seeds | ({} if recipe is None else {"recipe": recipe.seed}),
+        data=tuple(data),
+        num_rows=0 if report is None else report.num_rows,
+        teachers=tuple((member, adapter, count) for member, _, adapter, count in teachers),
+        graders=tuple(sorted(set(graders))),
+        gate=gate,
+        approved_by=_approvers(history),
+        history=history,
+        job="" if report is None else report.job,
+        cost=cost or Cost(),
+        line_cost=line_cost or Cost(),
+        last_loss=report.losses[-1] if report is not None and report.losses else None,
+        config_sha256=config_sha256,
+    )
+
+
+def records_of(run: Path, generations: Sequence[Generation]) -> tuple[SpecialistRecord, ...]:
+    """A record of every specialist that was ever seated in the run in `run`, oldest first, from what the run left.
+
+    Raises ValueError where one of the run's files is not what it should be.
+    """
+    config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
+    seen: dict[str, Specialist] = {}
+    for generation in generations:
+        for specialist in generation.specialists:
+            seen.setdefault(specialist.adapter, specialist)
+    kept = _kept_in(run)
+    return tuple(_record_in(run, specialist, kept, config) for specialist in seen.values())
+
+
+def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | None:
+    """What a gate record says of one arrangement; None: it was no arm of it."""
+    result: GateResult | None = next((one for one in record.results if one.name == arrangement), None)
+    if result is None:
+        return None
+    return GateNote(
+        arrangement=arrangement,
+        n=result.n,
+        wins=result.wins,
+        losses=result.losses,
+        p=result.p,
+        alpha=record.alpha,
+        detectable_effect=result.detectable_effect,
+        reason=result.reason,
+        digest=digest,
+        digest_checked=content_hash(record) == digest,
+    )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the steps of a run hold of all its generations."""
+
+    candidates: dict[tuple[str, str], Candidate]
+    """By adapter and recipe: a merge that is repeated later may give the same adapter again."""
+    reports: dict[str, TrainingReport]
+    """By recipe."""
+    costs: Costs
+
+
+def _kept_in(run: Path) -> _Kept:
+    candidates = [c for found in _steps(run, "admit-generation-*", Admitted) for c in found.candidates]
+    reports = [r for found in _steps(run, "train-generation-*", Trained) for r in found.reports]
+    path = run / TIMES
+    held = Ledger(path, readonly=True).entries() if path.is_file() else []
+    return _Kept(
+        candidates={(c.member.adapter or "", c.recipe.name): c for c in candidates},
+        reports={report.recipe: report for report in reports},
+        costs=Costs(candidates, reports, [StageTime.model_validate(entry.payload) for entry in held]),
+    )
+
+
+def _record_in(run: Path, specialist: Specialist, kept: _Kept, config: RunConfig | None) -> SpecialistRecord:
+    candidate = kept.candidates.get((specialist.adapter, specialist.recipe))
+    seated_by = specialist.generation - 1
+    # An elite of the archive may take its seat generations after it was bred.
+    number = seated_by if candidate is None else candidate.generation
+    judged = _steps(run, f"judge-generation-{number}-harvest", Judgements)
+    path, examples = _learned_from(run / f"generation-{number}")
+    data = () if not path.is_file() else (_data_file(run, path, len(examples)),)
+    specs = {} if config is None else {spec.family: spec for spec in config.serving.engines}
+    store = None if config is None else config.serving.model_store
+    return specialist_record(
+        "" if config is None else config.name,
+        specialist,
+        candidate=candidate,
+        report=kept.reports.get(specialist.recipe),
+        data=data,
+        examples=examples,
+        graders={o.evidence.verifier for found in judged for o in found.outcomes if o.correct},
+        gate=_gate_in(run, specialist, seated_by),
+        events=AuditLog(run).events(),
+        licences={} if store is None else {family: licence_of(spec, store) for family, spec in specs.items()},
+        run_seed=None if config is None else config.seed,
+        base_fingerprint=_fingerprint(run, specialist.engine),
+        config_sha256="" if config is None else hashlib.sha256((run / CONFIG).read_bytes()).hexdigest(),
+        cost=kept.costs.own(specialist.adapter),
+        line_cost=kept.costs.of_line(specialist.adapter),
+    )
+
+
+def _gate_in(run: Path, specialist: Specialist, number: int) -> GateNote | None:
+    """From the journalled gate record, if the run keeps one, else from its report."""
+    for held in _steps(run, f"conjunction-generation-{number}", ConjunctionRecord):
+        record = held.gate_record()
+        for result in record.results:
+            if result.passed and specialist.name in result.name.split(" and "):
+                return gate_note(record, result.name, specialist.gate_digest)
+    if not (run / REPORT_DATA).is_file():
+        return None
+    for view in ReportData.model_validate(read_json(run / REPORT_DATA)).gate:
+        if view.passed and specialist.name in view.arrangement.split(" and "):
+            return GateNote(
+                arrangement=view.arrangement,
+                n=view.n,
+                wins=view.wins,
+                losses=view.losses,
+                p=view.p,
+                alpha=view.alpha,
+                detectable_effect=view.detectable_effect,
+                reason=view.reason,
+                digest=specialist.gate_digest,
+            )
+    return None
+
+
+def _steps(run: Path, name: str, model: type[_R]) -> list[_R]:
+    """Every journalled result of a step; a later one first, should there be several."""
+    paths = sorted((run / "steps").glob(f"{name}-*.json"), reverse=True)
+    return [model.model_validate(read_json(path)) for path in paths]
+
+
+def _teachers(examples: Iterable[Example], recipe: Recipe | None) -> list[tuple[str, str, str | None, int]]:
+    """(member, family, adapter, examples) of what the recipe's mix lets in, most first."""
+    counts: dict[tuple[str, str, str | None], int] = {}
+    for example in examples:
+        if recipe is not None and not _let_in(recipe, example):
+            continue
+        key = (example.member, example.family, example.adapter)
+        counts[key] = counts.get(key, 0) + 1
+    return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
+
+
+def _let_in(recipe: Recipe, example: Example) -> bool:
+    in_niche = not recipe.task_types or example.task_type in recipe.task_types
+    return in_niche and ingredient_of(example, recipe.family) in recipe.mix
+
+
+def _approvers(history: Iterable[AuditEvent]) -> tuple[str, ...]:
+    for event in history:
+        if event.kind == "promoted":
+            return tuple(event.by.split(", "))
+    return ("gate",)
+
+
+def _fingerprint(run: Path, engine: str) -> str:
+    if not (run / FACTS).is_file():
+        return ""
+    return str(dict(read_json(run / FACTS).get("weights", [])).get(engine, ""))
+
+
+def _data_file(run: Path, path: Path, num_rows: int) -> DataFile:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return DataFile(path=path.relative_to(run).as_posix(), sha256=digest, num_rows=num_rows)
+
+
+def _learned_from(directory: Path) -> tuple[Path, list[Example]]:
+    """The file that recipes chose from; runs of before sets grew over generations have their own examples alone."""
+    path = directory / "set-used.jsonl"
+    if path.is_file():
+        return path, [SetRow.model_validate_json(line).example for line in _lines(path)]
+    path = directory / "examples.jsonl"
+    return path, [Example.model_validate_json(line) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text("utf-8").split("\n") if line.strip()] if path.is_file() else []

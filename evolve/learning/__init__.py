@@ -1,0 +1,1 @@
+"""From judged traces to rows, and from rows to recipes: credit, curation, data cards, variation."""

@@ -1,0 +1,1 @@
+"""Problems, their splits, and the seal on the references of GATE and AUDIT."""

@@ -1,0 +1,1 @@
+"""Who sits and who is kept: arrangements, coverage, the archive of niches, and what is inherited."""

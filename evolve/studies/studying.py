@@ -1,0 +1,244 @@
+"""The measuring behind `evomesh study`: whose proposals every arm needs, drawn once and replayed for all of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from evolve.asks import proposal_asks
+from evolve.config import ConfigError, RunConfig
+from evolve.evaluate import Pool, member_scores
+from evolve.governance.rosters import generations_of
+from evolve.lab import Lab
+from evolve.problems.config import FileProblems
+from evolve.problems.draw import draw_problems
+from evolve.problems.drawn import problems_by_generation
+from evolve.problems.splits import Split, SplitShares
+from evolve.problems.types import Problem
+from evolve.studies.assess import Arm, best_single
+from evolve.studies.rival_arms import arm_directory, read_arm
+from evolve.studies.study import ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
+from memory.types import Record
+from mesh.tally import plurality
+from mesh.types import Deliberation, Member, Usage
+
+EVERYTHING = SplitShares(train=1.0, dev=0.0, gate=0.0, audit=0.0)
+"""A study measures on all tasks; nothing is learned from them."""
+
+
+class StudyOptions(Record):
+    """What is compared."""
+
+    run: Path | None = Field(default=None, description="run whose last generation is the evolved mesh")
+    baseline: str | None = Field(default=None, description="engine that is the present system, by name")
+    rft: Path | None = Field(
+        default=None,
+        description="where the best single model was trained alone: an arm of a run, or a run with one engine; None: "
+        "the run's own arm, if it has one",
+    )
+    votes_each: int = Field(default=2, ge=1, description="proposals of each seat of the evolved mesh for a task")
+    num_tasks: int | None = Field(default=None, ge=1, description="tasks at most; None: all")
+    baseline_price: float | None = Field(
+        default=None, ge=0.0, description="money for a million output tokens of the baseline; None: its price_per_hour"
+    )
+
+
+def study_config(config: RunConfig) -> RunConfig:
+    """The same with every task in one split, since a study learns nothing. Raises ConfigError for another source."""
+    if not isinstance(config.problems, FileProblems):
+        raise ConfigError("expected tasks in a file, got another source of problems")
+    problems = config.problems.model_copy(update={"shares": EVERYTHING, "sizes": None})
+    return config.model_copy(update={"problems": problems})
+
+
+def study_items(config: RunConfig, options: StudyOptions) -> tuple[list[Problem], int]:
+    """(tasks to measure on, tasks left out because one of the runs had them for learning or choosing)."""
+    problems = list(draw_problems(config.problems, config.seed).of(Split.TRAIN))
+    seen = {key for run in (options.run, options.rft) if run is not None for key in seen_keys(run)}
+    fresh = [problem for problem in problems if problem.key not in seen]
+    if not fresh:
+        raise ConfigError("expected tasks that the run has not learned from or chosen by, got none; give other tasks")
+    return fresh[: options.num_tasks], len(problems) - len(fresh)
+
+
+def seen_keys(run: Path) -> set[str]:
+    """Canonical keys of a run's TRAIN, DEV and GATE items of all generations; AUDIT steered nothing."""
+    steered = (Split.TRAIN, Split.DEV, Split.GATE)
+    return {key for drawn in problems_by_generation(run) for split in steered for key in drawn.keys(split)}
+
+
+def share_adapters(run: Path, members: Iterable[Member], into: Path) -> None:
+    """Copy the adapters of a run's members to the study's own store; what is there already stays."""
+    for name, adapter in ((member.name, adapter) for member in members for adapter in member.adapters):
+        if (into / adapter).exists():
+            continue
+        source, partial = run / "adapters" / adapter, into / f".{adapter}.partial"
+        if not source.is_dir():
+            raise ConfigError(f"{run}: expected the adapter of {name} in {source}, found none; restore it")
+        into.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        partial.rename(into / adapter)
+
+
+def rft_of(options: StudyOptions) -> tuple[Path, tuple[Member, ...]] | None:
+    """(directory with the adapters, the trained members) of the best single model's own training; None: there is none.
+
+    Raises ConfigError where a directory is named that is neither a finished arm nor a run.
+    """
+    where = options.rft
+    if where is None:
+        where = arm_directory(options.run, "rft") if options.run is not None else None
+        if where is None or read_arm(where) is None:
+            return None
+    arm = read_arm(where)
+    members = generations_of(where)[-1].seats if arm is None else arm.last.members
+    return where, tuple(member for member in members if member.adapter is not None)
+
+
+async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_left_out: int = 0) -> Study:
+    """Draw, judge and compare. Draws are journalled, so the same command goes on where it was cut off."""
+    founders, evolved, rft = _seats(lab, options)
+    budget = options.votes_each * len(evolved)
+    baseline = _baseline(lab, options)
+    bases = [*founders, *([baseline] if baseline is not None else [])]
+    trained = [m for m in dict.fromkeys([*evolved, *rft]) if m not in bases]
+    drawn = await _draw(lab, "study bases", items, bases, budget)
+    most = max(-(-budget // len(seats)) for seats in (evolved, rft) if seats)
+    drawn += await _draw(lab, "study specialists", items, trained, most)
+    judged = (await lab.judge_all("study", drawn, items)).lookup()
+    pool, spends = Pool(drawn), _spends(lab, drawn, baseline, options)
+
+    def arm(role: ArmRole, name: str, samples: Mapping[str, int], scores: Sequence[float]) -> StudyArm:
+        tokens, seconds, money = arm_cost(samples, spends)
+        made = Arm(name=name, scores=tuple(scores), num_samples=sum(samples.values()))
+        return StudyArm(role=role, arm=made, output_tokens=tokens, engine_seconds=seconds, money=money)
+
+    def voting(role: ArmRole, name: str, seats: Sequence[Member]) -> StudyArm:
+        counts = _shared_out(budget, seats)
+        return arm(role, name, counts, _votes(pool, seats, counts, items, judged))
+
+    single, consistency, chosen = best_single(pool, founders, items, judged)
+    spends["best single"] = _mean_spend([spends[name] for name in chosen])
+    arms = [
+        voting("evolved", "evolved mesh", evolved),
+        voting("generation 0", "generation 0", founders),
+        arm("single", single.name, {"best single": 1}, single.scores),
+        arm("self-consistency", consistency.name, {"best single": budget}, consistency.scores),
+    ]
+    if rft:
+        arms.append(voting("rft", "RFT of the best single", rft))
+    if baseline is not None:
+        once = member_scores(pool, baseline, items, judged)
+        arms.append(voting("baseline", f"{baseline.name}, {budget} samples", [baseline]))
+        arms.append(arm("baseline", f"{baseline.name}, asked once", {baseline.name: 1}, once))
+    return compare_arms(
+        arms, budget=budget, investment=investment_of(lab.config, options.run), num_left_out=num_left_out
+    )
+
+
+def investment_of(config: RunConfig, run: Path | None) -> float | None:
+    """Money that a run took: its stages' hours on all its engines, every replica; None: no run, or one has no price."""
+    from evolve.progress import StageTime
+    from memory.ledger import Ledger
+
+    paid = [engine for engine in config.serving.engines if engine.kind != "remote"]
+    if run is None or not (run / "times.jsonl").is_file() or any(engine.price_per_hour is None for engine in paid):
+        return None
+    times = [StageTime.model_validate(e.payload) for e in Ledger(run / "times.jsonl", readonly=True).entries()]
+    hourly = sum((engine.price_per_hour or 0.0) * engine.replicas for engine in paid)
+    return sum(time.seconds for time in times) / 3600.0 * hourly
+
+
+def _seats(lab: Lab, options: StudyOptions) -> tuple[list[Member], list[Member], list[Member]]:
+    """(generation 0, the evolved mesh, the RFT run's seats), their adapters in the study's store."""
+    if options.run is None:
+        raise ConfigError("--run: expected a run with generations to study; `evomesh evolve` makes one")
+    generations, store = generations_of(options.run), lab.directory / "adapters"
+    share_adapters(options.run, generations[-1].seats, store)
+    rft: list[Member] = []
+    if (found := rft_of(options)) is not None:
+        where, members = found
+        share_adapters(where, members, store)
+        # Two runs may call different specialists by one name.
+        rft = [member.model_copy(update={"name": f"{member.name} (rft)"}) for member in members]
+    return list(generations[0].seats), list(generations[-1].seats), rft
+
+
+def _baseline(lab: Lab, options: StudyOptions) -> Member | None:
+    if options.baseline is None:
+        return None
+    name = options.baseline.removeprefix("remote:")
+    spec = next((engine for engine in lab.config.serving.engines if engine.name == name), None)
+    if spec is None or (options.baseline.startswith("remote:") and spec.kind != "remote"):
+        known = ", ".join(f"{engine.kind}:{engine.name}" for engine in lab.config.serving.engines)
+        raise ConfigError(f"--baseline: expected an engine of the configuration ({known}), got {options.baseline!r}")
+    return Member(name=f"{name} (present system)", engine=name, family=spec.family)
+
+
+async def _draw(
+    lab: Lab, stage: str, items: Sequence[Problem], members: Sequence[Member], count: int
+) -> list[Deliberation]:
+    if not members:
+        return []
+    asks = proposal_asks(lab.config, stage, items, members, count)
+    return await lab.hold(stage, lab.directory / f"{stage.replace(' ', '-')}.parquet", asks)
+
+
+def _spends(
+    lab: Lab, drawn: Iterable[Deliberation], baseline: Member | None, options: StudyOptions
+) -> dict[str, Spend]:
+    """By member: the mean of all its proposals."""
+    usage: dict[str, list[Usage]] = {}
+    counts: dict[str, int] = {}
+    for trace in drawn:
+        name = trace.members[0].name
+        usage.setdefault(name, []).append(trace.usage)
+        counts[name] = counts.get(name, 0) + len(trace.proposals)
+    engines = {trace.members[0].name: trace.members[0].engine for trace in drawn}
+    prices = {engine.name: engine.price_per_hour for engine in lab.config.serving.engines}
+    spends = {}
+    for name, used in usage.items():
+        total, count = Usage.total(used), max(1, counts[name])
+        by_tokens = options.baseline_price if baseline is not None and name == baseline.name else None
+        spends[name] = Spend(
+            output_tokens=total.output_tokens / count,
+            engine_seconds=total.engine_seconds / count,
+            price_per_hour=prices.get(engines[name]),
+            price_per_million_tokens=by_tokens,
+        )
+    return spends
+
+
+def _mean_spend(spends: Sequence[Spend]) -> Spend:
+    """Of the members chosen on the two halves, one or two; a price only where all have one."""
+    prices = [one.price_per_hour for one in spends]
+    known = [price for price in prices if price is not None]
+    return Spend(
+        output_tokens=sum(one.output_tokens for one in spends) / len(spends),
+        engine_seconds=sum(one.engine_seconds for one in spends) / len(spends),
+        price_per_hour=sum(known) / len(known) if len(known) == len(prices) else None,
+    )
+
+
+def _shared_out(budget: int, seats: Sequence[Member]) -> dict[str, int]:
+    """Proposals by member name that add up to the budget, as even as can be, earlier seats first."""
+    return {seat.name: budget // len(seats) + (place < budget % len(seats)) for place, seat in enumerate(seats)}
+
+
+def _votes(
+    pool: Pool,
+    seats: Sequence[Member],
+    counts: Mapping[str, int],
+    items: Sequence[Problem],
+    judged: Mapping[tuple[str, str], bool],
+) -> list[float]:
+    scores = []
+    for problem in items:
+        ballots = [p for seat in seats for p in pool.of(seat, problem.task)[: counts[seat.name]]]
+        answer = plurality(ballots, problem.task.answer_kind).answer
+        scores.append(float(answer is not None and judged.get((problem.task.id, answer), False)))
+    return scores

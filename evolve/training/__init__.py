@@ -1,0 +1,1 @@
+"""One job, one adapter: SFT and DPO on warm workers, sharded or merged, with checkpoints and admission."""

@@ -1,0 +1,237 @@
+"""From training jobs to candidates: trained on Ray or in this process, admitted, and told of as soon as one is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from evolve.candidate import Candidate
+from evolve.lab import Lab
+from evolve.learning.recipe_rows import PreferenceRow, TrainingRow
+from evolve.learning.recipes import Recipe
+from evolve.seats import member_on
+from evolve.training.job import ParentAdapter, TrainingJob, TrainingProgress, TrainingReport, finished_report
+from evolve.training.store import TrainingStore
+from evolve.training.train_here import train_or_say_why
+from memory.types import Record
+from serving.adapters import AdapterRefused
+from serving.placement import GpuPlace
+
+Ahead = Callable[[Candidate], Awaitable[None]]
+"""What may be done with a candidate while others still train. It must accept no step of the journal, whose order would
+then depend on which job ends first; it may draw what a later step accepts."""
+OnReport = Callable[[TrainingReport], None]
+
+
+class Trained(Record):
+    """Every job's report, in the order of the jobs."""
+
+    reports: tuple[TrainingReport, ...]
+
+
+class Admitted(Record):
+    """What became of the adapters at admission."""
+
+    candidates: tuple[Candidate, ...]
+    refused: dict[str, str] = Field(description="recipe to why there is no candidate of it")
+
+
+def job_of(
+    lab: Lab, recipe: Recipe, rows: Sequence[TrainingRow], pairs: Sequence[PreferenceRow] = (), *, out_dir: Path
+) -> TrainingJob:
+    """The job that makes the recipe's adapter.
+
+    Raises:
+        AdapterMissing, AdapterCorrupt: a parent adapter is not in the store as it was admitted.
+    """
+    name, base = lab.base_of(recipe.base)
+    return TrainingJob(
+        base_name=name,
+        base_dir=base,
+        recipe=recipe,
+        rows=tuple(rows),
+        pairs=tuple(pairs),
+        parents=tuple(
+            ParentAdapter(adapter=adapter, directory=str(lab.adapters.path(adapter))) for adapter in recipe.parents
+        ),
+        seed=recipe.seed,
+        out_dir=str(out_dir.resolve()),
+        base_fingerprint=lab.base_shape(recipe.base).fingerprint,
+    )
+
+
+async def train_jobs(
+    lab: Lab,
+    name: str,
+    jobs: Sequence[TrainingJob],
+    *,
+    stage: str = "",
+    on_report: OnReport | None = None,
+) -> tuple[TrainingReport, ...]:
+    """The reports of all jobs, in their order, as the journal step `name`; a failed job is quarantined.
+
+    Args:
+        stage: under which name times and progress are shown; empty: `name` in words.
+        on_report: hears of every report as soon as it is there, but not where engines sleep while it trains, nor when
+            the step was accepted before. What it raises ends the training.
+    """
+    stage = stage or name.replace("-", " ")
+
+    async def work() -> Trained:
+        if not jobs:
+            return Trained(reports=())
+        async with lab.training_room() as places:  # training shares the cluster that the engines stand on
+            with lab.timed(stage):
+                lab.observer.stage(stage, 100 * len(jobs))
+                found = await _train(lab, jobs, places, None if places else on_report)
+        return Trained(reports=tuple(map(_lasting, found)))
+
+    reports = (await lab.journal.record(name, [job.digest for job in jobs], Trained, work)).reports
+    for report in reports:
+        if report.num_rows_left_out:
+            lost, kept = report.num_rows_left_out, report.num_rows
+            lab.observer.say(
+                f"{report.recipe}: {lost} of {kept + lost} rows left out, most likely longer than training.max_length"
+            )
+    return reports
+
+
+async def admit_jobs(
+    lab: Lab,
+    name: str,
+    jobs: Mapping[str, TrainingJob],
+    reports: Sequence[TrainingReport],
+    *,
+    generation: int = 0,
+    teachers: Mapping[str, Sequence[str]] | None = None,
+) -> Admitted:
+    """Admission checks on every adapter before an engine sees it, as the journal step `name`; candidates in job order.
+
+    Args:
+        jobs: by name of the recipe.
+        generation: number of the generation whose traces they learned from.
+        teachers: recipe to adapters that wrote what it learned from.
+    """
+
+    async def work() -> Admitted:
+        candidates, refused = [], {}
+        for report in reports:
+            found = admit(lab, jobs[report.recipe], report, generation, (teachers or {}).get(report.recipe, ()))
+            if isinstance(found, Candidate):
+                candidates.append(found)
+            else:
+                refused[report.recipe] = found
+        return Admitted(candidates=tuple(candidates), refused=refused)
+
+    return await lab.journal.record(name, [job.digest for job in jobs.values()], Admitted, work)
+
+
+def admit(
+    lab: Lab, job: TrainingJob, report: TrainingReport, generation: int, teachers: Sequence[str]
+) -> Candidate | str:
+    """The candidate, its adapter checked and in the store; or why there is none. Doing it again changes nothing."""
+    if report.status != "ok":
+        return f"quarantined: {report.reason}"
+    engine = lab.spec(job.recipe.base)
+    assert engine.kind != "remote", "nothing is trained for a remote engine"
+    if finished_report(job) is None:
+        return "refused at admission: the adapter is not the one that was trained; its files were changed or lost"
+    try:
+        adapter = lab.adapters.admit(job.adapter_dir, lab.base_shape(engine.name), max_rank=engine.max_lora_rank)
+    except AdapterRefused as error:
+        return f"refused at admission: {'; '.join(error.reasons)}"
+    return Candidate(
+        member=member_on(engine, job.recipe.name, adapter.hash),
+        recipe=job.recipe,
+        data_digest=job.data_digest,
+        parents=tuple(dict.fromkeys([*job.recipe.parents, *teachers])),
+        generation=generation,
+        job=job.digest,
+    )
+
+
+class HeadStart:
+    """Candidates go ahead, admitted and loaded, while others train. An async context manager around the training.
+
+    Leaving it waits for what was begun. What is refused here is left to `admit_jobs`, which says so.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        jobs: Mapping[str, TrainingJob],
+        ahead: Ahead,
+        *,
+        generation: int,
+        teachers: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._lab, self._jobs, self._ahead = lab, jobs, ahead
+        self._generation, self._teachers = generation, teachers
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loading = asyncio.Lock()
+
+    async def __aenter__(self) -> HeadStart:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for task in self._tasks:
+                task.cancel()
+        found = await asyncio.gather(*self._tasks, return_exceptions=True)
+        failed = [one for one in found if isinstance(one, Exception)]
+        if kind is None and failed:
+            raise failed[0]
+
+    def hear(self, report: TrainingReport) -> None:
+        """Let the candidate of a finished job go ahead."""
+        self._tasks.append(asyncio.create_task(self._go(report)))
+
+    async def _go(self, report: TrainingReport) -> None:
+        found = admit(
+            self._lab,
+            self._jobs[report.recipe],
+            report,
+            self._generation,
+            self._teachers.get(report.recipe, ()),
+        )
+        if isinstance(found, Candidate):
+            async with self._loading:  # engines take one adapter after the other
+                await self._lab.load_adapters([found.member])
+            await self._ahead(found)
+
+
+async def _train(
+    lab: Lab, jobs: Sequence[TrainingJob], places: tuple[GpuPlace, ...], on_report: OnReport | None
+) -> list[TrainingReport]:
+    if lab.config.training.kind == "scripted":
+        return [await _train_light(lab, job, on_report) for job in jobs]
+    from evolve.training.workers import run_jobs  # Ray takes seconds to import; a simulation does without
+
+    shares: dict[str, int] = {}
+
+    def hear(progress: TrainingProgress) -> None:
+        percent = 100 * progress.step // max(1, progress.num_steps)
+        lab.observer.advance(percent - shares.get(progress.recipe, 0))
+        shares[progress.recipe] = percent
+
+    workers = lab.config.workers
+    store = None if workers.store is None else TrainingStore(workers.store)
+    return await run_jobs(jobs, workers, hear, places=places, store=store, on_report=on_report)
+
+
+async def _train_light(lab: Lab, job: TrainingJob, on_report: OnReport | None) -> TrainingReport:
+    report = finished_report(job)
+    if report is None:
+        report = await asyncio.to_thread(train_or_say_why, job)
+    lab.observer.advance(100)
+    if on_report is not None:
+        on_report(report)
+    return report
+
+
+def _lasting(report: TrainingReport) -> TrainingReport:
+    """Without what depends on how often the run was interrupted; `training_report.json` keeps that."""
+    return report.model_copy(update={"resumed_steps": 0, "notes": ()})
