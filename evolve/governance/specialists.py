@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from evolve.candidate import Candidate
-from evolve.config import RunConfig, load_config
+from evolve.config import load_config
 from evolve.evaluate import Judgements
 from evolve.gates.conjunction import ConjunctionRecord
 from evolve.gates.gate import GateRecord, GateResult
@@ -90,73 +90,17 @@ class SpecialistRecord(Record):
         return verdicts[-1] if verdicts else "provisional"
 
 
-def specialist_record(
-    run: str,
-    specialist: Specialist,
-    *,
-    candidate: Candidate | None,
-    report: TrainingReport | None,
-    data: Sequence[DataFile] = (),
-    examples: Iterable[Example] = (),
-    graders: Iterable[str] = (),
-    gate: GateNote | None = None,
-    events: Iterable[AuditEvent] = (),
-    licences: Mapping[str, Licence] | None = None,
-    run_seed: int | None = None,
-    base_fingerprint: str = "",
-    config_sha256: str = "",
-    cost: Cost | None = None,
-    line_cost: Cost | None = None,
-) -> SpecialistRecord:
-    """The record of one specialist from what is known of it; what is missing stays empty and is not made up.
-
-    Args:
-        examples: what the recipes of the generation it was bred in chose from.
-        licences: by model family, of the base models of the run.
-    """
-    known = licences or {}
-    recipe = None if candidate is None else candidate.recipe
-    teachers = _teachers(examples, recipe)
-    student = known.get(specialist.family, UNKNOWN)
-    history = tuple(e for e in events if e.adapter == specialist.adapter or specialist.name in e.subject.split(" and "))
-    families = {family for _, family, _, _ in teachers if family != specialist.family}
-    seeds = {} if run_seed is None else {"run": run_seed}
-    return SpecialistRecord(
-        run=run,
-        specialist=specialist,
-        base="" if report is None else report.base_name,
-        base_fingerprint=base_fingerprint,
-        licence=student,
-        licence_notes=teaching_note(student, {family: known.get(family, UNKNOWN) for family in families}),
-        recipe=recipe,
-        seeds=seeds | ({} if recipe is None else {"recipe": recipe.seed}),
-        data=tuple(data),
-        num_rows=0 if report is None else report.num_rows,
-        teachers=tuple((member, adapter, count) for member, _, adapter, count in teachers),
-        graders=tuple(sorted(set(graders))),
-        gate=gate,
-        approved_by=_approvers(history),
-        history=history,
-        job="" if report is None else report.job,
-        cost=cost or Cost(),
-        line_cost=line_cost or Cost(),
-        last_loss=report.losses[-1] if report is not None and report.losses else None,
-        config_sha256=config_sha256,
-    )
-
-
 def records_of(run: Path, generations: Sequence[Generation]) -> tuple[SpecialistRecord, ...]:
     """A record of every specialist that was ever seated in the run in `run`, oldest first, from what the run left.
 
     Raises ValueError where one of the run's files is not what it should be.
     """
-    config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
     seen: dict[str, Specialist] = {}
     for generation in generations:
         for specialist in generation.specialists:
             seen.setdefault(specialist.adapter, specialist)
     kept = _kept_in(run)
-    return tuple(_record_in(run, specialist, kept, config) for specialist in seen.values())
+    return tuple(_record_in(run, specialist, kept) for specialist in seen.values())
 
 
 def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | None:
@@ -180,54 +124,80 @@ def gate_note(record: GateRecord, arrangement: str, digest: str) -> GateNote | N
 
 @dataclass(frozen=True)
 class _Kept:
-    """What the steps of a run hold of all its generations."""
+    """What a run keeps of all its specialists; what is missing is empty, and not made up."""
 
+    name: str
+    seeds: dict[str, int]
+    config_sha256: str
+    licences: dict[str, Licence]
+    """By model family, of its bases."""
     candidates: dict[tuple[str, str], Candidate]
     """By adapter and recipe: a merge that is repeated later may give the same adapter again."""
     reports: dict[str, TrainingReport]
     """By recipe."""
     costs: Costs
+    events: tuple[AuditEvent, ...]
 
 
 def _kept_in(run: Path) -> _Kept:
+    config = load_config(run / CONFIG) if (run / CONFIG).is_file() else None
     candidates = [c for found in _steps(run, "admit-generation-*", Admitted) for c in found.candidates]
     reports = [r for found in _steps(run, "train-generation-*", Trained) for r in found.reports]
     path = run / TIMES
     held = Ledger(path, readonly=True).entries() if path.is_file() else []
+    serving = None if config is None else config.serving
     return _Kept(
+        name="" if config is None else config.name,
+        seeds={} if config is None else {"run": config.seed},
+        config_sha256="" if config is None else hashlib.sha256((run / CONFIG).read_bytes()).hexdigest(),
+        licences={} if serving is None else {s.family: licence_of(s, serving.model_store) for s in serving.engines},
         candidates={(c.member.adapter or "", c.recipe.name): c for c in candidates},
         reports={report.recipe: report for report in reports},
         costs=Costs(candidates, reports, [StageTime.model_validate(entry.payload) for entry in held]),
+        events=tuple(AuditLog(run).events()),
     )
 
 
-def _record_in(run: Path, specialist: Specialist, kept: _Kept, config: RunConfig | None) -> SpecialistRecord:
+def _record_in(run: Path, specialist: Specialist, kept: _Kept) -> SpecialistRecord:
     candidate = kept.candidates.get((specialist.adapter, specialist.recipe))
+    report = kept.reports.get(specialist.recipe)
+    recipe = None if candidate is None else candidate.recipe
     seated_by = specialist.generation - 1
     # An elite of the archive may take its seat generations after it was bred.
     number = seated_by if candidate is None else candidate.generation
     judged = _steps(run, f"judge-generation-{number}-harvest", Judgements)
     path, examples = _learned_from(run / f"generation-{number}")
-    data = () if not path.is_file() else (_data_file(run, path, len(examples)),)
-    specs = {} if config is None else {spec.family: spec for spec in config.serving.engines}
-    store = None if config is None else config.serving.model_store
-    return specialist_record(
-        "" if config is None else config.name,
-        specialist,
-        candidate=candidate,
-        report=kept.reports.get(specialist.recipe),
-        data=data,
-        examples=examples,
-        graders={o.evidence.verifier for found in judged for o in found.outcomes if o.correct},
-        gate=_gate_in(run, specialist, seated_by),
-        events=AuditLog(run).events(),
-        licences={} if store is None else {family: licence_of(spec, store) for family, spec in specs.items()},
-        run_seed=None if config is None else config.seed,
+    teachers = _teachers(examples, recipe)
+    licence = kept.licences.get(specialist.family, UNKNOWN)
+    others = {family for _, family, _, _ in teachers if family != specialist.family}
+    history = tuple(_about(specialist, kept.events))
+    return SpecialistRecord(
+        run=kept.name,
+        specialist=specialist,
+        base="" if report is None else report.base_name,
         base_fingerprint=_fingerprint(run, specialist.engine),
-        config_sha256="" if config is None else hashlib.sha256((run / CONFIG).read_bytes()).hexdigest(),
-        cost=kept.costs.own(specialist.adapter),
-        line_cost=kept.costs.of_line(specialist.adapter),
+        licence=licence,
+        licence_notes=teaching_note(licence, {family: kept.licences.get(family, UNKNOWN) for family in others}),
+        recipe=recipe,
+        seeds=kept.seeds | ({} if recipe is None else {"recipe": recipe.seed}),
+        data=(_data_file(run, path, len(examples)),) if path.is_file() else (),
+        num_rows=0 if report is None else report.num_rows,
+        teachers=tuple((member, adapter, count) for member, _, adapter, count in teachers),
+        graders=tuple(sorted({o.evidence.verifier for found in judged for o in found.outcomes if o.correct})),
+        gate=_gate_in(run, specialist, seated_by),
+        approved_by=_approvers(history),
+        history=history,
+        job="" if report is None else report.job,
+        cost=kept.costs.own(specialist.adapter) or Cost(),
+        line_cost=kept.costs.of_line(specialist.adapter) or Cost(),
+        last_loss=report.losses[-1] if report is not None and report.losses else None,
+        config_sha256=kept.config_sha256,
     )
+
+
+def _about(specialist: Specialist, events: Iterable[AuditEvent]) -> Iterable[AuditEvent]:
+    """What names its adapter, or itself among those that were seated together."""
+    return (e for e in events if e.adapter == specialist.adapter or specialist.name in e.subject.split(" and "))
 
 
 def _gate_in(run: Path, specialist: Specialist, number: int) -> GateNote | None:
