@@ -266,7 +266,12 @@ def assess(
 def study(
     tasks: Annotated[Path, typer.Argument(help="JSONL or Parquet of tasks that no run has learned from.")],
     run: Annotated[Path, typer.Option("--run", help="Run whose last generation is the evolved mesh.")],
-    config: WithConfig = DEFAULT_CONFIG,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="Configuration with engines beside the run's own.", show_default="the run's"
+        ),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="Your present system: an engine of the configuration, e.g. remote:NAME.")
     ] = None,

@@ -27,14 +27,24 @@ STUDY = "study.json"
 
 
 def study_command(
-    tasks: Path, config: Path, out: Path | None, options: StudyOptions, *, train_rft: bool = False, as_json: bool
+    tasks: Path,
+    config: Path | None,
+    out: Path | None,
+    options: StudyOptions,
+    *,
+    train_rft: bool = False,
+    as_json: bool,
 ) -> None:
-    """`evomesh study`; `train_rft`: first train the best single model alone with what the run spent."""
-    mesh = load_mesh(config)
+    """`evomesh study`; `train_rft`: first train the best single model alone with what the run spent.
+
+    `config` None: the run's own. Raises ConfigError where the run has none.
+    """
+    mesh = load_mesh(_own_config(options) if config is None else config)
     if train_rft:
         hold_rft(options, as_json=as_json)
     told = [mesh.model_dump(mode="json"), content_hash(tasks.read_bytes().hex()), options.model_dump(mode="json")]
-    directory = out or mesh.run_dir / "study" / content_hash(told)[:12]
+    home = options.run if config is None and options.run is not None else mesh.run_dir
+    directory = out or home / "study" / content_hash(told)[:12]
     path = directory / STUDY
     if path.is_file():
         found = read_record(path, Study)
@@ -52,9 +62,7 @@ def hold_rft(options: StudyOptions, *, as_json: bool) -> None:
     """Hold the run's arm rft, or go on with it; a finished one is left as it is. Raises ConfigError without a run."""
     from evolve.studies.experiment import hold_arm_of
 
-    if options.run is None or not (options.run / CONFIG).is_file():
-        raise ConfigError(f"--train-rft: expected a run with its {CONFIG}, got {options.run}; give --run RUN")
-    config = load_config(options.run / CONFIG).model_copy(update={"run_dir": options.run})
+    config = load_config(_own_config(options)).model_copy(update={"run_dir": options.run})
     if as_json:
         asyncio.run(hold_arm_of(config, "rft", Silent()))
         return
@@ -62,6 +70,12 @@ def hold_rft(options: StudyOptions, *, as_json: bool) -> None:
 
     with ConsoleObserver(OUT, {}) as observer:
         asyncio.run(hold_arm_of(config, "rft", observer))
+
+
+def _own_config(options: StudyOptions) -> Path:
+    if options.run is None or not (options.run / CONFIG).is_file():
+        raise ConfigError(f"--run: expected a run with its {CONFIG}, got {options.run}; name the directory of a run")
+    return options.run / CONFIG
 
 
 async def hold_study(config: RunConfig, options: StudyOptions, observer: Observer) -> Study:

@@ -140,6 +140,19 @@ def test_the_evolved_mesh_is_studied_against_all_one_could_have_done(tmp_path: P
     assert again.stdout.startswith("The evolved mesh is right on ")
 
 
+def test_without_a_configuration_the_run_s_own_engines_are_studied(tmp_path: Path, run: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("".join(f'{{"question": "What is {n} + 1?", "answer": "{n + 1}"}}\n' for n in range(10, 40)))
+    ask = ["study", str(tasks), "--run", str(run), "--json"]
+    missing = CliRunner().invoke(app, ask)
+    assert missing.exit_code == 2
+    assert "expected a run with its config.yaml" in missing.stderr
+    (run / "config.yaml").write_text(CONFIG.format(directory=tmp_path))
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["directory"].startswith(str(run / "study"))
+
+
 def test_a_best_single_whose_name_begins_like_another_s_costs_what_it_costs_alone(tmp_path: Path) -> None:
     bases = [Member(name=name, engine=name, family=name) for name in ("small", "smaller")]
     Lineage(tmp_path / "run" / "generations.jsonl").append(founders(bases))
