@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from scipy.special import stdtr, stdtrit
 
-from evolve.gates.intervals import Interval, wilson
+from evolve.gates.intervals import LEVEL, Interval, wilson
 from evolve.gates.paired import clustered_error, paired_test
 from evolve.report.measure import paired_difference
 from memory.types import Record
@@ -50,13 +50,13 @@ class Gain(Record):
 
     @property
     def is_shown(self) -> bool:
-        """Better, and the interval leaves no room for "no better"."""
-        return self.absolute.low > 0.0
+        """Better, by the interval and by the test: the one alone claims nothing where the other disagrees."""
+        return self.absolute.low > 0.0 and self.p <= LEVEL
 
     @property
     def is_loss(self) -> bool:
-        """Worse, and the interval leaves no room for "no worse"."""
-        return self.absolute.high < 0.0
+        """Worse, likewise."""
+        return self.absolute.high < 0.0 and self.p <= LEVEL
 
     @property
     def detectable(self) -> float:

@@ -7,6 +7,9 @@ from statistics import NormalDist
 
 from memory.types import Record
 
+LEVEL = 0.05
+"""Of two-sided tests that go with 95% intervals."""
+
 
 class Interval(Record):
     """From `low` to `high`, both included."""

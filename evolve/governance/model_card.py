@@ -114,10 +114,11 @@ def _measured(record: SpecialistRecord, live: LiveRecord | None) -> list[str]:
     lines = ["The run keeps no gate record of it (yet)"]
     if gate is not None:
         p = "not tested" if gate.p is None else f"{gate.p:.3g}"
-        checked = "its record lies in the run" if gate.digest_checked else "its record is not kept beside the run"
+        file = f"steps/conjunction-generation-{record.specialist.generation - 1}-*.json"
+        checked = f"the run keeps it in {file}" if gate.digest_checked else "the run does not keep it"
         lines = [
             f"Gate, arrangement {gate.arrangement}: {gate.wins} problems won and {gate.losses} lost of {gate.n} "
-            f"against the seats before, p = {p}, alpha {gate.alpha:g}",
+            f"against the seats before; against the hardest of its rivals p = {p}, alpha {gate.alpha:g}",
             f"Decision: {gate.reason}",
             f"Gate record {gate.digest[:16]}: {checked}",
         ]
@@ -132,7 +133,8 @@ def _people(record: SpecialistRecord) -> list[str]:
     lines = [f"By: {', '.join(record.approved_by)}"]
     for event in record.history:
         when = datetime.fromtimestamp(event.at, UTC).isoformat(sep=" ", timespec="seconds") if event.at else "undated"
-        lines.append(f"{when}: {event.kind}{f' by {event.by}' if event.by else ''}. {event.reason}".rstrip())
+        who = "" if event.subject == record.specialist.name else f" {event.subject}"
+        lines.append(f"{when}: {event.kind}{who}{f' by {event.by}' if event.by else ''}. {event.reason}".rstrip())
     return lines
 
 

@@ -24,8 +24,7 @@ from evolve.learning.recipe_rows import ingredient_of
 from evolve.learning.recipes import Recipe
 from evolve.lineage import Generation, Specialist
 from evolve.progress import TIMES, StageTime
-from evolve.report.data import ReportData
-from evolve.run_files import CONFIG, FACTS, REPORT_DATA
+from evolve.run_files import CONFIG, FACTS
 from evolve.training.job import TrainingReport
 from evolve.training.stage import Admitted, Trained
 from memory.ledger import Ledger, read_json
@@ -47,9 +46,9 @@ class GateNote(Record):
 
     arrangement: str
     n: int
-    wins: int
+    wins: int = Field(description="problems that only the arrangement's vote had right, not that of the seats before")
     losses: int
-    p: float | None
+    p: float | None = Field(description="against the hardest of its rivals, which are more than the seats before")
     alpha: float
     detectable_effect: float | None = None
     reason: str
@@ -201,27 +200,12 @@ def _about(specialist: Specialist, events: Iterable[AuditEvent]) -> Iterable[Aud
 
 
 def _gate_in(run: Path, specialist: Specialist, number: int) -> GateNote | None:
-    """From the journalled gate record, if the run keeps one, else from its report."""
+    """From the journalled gate record; None: the run keeps none."""
     for held in _steps(run, f"conjunction-generation-{number}", ConjunctionRecord):
         record = held.gate_record()
         for result in record.results:
             if result.passed and specialist.name in result.name.split(" and "):
                 return gate_note(record, result.name, specialist.gate_digest)
-    if not (run / REPORT_DATA).is_file():
-        return None
-    for view in ReportData.model_validate(read_json(run / REPORT_DATA)).gate:
-        if view.passed and specialist.name in view.arrangement.split(" and "):
-            return GateNote(
-                arrangement=view.arrangement,
-                n=view.n,
-                wins=view.wins,
-                losses=view.losses,
-                p=view.p,
-                alpha=view.alpha,
-                detectable_effect=view.detectable_effect,
-                reason=view.reason,
-                digest=specialist.gate_digest,
-            )
     return None
 
 

@@ -62,22 +62,6 @@ class AccuracyTable(Record):
     note: str = Field(default="", description="what a reader must know, e.g. how many samples a problem")
 
 
-class GateView(Record):
-    """One finalist's comparison with the incumbents on the GATE problems."""
-
-    arrangement: str = Field(description="which seats: e.g. 'smollm2 with 3fa9c1, gemma3 base'")
-    control: bool = Field(default=False, description="True: an A/A or budget control, whose passing would be false")
-    n: int
-    wins: int = Field(description="problems only the finalist got right")
-    losses: int = Field(description="problems only the incumbent got right")
-    p: float | None = Field(default=None, description="one-sided, paired, exact; None: not tested")
-    p_adjusted: float | None = Field(default=None, description="corrected for the number of finalists")
-    alpha: float = 0.05
-    detectable_effect: float | None = Field(default=None, description="share that would be found with 80% power")
-    passed: bool
-    reason: str
-
-
 class CandidateView(Record):
     """One trained adapter, whatever became of it."""
 
@@ -201,9 +185,7 @@ class ReportData(Record):
     families: tuple[FamilyView, ...] = ()
     verifier_audit: tuple[AuditSentence, ...] = ()
     audit: AccuracyTable = AccuracyTable(split="AUDIT")
-    dev: AccuracyTable = AccuracyTable(split="DEV")
     candidates: tuple[CandidateView, ...] = ()
-    gate: tuple[GateView, ...] = ()
     curation: tuple[CurationView, ...] = ()
     drop_examples: tuple[DropExample, ...] = ()
     generations: tuple[GenerationView, ...] = ()

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from evolve.audit.contamination import Contamination
-from evolve.gates.intervals import Interval
+from evolve.gates.intervals import LEVEL, Interval
 from memory.types import Record
 
 Counts = tuple[tuple[str, int], ...]
@@ -64,13 +64,17 @@ class Gain(Record):
 
     @property
     def is_shown(self) -> bool:
-        """The interval lies above zero."""
-        return self.difference.low > 0.0
+        """The interval lies above zero, and so does the test say where there was one."""
+        return self.difference.low > 0.0 and self._is_significant
 
     @property
     def is_harm(self) -> bool:
-        """The interval lies below zero."""
-        return self.difference.high < 0.0
+        """The interval lies below zero, likewise."""
+        return self.difference.high < 0.0 and self._is_significant
+
+    @property
+    def _is_significant(self) -> bool:
+        return self.p is None or self.p <= LEVEL
 
 
 class VersusView(Record):

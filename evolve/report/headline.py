@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evolve.report.data import ReportData
-from evolve.report.evolution import Gain
+from evolve.report.evolution import DecisionView, Gain
 from evolve.report.measure import Comparison, Difference
 
 
@@ -99,21 +99,38 @@ def headline_comparison(data: ReportData) -> Comparison | None:
 
 
 def _why_nothing(data: ReportData) -> str:
-    reasons = list(dict.fromkeys(decision.reason for decision in data.evolution.decisions))
-    if len(data.evolution.decisions) > 1 and reasons:
-        if len(reasons) == 1:
-            return f"in each of them {reasons[0]}"
-        return "; ".join(f"generation {one.generation}: {one.reason}" for one in data.evolution.decisions)
-    if not data.candidates:
+    decisions = data.evolution.decisions
+    whys = [_why_not(one, data) for one in decisions]
+    if not whys:
         return "no candidate was trained"
-    if all(candidate.status == "quarantined" for candidate in data.candidates):
-        reasons = sorted({candidate.reason for candidate in data.candidates if candidate.reason})
-        return f"every candidate was quarantined ({'; '.join(reasons) or 'no reason was recorded'})"
-    finalists = [gate for gate in data.gate if not gate.control]
+    if len(whys) == 1:
+        return whys[0]
+    if len(set(whys)) == 1:
+        return f"in each of them {whys[0]}"
+    return "; ".join(f"generation {one.generation}: {why}" for one, why in zip(decisions, whys, strict=True))
+
+
+def _why_not(one: DecisionView, data: ReportData) -> str:
+    if one.num_bred == one.num_quarantined:
+        return _why_none_trained(one, data)
+    finalists = [contest for contest in one.contests if contest.kind == "candidate"]
+    if any(contest.passed for contest in finalists):
+        return f"{one.reason}, but took no seat: {one.ruling}"
     if not finalists:
-        return "no candidate reached the gate: none did better than the incumbents on DEV"
-    best = min(finalists, key=lambda gate: (2.0 if gate.p is None else gate.p, gate.losses - gate.wins))
-    score = f"{best.arrangement}: {best.wins} wins, {best.losses} losses on {best.n} problems; {best.reason}"
-    if len(finalists) == 1:
-        return f"the only finalist did not pass the gate ({score})"
-    return f"none of the {len(finalists)} finalists passed the gate (the best, {score})"
+        return one.reason
+    best = min(finalists, key=lambda contest: contest.p_adjusted)
+    which = "the only finalist" if len(finalists) == 1 else f"none of {len(finalists)} finalists"
+    verb = "did not pass" if len(finalists) == 1 else "passed"
+    return f"{which} {verb} the gate ({best.name}: {best.reason})"
+
+
+def _why_none_trained(one: DecisionView, data: ReportData) -> str:
+    flow = next((flow for flow in data.evolution.flows if flow.generation == one.generation), None)
+    if flow is not None and flow.num_right == 0:
+        return f"none of {flow.num_samples:,} answers was right, so that there was nothing to learn from"
+    if not one.num_bred:
+        return "no candidate was trained"
+    reasons = sorted({c.reason for c in data.candidates if c.status == "quarantined" and c.reason})
+    if len(data.evolution.decisions) > 1:
+        return one.reason
+    return f"every candidate was quarantined ({'; '.join(reasons) or 'no reason was recorded'})"

@@ -122,7 +122,7 @@ def _sentence(label: str, named: NamedGain) -> str:
     verdict = (
         f"shown to be {shown}" if shown else f"no difference is shown (least one: {100 * gain.detectable:.1f} points)"
     )
-    return f"{label}: {gain.sentence}, p = {gain.p:.2g}: {verdict}."
+    return f"{label}: {gain.sentence}, p = {gain.p:.3g}: {verdict}."
 
 
 def _beside(

@@ -21,7 +21,6 @@ from evolve.report.data import (
     DropExample,
     ExampleView,
     FamilyView,
-    GateView,
     GenerationView,
     MemoryView,
     ReportData,
@@ -30,6 +29,7 @@ from evolve.report.data import (
     StageView,
     TalkView,
 )
+from evolve.report.evolution import ContestView, DecisionView, EvolutionView, FlowView
 from evolve.report.formats import duration, plain, pvalue
 from evolve.report.headline import caveats, headline, share, signed
 from evolve.report.measure import Accuracy, Comparison, accuracy, compare, paired_difference
@@ -95,34 +95,6 @@ def candidates() -> tuple[CandidateView, ...]:
     )
 
 
-def gates() -> tuple[GateView, ...]:
-    return (
-        GateView(
-            arrangement="smollm2 with 3fa9c1, gemma3 base",
-            n=150,
-            wins=24,
-            losses=8,
-            p=0.0035,
-            p_adjusted=0.007,
-            detectable_effect=0.094,
-            passed=True,
-            reason="adjusted p .007 is at most .05",
-        ),
-        GateView(
-            arrangement="incumbents again, fresh seeds (A/A)",
-            control=True,
-            n=150,
-            wins=11,
-            losses=12,
-            p=0.66,
-            p_adjusted=1.0,
-            detectable_effect=0.094,
-            passed=False,
-            reason="no difference, as expected",
-        ),
-    )
-
-
 def sample() -> ReportData:
     seats = tuple(SeatView(member=f"{name}-seat", engine=name, family=name) for name in ("smollm2", "gemma3"))
     adapted = (seats[0].model_copy(update={"adapter": "3fa9c1d20b77" + "0" * 52}), seats[1])
@@ -160,9 +132,7 @@ def sample() -> ReportData:
             AuditSentence(text="letter_counting accepts the constant “1” for .18 of its items.", ok=False),
         ),
         audit=audit_table("AUDIT"),
-        dev=audit_table("DEV"),
         candidates=candidates(),
-        gate=gates(),
         curation=(
             CurationView(
                 task_type="chain_sum",
@@ -344,15 +314,54 @@ def test_headline_of_a_promotion_gives_before_after_and_interval() -> None:
     assert caveats(sample()) == ("The mesh council ends at .42, above the best constant answers, which score .18.",)
 
 
-def test_headline_names_the_reason_when_nothing_was_promoted() -> None:
+def contest(name: str, p: float, *, passed: bool = False, kind: str = "candidate") -> ContestView:
+    return ContestView(
+        name=name, kind=kind, versus=(), threshold=0.05, p_adjusted=p, would_pass=passed, passed=passed,
+        reason=f"24 won and 8 lost, adjusted p {p:g}",
+    )  # fmt: skip
+
+
+def nothing_promoted(*decisions: DecisionView, flows: tuple[FlowView, ...] = ()) -> str:
     losers = tuple(candidate.model_copy(update={"promoted": False}) for candidate in candidates())
-    failed = gates()[0].model_copy(update={"passed": False, "reason": "adjusted p .12 is above .05"})
-    data = sample().model_copy(update={"candidates": losers, "gate": (failed, gates()[1])})
-    assert "the only finalist did not pass the gate" in headline(data)
-    assert "adjusted p .12 is above .05" in headline(data)
-    assert "none did better" in headline(data.model_copy(update={"gate": ()}))
-    quarantined = data.model_copy(update={"candidates": losers[2:]})
-    assert "every candidate was quarantined (loss was NaN at step 12)" in headline(quarantined)
+    view = EvolutionView(num_generations=len(decisions), decisions=decisions, flows=flows)
+    return headline(sample().model_copy(update={"candidates": losers, "evolution": view}))
+
+
+def test_headline_names_the_reason_when_nothing_was_promoted() -> None:
+    lost = DecisionView(
+        generation=0, num_bred=2, reason="no finalist passed the gate",
+        contests=(contest("g1-a", 0.2), contest("g1-b", 0.12), contest("A/A 0", 0.01, kind="aa")),
+    )  # fmt: skip
+    said = nothing_promoted(lost)
+    assert said.endswith("because none of 2 finalists passed the gate (g1-b: 24 won and 8 lost, adjusted p 0.12)."), (
+        said
+    )
+    alone = lost.model_copy(update={"contests": (contest("g1-a", 0.2),)})
+    assert "the only finalist did not pass the gate (g1-a: " in nothing_promoted(alone)
+    unseen = lost.model_copy(update={"contests": (), "reason": "no arrangement did better than the seats on DEV"})
+    assert nothing_promoted(unseen) == "Nothing was promoted, because no arrangement did better than the seats on DEV."
+    assert "in 2 generations, because generation 0: none of 2 " in nothing_promoted(
+        lost, unseen.model_copy(update={"generation": 1})
+    )
+
+
+def test_headline_says_that_people_and_not_the_gate_kept_a_winner_out() -> None:
+    won = DecisionView(
+        generation=0, num_bred=1, reason="g1-a passed the gate", contests=(contest("g1-a", 0.001, passed=True),),
+        ruling="vetoed by lee",
+    )  # fmt: skip
+    assert nothing_promoted(won) == (
+        "Nothing was promoted, because g1-a passed the gate, but took no seat: vetoed by lee."
+    )
+
+
+def test_headline_says_that_nobody_was_right_before_it_says_that_nothing_was_trained() -> None:
+    empty = DecisionView(generation=0, num_bred=2, num_quarantined=2, reason="no candidate was trained and admitted")
+    assert "because every candidate was quarantined (loss was NaN at step 12)" in nothing_promoted(empty)
+    flow = FlowView(generation=0, num_samples=480)
+    assert "because none of 480 answers was right, so that there was nothing to learn from." in nothing_promoted(
+        empty, flows=(flow,)
+    )
 
 
 def test_a_promotion_that_audit_does_not_confirm_is_said_to_be_so() -> None:
