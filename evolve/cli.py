@@ -711,8 +711,11 @@ def review_answer(
 
 
 @audit_app.command("verify")
-def audit_verify(directory: ReviewDir, as_json: Json = False) -> None:
-    """Check every hash of the log of questions and answers, and that each answer fits its question."""
+def audit_verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a run, or one that a batch wrote to.")],
+    as_json: Json = False,
+) -> None:
+    """Check every hash of a run's logs, or of a batch's questions and answers, and that these fit each other."""
     from evolve.commands.review import verify_command
 
     _exit(lambda: verify_command(directory, as_json=as_json))

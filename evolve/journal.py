@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from evolve.run_files import JOURNAL
 from memory.ledger import Ledger, publish_json, read_record
 from memory.types import Record, content_hash
 from mesh.types import Deliberation
@@ -55,7 +56,7 @@ class Journal:
         self._steps.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         self._on_commit = on_commit or (lambda _: None)
-        self._ledger = Ledger(directory / "journal.jsonl")
+        self._ledger = Ledger(directory / JOURNAL)
         self._digests = {entry.payload["id"]: entry.payload["digest"] for entry in self._ledger.entries()}
 
     def __len__(self) -> int:

@@ -2,5 +2,7 @@
 
 REPORT, REPORT_DATA, CONFIG, FACTS = "report.html", "report.json", "config.yaml", "facts.json"
 IDENTITY = "identity"
+JOURNAL, GENERATIONS = "journal.jsonl", "generations.jsonl"
+"""Accepted steps, and the lineage; both hash-chained."""
 ESTIMATE = "estimate.json"
 """What was told before the run began."""

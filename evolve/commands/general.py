@@ -17,6 +17,7 @@ from rich.table import Table
 
 from evolve.cli import ExitCode
 from evolve.config import ConfigError, MeshConfig, RunConfig, dump_config, load_config, load_mesh
+from evolve.run_files import GENERATIONS
 from memory.ledger import publish_json, read_json
 from mesh.config import ProtocolConfig
 from mesh.equivalence import AnswerKind
@@ -340,7 +341,7 @@ async def serving(
     members = base_seats(config)
     adapters = AdapterStore((run_dir or config.run_dir) / "adapters")
     if run_dir is not None:
-        latest = Lineage(run_dir / "generations.jsonl", readonly=True).latest()
+        latest = Lineage(run_dir / GENERATIONS, readonly=True).latest()
         if latest is None:
             raise ConfigError(f"{run_dir}: expected a run with generations, found none; leave --run out")
         members = latest.seats

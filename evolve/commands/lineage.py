@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+from pydantic import Field
 
 from evolve.commands.general import OUT, print_json
 from evolve.config import ConfigError
 from evolve.governance.approvals import ApprovalDesk
 from evolve.governance.demoting import standing_in
+from evolve.governance.governance import Proposed
 from evolve.governance.model_card import model_card
 from evolve.governance.rosters import generations_of
 from evolve.governance.specialists import SpecialistRecord, records_of
 from evolve.lineage import Generation
 from memory.ledger import publish_bytes
+from memory.types import Record
 from mesh.types import Member
 
 
@@ -27,9 +32,10 @@ def lineage_command(run: Path, start: str | None, card: Path | None, *, as_json:
         if card is not None:
             raise ConfigError("--card: expected the adapter whose card to write; name it after the run")
         if as_json:
-            print_json(_as_data(generations, records))
+            proposals = [one.model_dump(mode="json") for one in proposals_of(run)]
+            print_json({**_as_data(generations, records), "proposals": proposals})
             return
-        for line in tree_lines(generations, records):
+        for line in (*tree_lines(generations, records), *_proposal_lines(run)):
             _say(line)
         return
     record = _found(records, start)
@@ -61,6 +67,35 @@ def decide_command(
         return
     _say(f"{filed.proposed.arrangement} (proposal {filed.proposed.id}) is {verdict} by {name}.")
     _say("A run that waits goes on with the same `evomesh evolve` command.")
+
+
+class ProposalShown(Record):
+    """What people were or are asked to agree to."""
+
+    id: str
+    proposed: Proposed
+    said: dict[str, str] = Field(description="last word of everybody who spoke, by name")
+
+
+def proposals_of(run: Path) -> list[ProposalShown]:
+    """All of them, oldest first."""
+    desk = ApprovalDesk(run)
+    decisions = desk.decisions()
+    return [
+        ProposalShown(
+            id=filed.proposed.id,
+            proposed=filed.proposed,
+            said={one.by: one.verdict for one in decisions if one.proposal == filed.proposed.content},
+        )
+        for filed in desk.all()
+    ]
+
+
+def _proposal_lines(run: Path) -> Iterator[str]:
+    for one in proposals_of(run):
+        told = ", ".join(f"{verdict} by {by}" for by, verdict in one.said.items()) or "nobody has said anything yet"
+        yield f"proposal {one.id}, bred in generation {one.proposed.generation}: {one.proposed.arrangement}: {told}"
+        yield f"   {one.proposed.reason}"
 
 
 def tree_lines(generations: tuple[Generation, ...], records: tuple[SpecialistRecord, ...]) -> list[str]:
@@ -124,7 +159,7 @@ def _found(records: tuple[SpecialistRecord, ...], start: str) -> SpecialistRecor
     found = named or [one for one in records if start and one.specialist.adapter.startswith(start)]
     if len(found) != 1:
         known = ", ".join(f"{one.specialist.name} [{one.specialist.adapter[:8]}]" for one in records) or "none"
-        raise ConfigError(f"expected one specialist of this run ({known}), got {start!r}")
+        raise ConfigError(f"expected one specialist that was seated in this run ({known}), got {start!r}")
     return found[0]
 
 

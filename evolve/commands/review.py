@@ -13,6 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from evolve.commands.general import OUT, print_json
+from evolve.governance.approvals import APPROVALS
+from evolve.governance.audit_log import AUDIT_LOG
+from evolve.run_files import GENERATIONS, JOURNAL
+from memory.ledger import Ledger
 from mesh.oversight import NO_ANSWER
 from mesh.reviews import REVIEWS, Review, ReviewDesk, ReviewError, verify
 from mesh.types import PersonAnswer, Question
@@ -21,6 +25,8 @@ FENCE = "  | "
 """Stands before every line that a model or a user wrote, so that none of them can pass for one of ours."""
 
 MAX_CELL_CHARS = 60
+RUN_LEDGERS = (AUDIT_LOG, APPROVALS, GENERATIONS, JOURNAL)
+"""What a run keeps hash-chained: decisions, what people said, who sat, and every accepted step."""
 
 
 def list_command(directory: Path, *, everything: bool, as_json: bool) -> None:
@@ -84,7 +90,10 @@ def answer_command(
 
 
 def verify_command(directory: Path, *, as_json: bool) -> None:
-    """`evomesh audit verify`."""
+    """`evomesh audit verify`: of a run its hash-chained files, of a batch the log of what people were asked."""
+    if (directory / AUDIT_LOG).is_file():
+        _verify_run(directory, as_json=as_json)
+        return
     summary = verify(_queue(directory))
     if as_json:
         print_json(summary.model_dump(mode="json") | {"num_open": summary.num_open})
@@ -98,14 +107,23 @@ def verify_command(directory: Path, *, as_json: bool) -> None:
     _say(f"Head: {summary.head}")
 
 
+def _verify_run(run: Path, *, as_json: bool) -> None:
+    ledgers = {name: Ledger(run / name, readonly=True) for name in RUN_LEDGERS if (run / name).is_file()}
+    if as_json:
+        print_json({name: {"num_entries": len(one), "head": one.head} for name, one in ledgers.items()})
+        return
+    for name, one in ledgers.items():
+        _say(f"{name} is intact: {len(one)} entries, head {one.head}")
+
+
 def _queue(directory: Path) -> Path:
     """The folder with the ledger: `directory` itself, or `reviews` in it."""
     for folder in (directory, directory / "reviews"):
         if (folder / REVIEWS).is_file():
             return folder
     raise FileNotFoundError(
-        f"{directory}: expected {REVIEWS} there or in reviews/, found none: give the directory that a batch wrote to; "
-        "one that asked nobody has none"
+        f"{directory}: expected a run, or {REVIEWS} there or in reviews/, found neither: give the directory of "
+        "a run, or the one that a batch wrote to; a batch that asked nobody has none"
     )
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from evolve.commands.fleet import FleetView, view_fleet
 from evolve.config import MeshConfig
 from evolve.lineage import Lineage, LineageError
-from evolve.run_files import CONFIG, REPORT_DATA
+from evolve.run_files import CONFIG, GENERATIONS, REPORT_DATA
 from memory.ledger import LOCK_NAME, LedgerError
 from memory.types import Record
 from serving.batch_journal import ERRORS, JOURNAL, PARTS
@@ -226,7 +226,7 @@ def _run_status(path: Path) -> RunStatus:
     pid = holder_of(path / "driver")
     changed = (path / JOURNAL).stat().st_mtime
     try:
-        latest = Lineage(path / "generations.jsonl", readonly=True).latest()
+        latest = Lineage(path / GENERATIONS, readonly=True).latest()
         number = "no generation yet" if latest is None else f"generation {latest.number}"
     except FileNotFoundError:
         number = "no generation yet"

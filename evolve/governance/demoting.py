@@ -12,9 +12,9 @@ from evolve.config import ConfigError, load_config
 from evolve.governance.audit_log import AuditLog
 from evolve.governance.config import DemotionConfig
 from evolve.governance.demotion import LiveRecord, demotion_event, judge_live, live_answers, said_by
-from evolve.governance.rosters import GENERATIONS, Target, generations_of, measured_in, roster_of
+from evolve.governance.rosters import Target, generations_of, measured_in, roster_of
 from evolve.lineage import Generation, Lineage, Specialist, successor
-from evolve.run_files import CONFIG, REPORT_DATA
+from evolve.run_files import CONFIG, GENERATIONS, REPORT_DATA
 from memory.ledger import Ledger, exclusive_lock
 from memory.types import Record
 from mesh.reliability import Reliability, seat_key

@@ -13,6 +13,7 @@ from evolve.governance.governance import Proposed, Ruling
 from evolve.lab import Lab
 from evolve.learning.breed import Brood
 from evolve.lineage import Generation, Lineage, Specialist, successor
+from evolve.run_files import GENERATIONS
 from evolve.selection.select import Selection
 from memory.types import content_hash
 from mesh.types import Member
@@ -24,7 +25,7 @@ class PromotionWaits(RuntimeError):
 
 def lineage_of(lab: Lab) -> Lineage:
     """The lineage of this run."""
-    return Lineage(lab.directory / "generations.jsonl")
+    return Lineage(lab.directory / GENERATIONS)
 
 
 def enter_first(lab: Lab, generation: Generation) -> None:
@@ -110,7 +111,8 @@ async def _ruling(
         if ruling.state == "waiting":
             raise PromotionWaits(
                 f"{chosen.name} passed the gate of generation {generation.number}, and {ruling.reason}: "
-                f"`evomesh approve {lab.directory}` or `evomesh veto {lab.directory}`, then the same command again"
+                f"`evomesh lineage {lab.directory}` shows what the gate found; `evomesh approve {lab.directory} "
+                f"--content {proposed.id}` or `evomesh veto` likewise, then the same command again"
             )
         return ruling
 

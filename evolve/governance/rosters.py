@@ -8,6 +8,7 @@ from pathlib import Path
 from evolve.audit.measured import RELIABILITY, measure_run, read_reliability
 from evolve.config import ConfigError, MeshConfig
 from evolve.lineage import Generation, Lineage
+from evolve.run_files import GENERATIONS
 from mesh.reliability import Reliability
 from mesh.types import Member
 from serving.adapters import Adapter, AdapterStore, BaseModelShape
@@ -15,7 +16,6 @@ from serving.config import EngineSpec, VllmSpec
 from serving.models import ModelError, ModelStore
 from serving.roster import Roster, best_base
 
-GENERATIONS = "generations.jsonl"
 ADAPTERS = "adapters"
 
 

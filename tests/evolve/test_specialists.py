@@ -214,11 +214,27 @@ def test_people_decide_by_command(run: Path) -> None:
     assert evomesh("veto", run, "--by", "kim").exit_code == 2
     proposed = Proposed(run="r", generation=1, arrangement="g2", adapters=(CHILD,), gate="g")
     ApprovalDesk(run).file(proposed, 5.0)
+    waiting = f"proposal {proposed.id}, bred in generation 1: g2: nobody has said anything"
+    assert waiting in evomesh("lineage", run).stdout
     done = evomesh("approve", run, "--by", "kim", "--content", proposed.id, "--note", "looks right", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["verdict"] == "approved"
     assert [(one.by, one.note) for one in ApprovalDesk(run).decisions()] == [("kim", "looks right")]
     assert "EM-APPROVAL" in evomesh("approve", run, "ffff", "--by", "kim").stderr
+    (told,) = json.loads(evomesh("lineage", run, "--json").stdout)["proposals"]
+    assert (told["id"], told["said"]) == (proposed.id, {"kim": "approved"})
+
+
+def test_the_logs_of_a_run_are_checked_by_command(run: Path) -> None:
+    found = json.loads(evomesh("audit", "verify", run, "--json").stdout)
+    assert found["generations.jsonl"]["num_entries"] == 3
+    assert set(found) == {"audit.jsonl", "generations.jsonl"}
+    assert "audit.jsonl is intact: 1 entries, head " in evomesh("audit", "verify", run).stdout
+    log = run / "audit.jsonl"
+    log.write_text(log.read_text().replace("kim", "lee"))
+    changed = evomesh("audit", "verify", run)
+    assert changed.exit_code != 0
+    assert "EM-LEDGER" in changed.stderr
 
 
 @pytest.mark.parametrize(
