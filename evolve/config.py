@@ -291,9 +291,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: expected a mapping of settings, got {type(data).__name__}; see configs/quickstart.yaml"
         )
-    for where, value in _numbers(data, ()):
-        if not math.isfinite(value):
-            raise ConfigError(f"{path}: {'.'.join(where)}: expected a finite number, got {value}")
+    for where, value in settings_in(data):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}: {where}: expected a finite number, got {value}")
     return data
 
 
@@ -314,15 +314,14 @@ def required_files(config: RunConfig) -> list[Path]:
     return [config.problems.path] if isinstance(config.problems, FileProblems) else []
 
 
-def _numbers(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _numbers(item, (*where, str(key)))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _numbers(item, (*where, str(index)))
-    elif isinstance(value, float):
-        yield where, value
+def settings_in(value: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every single setting of a configuration as read from YAML, by its path with dots."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not parts:
+        yield ".".join(where), value
+        return
+    for key, item in parts:
+        yield from settings_in(item, (*where, str(key)))
 
 
 def _sentences(error: ValidationError, data: dict[str, Any]) -> Iterator[str]:

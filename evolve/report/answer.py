@@ -147,7 +147,8 @@ def _decision_alarms(decision: DecisionView) -> Iterator[str]:
     if decision.num_bred and decision.num_quarantined == decision.num_bred:
         yield f"{where}: all {decision.num_bred} candidates were quarantined or refused."
     winner = decision.remeasured
-    if winner is not None and winner.fresh_gain <= 0.0:
+    # On few fresh items no gain may be luck as well: an alarm is that they rule out what was seen where it was chosen.
+    if winner is not None and winner.fresh_gain <= 0.0 and winner.high < winner.chosen_gain:
         yield f"{where}: the winner's gain was not there on fresh items ({winner.sentence})."
 
 

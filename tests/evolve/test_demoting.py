@@ -96,6 +96,17 @@ def live(rights: list[bool], task_type: str = "sums", start: int = 0) -> tuple[l
     return traces, late
 
 
+def test_tasks_of_another_batch_that_have_the_same_ids_are_tasks_of_their_own(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    traces, late = live([True] * 5)
+    weigh(run, traces, late, [], now=5.0)
+    others = [one.model_copy(update={"task": one.task.model_copy(update={"question": "another?"})}) for one in traces]
+    (standing,) = weigh(run, others, late, [], now=6.0).standings
+    assert standing.live.num_judged == 10
+    (again,) = weigh(run, others, late, [], now=7.0).standings
+    assert again.live.num_judged == 10
+
+
 def channel(directory: Path, run: Path) -> Channel:
     found = Channel(directory / "channels", "prod")
     found.promote(Roster(channel="prod", seats=(SEAT, BEN), bases=(ADA,), safe="ada", source=f"{run}@1"), by="kim")

@@ -161,9 +161,10 @@ def test_a_false_promotion_and_a_contradiction_are_alarms(evolved: ReportData) -
 def test_a_winner_without_a_gain_on_fresh_items_and_a_lost_brood_are_alarms(evolved: ReportData) -> None:
     first = evolved.evolution.decisions[0]
     assert first.remeasured is not None
+    none = first.remeasured.model_copy(update={"fresh_gain": -0.01, "high": first.remeasured.chosen_gain / 2})
     sick = first.model_copy(
         update={
-            "remeasured": first.remeasured.model_copy(update={"fresh_gain": -0.01}),
+            "remeasured": none,
             "num_bred": 4,
             "num_quarantined": 4,
         }
@@ -171,6 +172,9 @@ def test_a_winner_without_a_gain_on_fresh_items_and_a_lost_brood_are_alarms(evol
     found = alarms(changed(evolved, decisions=(sick,)))
     assert any("was not there on fresh items" in one for one in found)
     assert any("all 4 candidates were quarantined" in one for one in found)
+    unsure = none.model_copy(update={"high": first.remeasured.chosen_gain + 0.2})
+    found = alarms(changed(evolved, decisions=(sick.model_copy(update={"remeasured": unsure}),)))
+    assert not any("was not there" in one for one in found)
 
 
 def test_no_alarm_is_said_too(evolved: ReportData) -> None:

@@ -142,7 +142,7 @@ def test_second_driver_on_one_run_is_refused(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_on_an_existing_run(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     asyncio.run(run(config, Silent()))
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match=r"another configuration \(seed was 3 and is 4\)"):
         asyncio.run(run(config.model_copy(update={"seed": 4}), Silent()))
 
 
