@@ -185,6 +185,22 @@ def gains_by_type(first: AuditedRoster, last: AuditedRoster, items: AuditItems, 
     return tuple(found)
 
 
+def better_than_best_single(roster: AuditedRoster) -> str:
+    """A seat that AUDIT itself would have chosen and DEV did not, in a sentence; empty: there is none.
+
+    DEV has to choose, for AUDIT may not, and it is small; a comparison with its choice then flatters the mesh.
+    """
+    means = {name: sum(scores.values()) / len(scores) for name, scores in roster.alone.items() if scores}
+    single = sum(roster.single.values()) / max(1, len(roster.single))
+    name = max(means, key=means.__getitem__, default=None)
+    if name is None or means[name] <= single:
+        return ""
+    return (
+        f"The best single seat was chosen on DEV: {roster.single_name}, {single:.1%} right on AUDIT. {name} alone is "
+        f"right on {means[name]:.1%} there, so that the mesh beside the best single seat looks better than it is."
+    )
+
+
 def vote_beside_rivals(
     roster: AuditedRoster, constant: Scores, items: AuditItems, *, seed: int
 ) -> tuple[NamedGain, ...]:

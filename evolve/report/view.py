@@ -9,6 +9,7 @@ from datetime import datetime
 from pydantic import Field
 
 from evolve.audit.audit import VOTE
+from evolve.audit.audited import better_than_best_single
 from evolve.audit.tuning import told
 from evolve.candidate import Candidate
 from evolve.config import RunConfig, dump_config
@@ -115,6 +116,8 @@ def _notes(run: Run) -> Iterable[str]:
         yield f"The run ended early: {run.stopped}."
     if asked := told(run.audit.scores.tuned):
         yield asked
+    if better := better_than_best_single(run.audit.scores.rosters[-1]):
+        yield better
     yield from run.problems.report.notes
 
 

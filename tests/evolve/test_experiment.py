@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evolve.audit.audit import AuditScores
-from evolve.audit.audited import AuditedRoster, AuditItems
+from evolve.audit.audited import AuditedRoster, AuditItems, better_than_best_single
 from evolve.progress import Silent
 from evolve.report.answer import rival_sentences
 from evolve.report.finished import read_report
@@ -52,6 +52,16 @@ def arm(name: ArmName, *rights: int) -> ArmAudit:
 
 
 SPENT = [Spent(generation=n, by_engine={"ada": Effort(steps=1, tokens=100)}) for n in range(2)]
+
+
+def test_a_seat_that_audit_would_have_chosen_before_dev_s_best_single_is_named() -> None:
+    even = roster("generation 1", 50)
+    assert better_than_best_single(even) == ""
+    better = even.model_copy(update={"alone": even.alone | {"ben": roster("other", 60).alone["ben"]}})
+    assert better_than_best_single(better) == (
+        "The best single seat was chosen on DEV: ada, 50.0% right on AUDIT. ben alone is right on 60.0% there, so that "
+        "the mesh beside the best single seat looks better than it is."
+    )
 
 
 def test_the_mesh_is_held_against_its_beginning_and_against_every_arm() -> None:
