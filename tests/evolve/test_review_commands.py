@@ -126,7 +126,7 @@ def test_second_answer_and_unknown_id_exit_with_2(batch: Path) -> None:
 def test_directory_without_questions_exits_with_4_and_stays_empty(tmp_path: Path, command: tuple[str, str]) -> None:
     done = evomesh(*command, tmp_path)
     assert done.exit_code == 4
-    assert f"{tmp_path}: expected {REVIEWS} there or in reviews/, found none" in done.stderr
+    assert f"{tmp_path}: expected a run, or {REVIEWS} there or in reviews/, found neither" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
