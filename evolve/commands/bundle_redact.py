@@ -12,7 +12,8 @@ from typing import Any
 from evolve.commands.bundle_words import told
 
 TEXT_KEYS = frozenset({
-    "persona", "instruction", "instructions", "stop", "stops", "choices", "pattern", "json_schema", "answer_schema", "task_tags", "skills",
+    "persona", "instruction", "instructions", "stop", "stops", "choices", "pattern", "json_schema", "answer_schema",
+    "task_tags", "skills",
     "project", "reads", "default_type", "label", "settings", "reason", "why_frozen", "namespace", "command", "python",
     "approvers", "reporters", "trackio", "mlflow",
 })  # fmt: skip
