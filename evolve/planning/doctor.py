@@ -73,6 +73,7 @@ def diagnose(
             check_shared_memory(shutil.disk_usage(_SHARED_MEMORY).total if _SHARED_MEMORY.is_dir() else 0),
             check_libnuma(loads("libnuma.so.1")),
             check_compiler([name for name in (os.environ.get("CC", "cc"), "gcc", "clang") if shutil.which(name)]),
+            check_bubblewrap(shutil.which("bwrap") is not None),
             check_gpus(gpus, installed),
             check_engine(installed, bool(gpus)),
             *check_versions(installed, read_lock(_REQUIREMENTS, installed)),
@@ -148,6 +149,14 @@ def check_compiler(found: Sequence[str]) -> Finding:
     if found:
         return Finding(name="C compiler", level="ok", found=found[0])
     return Finding(name="C compiler", level="fail", found="none", advice="apt-get install gcc libc6-dev")
+
+
+def check_bubblewrap(present: bool) -> Finding:
+    """Verifiers that run code need a sandbox; others do not."""
+    if present:
+        return Finding(name="bubblewrap", level="ok", found="bwrap, for verifiers that run code")
+    found = "none: verifiers of kind unit_tests will refuse to run, or take a container of yours; others need none"
+    return Finding(name="bubblewrap", level="ok", found=found)
 
 
 def check_gpus(gpus: Sequence[str], installed: Mapping[str, str]) -> Finding:

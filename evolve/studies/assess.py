@@ -315,7 +315,10 @@ def _gate_sees_nothing(findings: Findings) -> str | None:
     if findings.detectable is not None and findings.detectable <= room:
         return None
     needed = findings.num_gate_needed
-    more = f"; about {needed:,} GATE items would" if needed is not None and needed > findings.num_gate else ""
+    more = ""
+    if needed is not None and needed > findings.num_gate:
+        times = needed / findings.num_gate
+        more = f"; about {needed:,} GATE items would, which takes some {times:.1f} times as many tasks"
     if findings.detectable is None:
         return f"a whole gate of {findings.num_gate} items can show no gain of any size{more}"
     return (

@@ -12,6 +12,7 @@ from evolve.planning.doctor import (
     GIB,
     DoctorReport,
     Finding,
+    check_bubblewrap,
     check_compiler,
     check_cpu,
     check_disk,
@@ -62,6 +63,8 @@ def test_memory_disk_and_shared_memory_have_limits_of_their_own() -> None:
 def test_what_is_missing_comes_with_the_command_that_brings_it() -> None:
     assert "libnuma1" in check_libnuma(False).advice
     assert "gcc" in check_compiler([]).advice
+    assert check_bubblewrap(False).level == "ok"  # nothing but one kind of verifier needs it
+    assert "unit_tests" in check_bubblewrap(False).found
     assert check_libnuma(True).level == check_compiler(["gcc"]).level == "ok"
 
 
@@ -125,8 +128,8 @@ def test_warnings_alone_are_ok_and_one_failure_is_not() -> None:
 
 def test_this_machine_gets_a_whole_report(tmp_path: Path) -> None:
     names = [finding.name for finding in diagnose(tmp_path, tmp_path).findings]
-    assert names[:9] == [
-        "python", "cpu", "memory", "disk", "shared memory", "libnuma", "C compiler", "gpu", "engine",
+    assert names[:10] == [
+        "python", "cpu", "memory", "disk", "shared memory", "libnuma", "C compiler", "bubblewrap", "gpu", "engine",
     ]  # fmt: skip
 
 
