@@ -86,7 +86,8 @@ class Contamination(Record):
             return "No training example, memory entry or recalled text overlaps with DEV, GATE or AUDIT."
         items = len({(overlap.split, overlap.task_id) for overlap in self.overlaps})
         gate = len({o.task_id for o in self.overlaps if o.split in (Split.GATE, Split.AUDIT)})
-        return f"{items} held-out items overlap with what was learned or recalled, {gate} of them in GATE or AUDIT."
+        overlap = "held-out item overlaps" if items == 1 else "held-out items overlap"
+        return f"{items} {overlap} with what was learned or recalled, {gate} of them in GATE or AUDIT."
 
     def table(self) -> str:
         """The rows as a Markdown table, then the first overlaps."""

@@ -172,10 +172,16 @@ def _decay(view: EvolutionView) -> Iterator[str]:
 
 
 def _collapse_alarms(view: EvolutionView) -> Iterator[str]:
+    since: dict[tuple[str, str], list[int]] = {}
     for life in view.life:
         for health in life.health:
             for _, sentence in health.alarms:
-                yield f"Generation {life.generation}, {health.name}: {sentence}."
+                since.setdefault((health.name, sentence), []).append(life.generation)
+    for (name, sentence), generations in since.items():
+        # A seat that stays is measured on the same problems in every later generation, with the same result.
+        first, last = generations[0], generations[-1]
+        where = f"Generation {first}" if first == last else f"Generations {first} to {last}"
+        yield f"{where}, {name}: {sentence}."
 
 
 def rival_sentences(data: ReportData) -> tuple[str, ...]:

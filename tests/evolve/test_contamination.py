@@ -153,7 +153,7 @@ def test_the_table_names_every_split_and_source_and_the_overlaps() -> None:
     assert "| dev | memory entry | 1 | 1 | 0 | 1 | not checked |" in table
     assert "| gate | training example | 1 | 1 | 0 | 0 | not checked |" in table
     assert "- dev item t0: memory entry x1, by wording" in table
-    assert report.sentence == "1 held-out items overlap with what was learned or recalled, 0 of them in GATE or AUDIT."
+    assert report.sentence == "1 held-out item overlaps with what was learned or recalled, 0 of them in GATE or AUDIT."
 
 
 def test_nothing_seen_is_an_empty_report() -> None:

@@ -138,6 +138,14 @@ def test_signs_of_collapse_are_alarms(evolved: ReportData, page: str) -> None:
     assert f"{len(found)} alarms" in page
 
 
+def test_an_alarm_of_a_seat_that_stays_is_raised_once(evolved: ReportData) -> None:
+    sick = next(life for life in evolved.evolution.life if any(health.alarms for health in life.health))
+    stays = tuple(sick.model_copy(update={"generation": number}) for number in (2, 3, 4))
+    found = [one for one in alarms(changed(evolved, life=stays)) if "wording repeats itself" in one]
+    assert len(found) == 1
+    assert found[0].startswith("Generations 2 to 4, ")
+
+
 def test_decay_through_the_last_generation_is_an_alarm() -> None:
     fallen = _sample().evolved(gains=(0.0, 0.08, 0.12, 0.01))
     assert any(one.startswith("Decay: mesh's first-round vote was .50 in generation 2") for one in alarms(fallen))
