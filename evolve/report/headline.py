@@ -111,9 +111,10 @@ def _why_nothing(data: ReportData) -> str:
 
 
 def _why_not(one: DecisionView, data: ReportData) -> str:
-    if one.num_bred == one.num_quarantined:
-        return _why_none_trained(one, data)
     finalists = [contest for contest in one.contests if contest.kind == "candidate"]
+    # An elite of the archive may have gone to the gate where nobody new was trained.
+    if not finalists and one.num_bred == one.num_quarantined:
+        return _why_none_trained(one, data)
     if any(contest.passed for contest in finalists):
         return f"{one.reason}, but took no seat: {one.ruling}"
     if not finalists:

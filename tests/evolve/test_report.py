@@ -358,6 +358,8 @@ def test_headline_says_that_people_and_not_the_gate_kept_a_winner_out() -> None:
 def test_headline_says_that_nobody_was_right_before_it_says_that_nothing_was_trained() -> None:
     empty = DecisionView(generation=0, num_bred=2, num_quarantined=2, reason="no candidate was trained and admitted")
     assert "because every candidate was quarantined (loss was NaN at step 12)" in nothing_promoted(empty)
+    elite = empty.model_copy(update={"contests": (contest("g0-a", 0.3),)})
+    assert "the only finalist did not pass the gate (g0-a: " in nothing_promoted(elite)
     flow = FlowView(generation=0, num_samples=480)
     assert "because none of 480 answers was right, so that there was nothing to learn from." in nothing_promoted(
         empty, flows=(flow,)
