@@ -51,9 +51,9 @@ class Gain(Record):
     after: float
     n: int
     difference: Interval = Field(description="95% interval of the difference, in shares")
-    relative: float | None = Field(default=None, description="difference over `before`; None: before is 0")
+    relative: float | None = Field(default=None, description="difference over `before`; None: no bound from above")
     relative_low: float | None = Field(default=None, description="95%; None: no bound")
-    relative_high: float | None = Field(default=None, description="None: no bound, too little was right before")
+    relative_high: float | None = Field(default=None, description="None: too little was right before")
     p: float | None = Field(default=None, description="two-sided; None: not tested")
     detectable: float | None = Field(default=None, description="gain that so many problems show four times in five")
 

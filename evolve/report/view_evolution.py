@@ -147,7 +147,7 @@ def _gain(one: NamedGain, *, method: str, against: str, detectable: float, task_
         after=found.after,
         n=found.n,
         difference=found.absolute,
-        relative=found.relative,
+        relative=None if found.relative_high is None else found.relative,
         relative_low=found.relative_low,
         relative_high=found.relative_high,
         p=found.p,

@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from evolve.audit.audited import NamedGain
+from evolve.gates.gains import gain
 from evolve.report.answer import alarms, cost_card, paid_card, rival_sentences, sure_card
 from evolve.report.bars import interval_mark, reach_of, stacked_bar
 from evolve.report.curve_plot import curves_plot, small_plot
@@ -22,6 +24,7 @@ from evolve.report.headline import caveats, headline
 from evolve.report.page import render
 from evolve.report.svg import ticks
 from evolve.report.tree_plot import tree_plot
+from evolve.report.view_evolution import gain_view
 
 
 def _sample() -> ModuleType:
@@ -262,3 +265,13 @@ def test_a_report_is_read_without_statistics_libraries(evolved: ReportData, tmp_
     assert done.returncode == 0, done.stderr
     again = ReportData.model_validate_json(path.read_text())
     assert render(again) == render(evolved)
+
+
+def test_a_ratio_without_a_bound_is_not_told() -> None:
+    def told(right_before: int) -> float | None:
+        found = gain([1.0] * right_before + [0.0] * (600 - right_before), [1.0] * 300 + [0.0] * 300, seed=0)
+        assert found is not None
+        return gain_view(NamedGain(method="vote", before="the best constant", after="the mesh", gain=found)).relative
+
+    assert told(2) is None
+    assert told(100) == pytest.approx(2.0)
