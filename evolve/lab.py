@@ -19,6 +19,7 @@ from evolve.journal import Journal
 from evolve.judging.judge import Judge
 from evolve.judging.panel import Authors, Brief, authors_of, is_settled
 from evolve.judging.panel_asking import panel_of, verdicts_on
+from evolve.judging.unchecked import keep_unchecked, unchecked_of
 from evolve.problems.config import FileProblems, GymProblems
 from evolve.problems.draw import draw_generation, draw_problems
 from evolve.problems.permits import Permit
@@ -212,6 +213,10 @@ class Lab:
             for problem, answer in answers:
                 outcomes.append(self._judged(problem, answer, permit))
                 self.observer.advance()
+            unchecked = unchecked_of(stage, outcomes, self.judge.reason_of)
+            if unchecked.groups:
+                self.observer.say(unchecked.sentence)
+            keep_unchecked(self.directory, unchecked)
             return Judgements(outcomes=tuple(outcomes))
 
         keys = sorted({by_id[task_id].key for task_id, _ in pairs})
@@ -241,14 +246,7 @@ class Lab:
                 items[known] = (briefs[known[0]], answer, (authors or {}).get(known, ()))
         if not items:
             return
-        verdicts = await verdicts_on(self, stage, list(items.values()))
-        unjudged = sum(verdict.right is None for verdict in verdicts.values())
-        if unjudged:
-            self.observer.say(
-                f"{stage}: {unjudged} of {len(verdicts)} answers count as wrong because nobody could judge them (all "
-                "families wrote them, or the judges failed)"
-            )
-        self.judge.take_panel(verdicts)
+        self.judge.take_panel(await verdicts_on(self, stage, list(items.values())))
 
     async def heard_out(self, stage: str, work: Callable[[], _T]) -> _T:
         """What `work`, which judges open problems, comes to once the panel has said all that it needs of it.

@@ -16,6 +16,7 @@ from evolve.config import ConfigError, RunConfig, dump_config, settings_in
 from evolve.identity import identity_of
 from evolve.journal import Journal
 from evolve.judging.judge import Judge
+from evolve.judging.unchecked import all_unchecked
 from evolve.lab import Lab
 from evolve.loop import evolve
 from evolve.planning.estimate import Estimate, before_it_begins
@@ -82,7 +83,8 @@ async def run(
                     tidy(memory, time.time())
                 stats = memory.stats() if memory is not None else None
                 held = holdings_of(memory, lab.reads) if memory is not None else None
-                data = report_of(config, result, _finish(facts, footprint.peak_gib), lab.times, stats, held)
+                ended = _finish(facts, footprint.peak_gib)
+                data = report_of(config, result, ended, lab.times, stats, held, all_unchecked(directory))
         observer.finished()
         leave_report(directory, data)
         track(data, directory, config.tracking)

@@ -21,6 +21,7 @@ from evolve.gates.rivals import Seats, aa_seats, again, best_incumbent, contest_
 from evolve.gates.roles import council_rivals, helping
 from evolve.identity import identity_of
 from evolve.judging.panel_asking import gate_refusal
+from evolve.judging.unchecked import GATE_LIMIT, all_unchecked
 from evolve.lab import Lab
 from evolve.learning.placebos import Placebos
 from evolve.lineage import Generation, seat
@@ -106,6 +107,8 @@ async def hold_gate(
     )
     judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
     in_councils = [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
+    if broken := _broken(lab.directory, stage):
+        return GateHeld(level=level, reason=f"the gate decided nothing: {broken}", placebos=placebos)
 
     async def decide() -> ConjunctionRecord:
         pool = Pool(drawn)
@@ -123,6 +126,12 @@ async def hold_gate(
     record = await lab.journal.record(f"conjunction-generation-{number}", inputs, ConjunctionRecord, decide)
     council = await _beside_the_vote(lab, generation, councils, dev, problems)
     return GateHeld(level=level, record=record, reason=dev.reason, council=council, placebos=placebos)
+
+
+def _broken(directory: Path, stage: str) -> str:
+    """Where the verifier broke over too many answers of a gate to be believed: what it says; empty: nowhere."""
+    found = [one for one in all_unchecked(directory) if one.stage.startswith(stage)]
+    return "; ".join(one.sentence for one in found if one.broken_share > GATE_LIMIT)
 
 
 async def _beside_the_vote(

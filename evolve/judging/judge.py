@@ -80,6 +80,7 @@ class Judge:
         self._missing: dict[tuple[str, str], tuple[Problem, str]] | None = None
         self._known: dict[tuple[str, str, str | None], Outcome] = {}
         self._incidents: list[Incident] = []
+        self._reasons: dict[tuple[str, str | None], str] = {}
         self._openings: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
@@ -101,6 +102,10 @@ class Judge:
     def incidents(self) -> tuple[Incident, ...]:
         """Every answer that could not be checked so far, with the reason."""
         return tuple(self._incidents)
+
+    def reason_of(self, outcome: Outcome) -> str:
+        """Why an answer could not be checked; empty: it could."""
+        return self._reasons.get((outcome.task_id, outcome.answer), "")
 
     def judge(self, problem: Problem, answer: str | None) -> Outcome:
         """The outcome of one answer; None (an abstention) is never correct.
@@ -194,6 +199,7 @@ class Judge:
             correct, reason = self._verify(problem, answer)
             if correct is None:
                 self._incidents.append(Incident(task_id=problem.task.id, answer=answer[:200], reason=reason))
+                self._reasons[problem.task.id, answer] = reason
         return _outcome(problem, answer, correct)
 
     def _waits(self, problem: Problem, answer: str) -> bool:

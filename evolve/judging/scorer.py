@@ -14,6 +14,7 @@ from mesh.symbolic import CHILD as FORMULA_CHILD
 
 __all__ = [
     "CHILD",
+    "RAISED",
     "START_TIMEOUT_S",
     "WALL_FACTOR",
     "FormulaScorer",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 CHILD = (sys.executable, "-I", "-W", "ignore", str(Path(__file__).with_name("gym_scorer.py")))
+RAISED = "the scorer raised"
+"""How a reason begins where an answer made the check raise, and the verifier itself is sound."""
 RULE_CHILD = (sys.executable, "-I", "-W", "ignore", str(Path(__file__).with_name("rule_scorer.py")))
 
 
@@ -51,7 +54,7 @@ class GymScorer(Child):
             return Score(score=None, reason=reply)
         if "score" in reply:
             return Score(score=reply["score"])
-        return Score(score=None, reason=f"the scorer raised {reply['error']}")
+        return Score(score=None, reason=f"{RAISED} {reply['error']}")
 
 
 class RuleScorer(Child):
@@ -67,7 +70,7 @@ class RuleScorer(Child):
             return Score(score=None, reason=reply)
         if "right" in reply:
             return Score(score=float(bool(reply["right"])))
-        return Score(score=None, reason=f"the scorer raised {reply['error']}")
+        return Score(score=None, reason=f"{RAISED} {reply['error']}")
 
 
 class FormulaScorer(Child):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from evolve.gates.intervals import Interval
+from evolve.judging.unchecked import TOLERATED
 from evolve.report.bars import interval_mark
 from evolve.report.data import ReportData
 from evolve.report.evolution import DecisionView, EvolutionView, Gain
@@ -95,6 +96,7 @@ def alarms(data: ReportData) -> tuple[str, ...]:
     return tuple(
         [
             *_gate_alarms(view),
+            *(one.sentence for one in data.unchecked if one.share > TOLERATED),
             *_contamination_alarms(view),
             *_decay(view),
             *_collapse_alarms(view),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from evolve.judging.unchecked import Unchecked
 from evolve.report.evolution import Counts, EvolutionView
 from evolve.report.holdings import Holdings
 from evolve.report.measure import Accuracy, Comparison
@@ -184,6 +185,7 @@ class ReportData(Record):
     stages: tuple[StageView, ...] = ()
     families: tuple[FamilyView, ...] = ()
     verifier_audit: tuple[AuditSentence, ...] = ()
+    unchecked: tuple[Unchecked, ...] = Field(default=(), description="stages with answers that could not be checked")
     audit: AccuracyTable = AccuracyTable(split="AUDIT")
     candidates: tuple[CandidateView, ...] = ()
     curation: tuple[CurationView, ...] = ()

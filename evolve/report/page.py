@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from evolve.judging.unchecked import GATE_LIMIT
 from evolve.report.answer import alarms, cost_card, paid_card, rival_sentences, sure_card
 from evolve.report.data import MemoryView, ReportData
 from evolve.report.evolution_page import evolution_parts
@@ -45,6 +46,7 @@ def render(data: ReportData) -> str:
         caveats=(*caveats(data), *rival_sentences(data)),
         cards=(paid_card(data), sure_card(data), cost_card(data)),
         alarms=alarms(data),
+        gate_limit=GATE_LIMIT,
         sections=_sections(data),
         inert=_inert(data),
         splits=_splits(data),

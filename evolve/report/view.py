@@ -14,6 +14,7 @@ from evolve.audit.tuning import told
 from evolve.candidate import Candidate
 from evolve.config import RunConfig, dump_config
 from evolve.evaluate import Judgements
+from evolve.judging.unchecked import Unchecked
 from evolve.lab import LOAD
 from evolve.learning.recipes import Recipe
 from evolve.lineage import Generation
@@ -66,6 +67,7 @@ def report_of(
     times: Sequence[StageTime],
     memory: MemoryStats | None,
     holdings: Holdings | None = None,
+    unchecked: Sequence[Unchecked] = (),
 ) -> ReportData:
     """Everything the page shows."""
     first, last = run.rounds[0], run.rounds[-1]
@@ -82,6 +84,7 @@ def report_of(
         stages=tuple(_stages(times, run)),
         families=tuple(_families(run)),
         verifier_audit=_verifier_sentences(run),
+        unchecked=tuple(unchecked),
         audit=run.audit.table,
         candidates=tuple(view for one in run.rounds for view in _candidates(one, times, _bred(run))),
         curation=tuple(_curation(last)),
