@@ -57,6 +57,8 @@ class Judged(NamedTuple):
     correct: IsCorrect
     labels: Mapping[str, LabelSource]
     """Task id to who labels it, for tasks that no verifier judged; for the others the verifier does."""
+    unsettled: frozenset[tuple[str, str]] = frozenset()
+    """(task id, answer) that nobody could judge: not right, and not to be taught as wrong either."""
 
 
 async def learn_from(lab: Lab, number: int, harvest: Harvest, problems: SplitProblems, past: Past) -> Lessons:
@@ -89,9 +91,8 @@ async def learn_from(lab: Lab, number: int, harvest: Harvest, problems: SplitPro
     accumulated = await lab.journal.record(f"accumulate-generation-{number}", together, Accumulated, add)
 
     async def pair() -> Pairs:
-        found = preference_pairs(
-            credit(traces, judged.correct), problems.train, config.curation, held_out=held_out, seed=config.seed
-        )
+        said = [c for c in credit(traces, judged.correct) if (c.task_id, c.answer) not in judged.unsettled]
+        found = preference_pairs(said, problems.train, config.curation, held_out=held_out, seed=config.seed)
         return Pairs(pairs=found)
 
     pairs = await lab.journal.record(f"pair-generation-{number}", inputs, Pairs, pair)
@@ -129,7 +130,10 @@ def judged_by(traces: Sequence[Deliberation], judged: Judgements, trusted: Seque
             return canonical(answer, kinds[task_id]) == right[task_id]
         return known.get((task_id, answer), False)
 
-    return Judged(correct, {task_id: label.source for task_id, label in agreed.items()})
+    unsettled = {(o.task_id, o.answer) for o in judged.outcomes if o.answer is not None and o.task_id not in right}
+    return Judged(
+        correct, {task_id: label.source for task_id, label in agreed.items()}, frozenset(unsettled - known.keys())
+    )
 
 
 def phases_of(harvest: Harvest, correct: IsCorrect) -> tuple[PhaseCredit, ...]:

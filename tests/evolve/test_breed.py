@@ -29,6 +29,8 @@ from evolve.progress import Silent
 from evolve.seats import base_seats
 from evolve.training import train_here
 from evolve.training.job import TrainingJob, TrainingReport
+from memory.types import Evidence
+from mesh.types import Outcome
 
 
 def config(directory: Path, **changes: Any) -> RunConfig:
@@ -320,3 +322,32 @@ def test_where_the_verifier_broke_down_only_trusted_agreement_teaches(tmp_path):
     trusting = learned(tmp_path / "trusting", ["verifier", "cross_family", "consensus"]).accumulated
     assert {row.label for row in trusting.used} <= {"cross_family", "consensus"}
     assert trusting.used
+
+
+def test_an_answer_that_nobody_could_judge_is_not_taught_as_wrong(tmp_path):
+    def paired(directory: Path, *, judged_wrong: bool) -> Brood:
+        directory.mkdir()
+        settings = config(directory)
+
+        def kept(harvest: Harvest) -> Judgements:
+            outcomes = tuple(
+                o if o.correct or judged_wrong else o.model_copy(update={"evidence": unsure(o)})
+                for o in harvest.judged.outcomes
+            )
+            return Judgements(outcomes=outcomes)
+
+        async def work() -> Brood:
+            async with opened(settings) as lab:
+                problems = await lab.draw_problems()
+                generation = founders(base_seats(settings))
+                harvest = await gather(lab, generation, problems)
+                harvest = harvest.model_copy(update={"judged": kept(harvest)})
+                return await breed(lab, generation, harvest, problems, Past())
+
+        return asyncio.run(work())
+
+    def unsure(outcome: Outcome) -> Evidence:
+        return outcome.evidence.model_copy(update={"verdict": "unknown"})
+
+    assert paired(tmp_path / "judged", judged_wrong=True).pairs
+    assert paired(tmp_path / "unjudged", judged_wrong=False).pairs == ()
