@@ -62,18 +62,17 @@ async def promote(
     lineage = lineage_of(lab)
     # An elite that had a seat before keeps its record, which says when it was first seated and by which gate.
     before = lineage.specialists()
+    taken = selection.chosen.seats if takes_seats and selection.chosen is not None else generation.seats
 
     async def work() -> Generation:
-        seats: Sequence[Member] = generation.seats
         promoted: list[Specialist] = []
         if takes_seats and selection.chosen is not None:
-            seats = selection.chosen.seats
             promoted = [
                 _specialist(candidate, generation, selection)
                 for candidate in candidates
                 if candidate.member.name in selection.chosen.candidates and candidate.member.adapter not in before
             ]
-        seats = [_or_base(member, selection, seats) for member in seats]
+        seats = [_or_base(member, selection, taken) for member in taken]
         return successor(generation, seats, promoted, returning=before.values())
 
     name = f"promote-generation-{generation.number}"
@@ -83,6 +82,7 @@ async def promote(
         "ruling": None if ruling is None else ruling.model_dump(mode="json"),
     }
     following = await lab.journal.record(name, inputs, Generation, work)
+    _log_retired(lab, generation, selection, taken)
     latest = lineage.latest()
     if latest is None or latest.number < following.number:
         lineage.append(following)
@@ -146,6 +146,24 @@ def _or_base(member: Member, selection: Selection, seats: Sequence[Member]) -> M
     taken = {one.name for one in seats}
     name = next(n for n in (member.engine, *(f"{member.engine}-{k}" for k in range(2, 99))) if n not in taken)
     return member.model_copy(update={"adapter": None, "name": name})
+
+
+def _log_retired(lab: Lab, generation: Generation, selection: Selection, taken: Sequence[Member]) -> None:
+    """Who gives a seat back to the base, in the audit log; who was replaced by what passed the gate is told there."""
+    AuditLog(lab.directory).add(
+        AuditEvent(
+            kind="retired",
+            subject=member.name,
+            generation=generation.number,
+            adapter=member.adapter,
+            by="its share of the vote on DEV",
+            reason=selection.retired[member.name],
+            evidence=content_hash(selection.dev.contributions),
+            at=time.time(),
+        )
+        for member in taken
+        if member.name in selection.retired
+    )
 
 
 def _log(lab: Lab, generation: Generation, brood: Brood, selection: Selection) -> None:

@@ -106,6 +106,9 @@ def test_a_specialist_that_is_retired_leaves_its_seat_to_generation_0s_member(tm
     found = seated(settings, (one, ()), (None, (one.member.name,)))
     assert found[2].seats == found[0].seats
     assert found[2].specialists == ()
+    [event] = [event for event in AuditLog(settings.run_dir).events() if event.kind == "retired"]
+    assert (event.subject, event.generation, event.adapter) == ("g1-ada-a", 1, one.member.adapter)
+    assert event.reason == "it takes away from the vote"
 
 
 def test_while_the_aa_alarm_is_on_nothing_that_passes_the_gate_is_seated_and_nobody_is_asked(tmp_path: Path) -> None:
