@@ -26,9 +26,7 @@ class AuditEvent(Record):
     subject: str = Field(description="name of the candidate, specialist or arrangement")
     generation: int = Field(ge=0, description="generation whose candidates it is about")
     adapter: str | None = Field(default=None, description="content hash; None: there is none, or there are several")
-    by: str = Field(
-        default="", description="who or what decided: a person, 'gate', 'veto window', 'live outcomes'"
-    )
+    by: str = Field(default="", description="who or what decided: a person, 'gate', 'veto window', 'live outcomes'")
     reason: str = ""
     evidence: str = Field(default="", description="content hash of what it rests on: a gate record, a proposal, counts")
     at: float = Field(default=0.0, description="when, Unix seconds; not part of the event's id")

@@ -70,8 +70,9 @@ def _about(record: SpecialistRecord) -> list[str]:
 
 
 def _data(record: SpecialistRecord) -> list[str]:
-    lines = [f"{record.num_rows} rows, digest {record.specialist.data_digest[:16]}"]
-    lines += [f"Chosen from {file.path}: {file.num_rows} rows, sha256 {file.sha256[:16]}" for file in record.data]
+    checked = "which the manifest has" if record.data_checked else "which no manifest here has"
+    lines = [f"{record.num_rows} rows, digest {record.specialist.data_digest[:16]}, {checked}"]
+    lines += [f"{file.path}: {file.num_rows} rows, sha256 {file.sha256[:16]}" for file in record.data]
     lines += [
         f"Written by {member}{'' if adapter is None else f' with adapter {adapter[:12]}'}: {count} examples"
         for member, adapter, count in record.teachers

@@ -20,6 +20,7 @@ from evolve.governance.licences import UNKNOWN, Licence, licence_of, teaching_no
 from evolve.governance.lineage_costs import Cost, Costs
 from evolve.learning.accumulate import SetRow
 from evolve.learning.curate import Example
+from evolve.learning.manifests import pairs_path, read_manifest, rows_path
 from evolve.learning.recipe_rows import ingredient_of
 from evolve.learning.recipes import Recipe
 from evolve.lineage import Generation, Specialist
@@ -67,10 +68,14 @@ class SpecialistRecord(Record):
     licence_notes: tuple[str, ...] = ()
     recipe: Recipe | None = Field(default=None, description="None: the run keeps no admission record of it")
     seeds: dict[str, int] = Field(default_factory=dict, description="run, recipe")
-    data: tuple[DataFile, ...] = Field(default=(), description="files the recipe chose its rows from")
+    data: tuple[DataFile, ...] = Field(
+        default=(), description="its manifest, the rows and pairs it learned from; then what they were chosen from"
+    )
+    data_checked: bool = Field(default=False, description="the manifest lies in the run, with the digest it names")
     num_rows: int = Field(default=0, description="rows it learned from")
     teachers: tuple[tuple[str, str | None, int], ...] = Field(
-        default=(), description="(member, adapter or None, examples) whose texts the recipe could draw on"
+        default=(),
+        description="(member, adapter or None, rows) whose texts it learned from; without a manifest, could draw on",
     )
     graders: tuple[str, ...] = Field(default=(), description="verifiers that called those texts right")
     gate: GateNote | None = Field(default=None, description="None: the run keeps no gate record yet")
@@ -165,8 +170,8 @@ def _record_in(run: Path, specialist: Specialist, kept: _Kept) -> SpecialistReco
     # An elite of the archive may take its seat generations after it was bred.
     number = seated_by if candidate is None else candidate.generation
     judged = _steps(run, f"judge-generation-{number}-harvest", Judgements)
-    path, examples = _learned_from(run / f"generation-{number}")
-    teachers = _teachers(examples, recipe)
+    learned = _learned_in(run, number, specialist, recipe)
+    teachers = _teachers(learned.examples)
     licence = kept.licences.get(specialist.family, UNKNOWN)
     others = {family for _, family, _, _ in teachers if family != specialist.family}
     history = tuple(_about(specialist, kept.events))
@@ -179,7 +184,8 @@ def _record_in(run: Path, specialist: Specialist, kept: _Kept) -> SpecialistReco
         licence_notes=teaching_note(licence, {family: kept.licences.get(family, UNKNOWN) for family in others}),
         recipe=recipe,
         seeds=kept.seeds | ({} if recipe is None else {"recipe": recipe.seed}),
-        data=(_data_file(run, path, len(examples)),) if path.is_file() else (),
+        data=learned.files,
+        data_checked=learned.checked,
         num_rows=0 if report is None else report.num_rows,
         teachers=tuple((member, adapter, count) for member, _, adapter, count in teachers),
         graders=tuple(sorted({o.evidence.verifier for found in judged for o in found.outcomes if o.correct})),
@@ -215,12 +221,10 @@ def _steps(run: Path, name: str, model: type[_R]) -> list[_R]:
     return [model.model_validate(read_json(path)) for path in paths]
 
 
-def _teachers(examples: Iterable[Example], recipe: Recipe | None) -> list[tuple[str, str, str | None, int]]:
-    """(member, family, adapter, examples) of what the recipe's mix lets in, most first."""
+def _teachers(examples: Iterable[Example]) -> list[tuple[str, str, str | None, int]]:
+    """(member, family, adapter, examples), most first."""
     counts: dict[tuple[str, str, str | None], int] = {}
     for example in examples:
-        if recipe is not None and not _let_in(recipe, example):
-            continue
         key = (example.member, example.family, example.adapter)
         counts[key] = counts.get(key, 0) + 1
     return [(*key, count) for key, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))]
@@ -249,7 +253,34 @@ def _data_file(run: Path, path: Path, num_rows: int) -> DataFile:
     return DataFile(path=path.relative_to(run).as_posix(), sha256=digest, num_rows=num_rows)
 
 
-def _learned_from(directory: Path) -> tuple[Path, list[Example]]:
+@dataclass(frozen=True)
+class _Learned:
+    """What a specialist learned from, as far as the run keeps it."""
+
+    files: tuple[DataFile, ...]
+    examples: tuple[Example, ...]
+    checked: bool
+
+
+def _learned_in(run: Path, number: int, specialist: Specialist, recipe: Recipe | None) -> _Learned:
+    directory = run / f"generation-{number}"
+    pool, candidates = _chosen_from(directory)
+    pool_file = (_data_file(run, pool, len(candidates)),) if pool.is_file() else ()
+    manifest = read_manifest(directory, specialist.recipe)
+    if manifest is None:
+        drawn = tuple(one for one in candidates if recipe is None or _let_in(recipe, one))
+        return _Learned(files=pool_file, examples=drawn, checked=False)
+    files = [_data_file(run, rows_path(directory, specialist.recipe), len(manifest.rows))]
+    if manifest.pairs:
+        files.append(_data_file(run, pairs_path(directory, specialist.recipe), len(manifest.pairs)))
+    return _Learned(
+        files=(*files, *pool_file),
+        examples=tuple(row.example for row in manifest.rows),
+        checked=manifest.digest == specialist.data_digest,
+    )
+
+
+def _chosen_from(directory: Path) -> tuple[Path, list[Example]]:
     """The file that recipes chose from; runs of before sets grew over generations have their own examples alone."""
     path = directory / "set-used.jsonl"
     if path.is_file():

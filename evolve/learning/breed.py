@@ -17,6 +17,7 @@ from evolve.learning.credit import PhaseCredit
 from evolve.learning.curate import Curated
 from evolve.learning.curating import Lessons, learn_from, publish_cards, publish_lessons
 from evolve.learning.dataset_card import DatasetCard, dataset_card, recipe_card
+from evolve.learning.manifests import Manifest, publish_manifests
 from evolve.learning.past import Past
 from evolve.learning.preferences import ChosenRejected
 from evolve.learning.provenance import note_artefacts
@@ -76,6 +77,7 @@ class _Plan(Record):
     pairs: dict[str, PairSelection]
     jobs: dict[str, TrainingJob]
     refused: dict[str, str]
+    manifests: dict[str, Manifest]
     cards: tuple[DatasetCard, ...]
 
     @property
@@ -105,6 +107,7 @@ async def breed(
     plan = _plan(lab, generation, lessons, problems, past, directory)
     publish_lessons(directory, lessons)
     publish_cards(directory, plan.cards)
+    publish_manifests(directory, {name: plan.manifests[name] for name in plan.jobs})
     async with AsyncExitStack() as stack:
         on_report = None
         if ahead is not None:
@@ -161,6 +164,14 @@ def _plan(
     examples = lessons.accumulated.examples
     selections = {recipe.name: rows_for(recipe, examples, lab.config.recipes) for recipe in recipes}
     pairs = {recipe.name: pairs_for(recipe, lessons.pairs) for recipe in recipes}
+    row_of = {row.example: row for row in lessons.accumulated.used}
+    manifests = {
+        recipe.name: Manifest(
+            rows=tuple(row_of[example] for example in examples_for(recipe, examples, lab.config.recipes)[0]),
+            pairs=pairs[recipe.name].pairs,
+        )
+        for recipe in recipes
+    }
     refused = {name: chosen.refusal for name, chosen in selections.items() if chosen.refusal}
     jobs: dict[str, TrainingJob] = {}
     for recipe in recipes:
@@ -177,7 +188,8 @@ def _plan(
         pairs=pairs,
         jobs=jobs,
         refused=refused,
-        cards=_cards(lab, generation.number, recipes, lessons, selections, pairs),
+        manifests=manifests,
+        cards=_cards(lab, generation.number, recipes, lessons, selections, manifests),
     )
 
 
@@ -187,18 +199,17 @@ def _cards(
     recipes: Sequence[Recipe],
     lessons: Lessons,
     selections: Mapping[str, RowSelection],
-    pairs: Mapping[str, PairSelection],
+    manifests: Mapping[str, Manifest],
 ) -> tuple[DatasetCard, ...]:
     found, num_held_out = lessons.accumulated, lessons.num_held_out
     whole = dataset_card(f"generation-{number}", found, drops=lessons.curated.drops, num_held_out=num_held_out)
-    row_of = {row.example: row for row in found.used}
     cards = [
         recipe_card(
             recipe.name,
-            [row_of[example] for example in examples_for(recipe, found.examples, lab.config.recipes)[0]],
+            manifests[recipe.name].rows,
             found,
             selections[recipe.name].left_out,
-            num_pairs=len(pairs[recipe.name].pairs),
+            num_pairs=len(manifests[recipe.name].pairs),
             num_held_out=num_held_out,
         )
         for recipe in recipes

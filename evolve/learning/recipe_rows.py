@@ -107,16 +107,7 @@ def rows_for(recipe: Recipe, examples: Iterable[Example], config: RecipesConfig)
     A limit of rows is shared out evenly over task types. A merge learns from no rows.
     """
     chosen, left_out = examples_for(recipe, examples, config)
-    rows = [
-        TrainingRow(
-            task_id=example.task_id,
-            task_type=example.task_type,
-            messages=example.messages,
-            completion=example.completion,
-            weight=example.weight,
-        )
-        for example in chosen
-    ]
+    rows = [training_row(example) for example in chosen]
     refusal = ""
     if len(rows) < config.min_rows and recipe.start != "merge":
         refusal = f"{len(rows)} rows, fewer than min_rows ({config.min_rows})"
@@ -125,6 +116,17 @@ def rows_for(recipe: Recipe, examples: Iterable[Example], config: RecipesConfig)
         left_out=left_out,
         refusal=refusal,
         adapters=tuple(sorted({example.adapter for example in chosen if example.adapter is not None})),
+    )
+
+
+def training_row(example: Example) -> TrainingRow:
+    """An example as a job gets it: without who wrote it."""
+    return TrainingRow(
+        task_id=example.task_id,
+        task_type=example.task_type,
+        messages=example.messages,
+        completion=example.completion,
+        weight=example.weight,
     )
 
 

@@ -83,10 +83,15 @@ class TrainingJob(Record):
     @property
     def data_digest(self) -> str:
         """Hash of the rows and pairs alone."""
-        rows = [row.model_dump(mode="json") for row in self.rows]
-        if not self.pairs:
-            return content_hash(rows)
-        return content_hash({"rows": rows, "pairs": [pair.model_dump(mode="json") for pair in self.pairs]})
+        return data_digest(self.rows, self.pairs)
+
+
+def data_digest(rows: Sequence[TrainingRow], pairs: Sequence[PreferenceRow] = ()) -> str:
+    """Hash of what a job learns from, in its order."""
+    plain = [row.model_dump(mode="json") for row in rows]
+    if not pairs:
+        return content_hash(plain)
+    return content_hash({"rows": plain, "pairs": [pair.model_dump(mode="json") for pair in pairs]})
 
 
 class TrainingProgress(Record):

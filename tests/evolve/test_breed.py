@@ -22,6 +22,7 @@ from evolve.judging.judge import Judge
 from evolve.lab import Lab
 from evolve.learning.bandit import ArmResult
 from evolve.learning.breed import Brood, breed
+from evolve.learning.manifests import read_manifest
 from evolve.learning.past import Past
 from evolve.learning.recipes import Parent
 from evolve.lineage import Generation, Specialist, founders
@@ -351,3 +352,13 @@ def test_an_answer_that_nobody_could_judge_is_not_taught_as_wrong(tmp_path):
 
     assert paired(tmp_path / "judged", judged_wrong=True).pairs
     assert paired(tmp_path / "unjudged", judged_wrong=False).pairs == ()
+
+
+def test_every_candidate_has_a_manifest_of_the_very_rows_and_pairs_it_names(tmp_path):
+    found = bred(config(tmp_path))
+    for candidate in found.candidates:
+        manifest = read_manifest(tmp_path / "run" / "generation-0", candidate.recipe.name)
+        assert manifest is not None
+        assert manifest.rows
+        assert manifest.digest == candidate.data_digest
+    assert len({candidate.data_digest for candidate in found.candidates}) == len(found.candidates)

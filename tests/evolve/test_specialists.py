@@ -16,10 +16,11 @@ from evolve.governance.governance import Proposed
 from evolve.governance.licences import Licence, licence_in, licence_of, teaching_note
 from evolve.governance.model_card import model_card
 from evolve.governance.specialists import records_of
-from evolve.learning.accumulate import AccumulationConfig, accumulate, set_rows
+from evolve.learning.accumulate import AccumulationConfig, SetRow, accumulate, set_rows
 from evolve.learning.breed import Candidate
 from evolve.learning.curate import Drop, Example
 from evolve.learning.dataset_card import dataset_card
+from evolve.learning.manifests import Manifest, publish_manifests
 from evolve.learning.recipes import Recipe
 from evolve.lineage import Lineage, Specialist, founders, successor
 from evolve.training.config import ScriptedTraining
@@ -114,6 +115,25 @@ def test_one_record_says_which_data_parents_graders_gate_and_people_made_a_speci
     assert child.teachers == (("ada", None, 2), ("ben", None, 1))
     assert child.licence_notes == ("it learned from texts of ben-family, whose licence is unknown",)
     assert (child.gate, child.approved_by) == (None, ("gate",))
+
+
+def test_a_manifest_says_what_was_learned_from_and_whether_they_are_the_named_ones(run: Path) -> None:
+    rows = tuple(SetRow(example=example(n), generation=0, key=f"k{n}") for n in (1, 2))
+    manifest = Manifest(rows=rows)
+    publish_manifests(run / "generation-0", {"g1-ada-own": manifest})
+    lineage = run / "generations.jsonl"
+    named = Lineage(lineage).generations()
+    first, child = records_of(run, named)
+    assert [(file.path, file.num_rows) for file in first.data] == [
+        ("generation-0/manifests/g1-ada-own.jsonl", 2),
+        ("generation-0/examples.jsonl", 3),
+    ]
+    assert (first.teachers, first.data_checked, child.data_checked) == ((("ada", None, 2),), False, False)
+    assert "which no manifest here has" in model_card(first)
+    own = named[1].specialists[0].model_copy(update={"data_digest": manifest.digest})
+    first, _ = records_of(run, [named[0], named[1].model_copy(update={"specialists": (own,)}), named[2]])
+    assert first.data_checked
+    assert "which the manifest has" in model_card(first)
 
 
 def test_an_elite_that_is_seated_later_has_the_recipe_and_data_of_the_generation_that_bred_it(run: Path) -> None:
