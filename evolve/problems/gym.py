@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import reasoning_gym
@@ -45,6 +45,62 @@ def open_family(family: GymFamily, seed: int) -> Any:
         raise ProblemsError(f"family '{family.name}' refuses its settings {family.settings}: {error}") from error
 
 
+def _sum_terms(metadata: Mapping[str, Any]) -> str:
+    return " ".join(sorted(sign + number for sign, number in _signed_terms(metadata["expression"])))
+
+
+def _factors(metadata: Mapping[str, Any]) -> str:
+    return "*".join(sorted(factor.strip() for factor in metadata["expression"].split("*")))
+
+
+def _numbers(metadata: Mapping[str, Any]) -> str:
+    return " ".join(str(number) for number in sorted(metadata["numbers"]))
+
+
+def _sorted_numbers(metadata: Mapping[str, Any]) -> str:
+    numbers = sorted(float(number) for number in metadata["original_numbers"])
+    return f"{metadata['direction']} {' '.join(map(str, numbers))}"
+
+
+def _sorted_words(metadata: Mapping[str, Any]) -> str:
+    return f"{metadata['direction']} {' '.join(sorted(metadata['transformed_words']))}"
+
+
+def _letters_in(metadata: Mapping[str, Any]) -> str:
+    return f"{metadata['target_letter']} in {' '.join(sorted(word.casefold() for word in metadata['span']))}"
+
+
+def _animals(metadata: Mapping[str, Any]) -> str:
+    return " ".join(f"{count} {animal}" for animal, count in sorted(metadata["animals"].items()))
+
+
+def _fraction(metadata: Mapping[str, Any]) -> str:
+    return f"{metadata['numerator']}/{metadata['denominator']}"  # however it is typeset
+
+
+def _candidates(metadata: Mapping[str, Any]) -> str:
+    return f"{metadata['size']} {' '.join(map(str, sorted(metadata['candidates'])))}"  # however they are written
+
+
+OPERANDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "chain_sum": _sum_terms,
+    "decimal_chain_sum": _sum_terms,
+    "products": _factors,
+    "gcd": _numbers,
+    "lcm": _numbers,
+    "countdown": lambda metadata: f"{metadata['target']} from {_numbers(metadata)}",
+    "number_sorting": _sorted_numbers,
+    "word_sorting": _sorted_words,
+    "group_anagrams": lambda metadata: " ".join(sorted(metadata["words"])),
+    "palindrome_generation": lambda metadata: "".join(sorted(metadata["letters"])),
+    "letter_counting": _letters_in,
+    "leg_counting": _animals,
+    "fraction_simplification": _fraction,
+    "number_format": _candidates,
+}
+"""What makes two items of a family the same question, whatever their order or wording; from an entry's metadata."""
+
+
 def operand_key(name: str, entry: Mapping[str, Any]) -> str:
     """The canonical key of a generated entry: equal for two items that ask the same thing.
 
@@ -52,19 +108,9 @@ def operand_key(name: str, entry: Mapping[str, Any]) -> str:
     family without a rule here the normalised question text is the key, with every digit kept.
     """
     metadata = entry["metadata"]
-    if name in ("chain_sum", "decimal_chain_sum"):
-        operands = " ".join(sorted(sign + number for sign, number in _signed_terms(metadata["expression"])))
-    elif name == "products":
-        operands = "*".join(sorted(factor.strip() for factor in metadata["expression"].split("*")))
-    elif name in ("gcd", "lcm"):
-        operands = " ".join(str(number) for number in sorted(metadata["numbers"]))
-    elif name == "number_sorting":
-        numbers = sorted(float(number) for number in metadata["original_numbers"])
-        operands = f"{metadata['direction']} {' '.join(map(str, numbers))}"
-    elif name == "letter_counting":
-        operands = f"{metadata['target_letter']} in {' '.join(sorted(word.casefold() for word in metadata['span']))}"
-    elif name == "leg_counting":
-        operands = " ".join(f"{count} {animal}" for animal, count in sorted(metadata["animals"].items()))
+    rule = OPERANDS.get(name)
+    if rule is not None:
+        operands = rule(metadata)
     elif isinstance(metadata.get("expression"), str):
         operands = "".join(metadata["expression"].split())
     else:

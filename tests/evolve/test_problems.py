@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from evolve.problems.config import FileProblems, GymFamily, GymProblems
 from evolve.problems.draw import check_problems, draw_problems
-from evolve.problems.gym import demonstrations_of, distinct_items, open_family, operand_key
+from evolve.problems.gym import OPERANDS, demonstrations_of, distinct_items, open_family, operand_key
 from evolve.problems.splits import Split, SplitShares, SplitSizes, is_reserved, split_of
 from evolve.problems.types import ProblemsError, ReasoningGymVerifier
 
@@ -78,6 +78,20 @@ def test_every_order_of_the_terms_gives_one_key(terms: list[tuple[int, int]]) ->
             {"target_letter": "a", "span": ["banana", "a"]},
         ),
         ("leg_counting", {"animals": {"cow": 2, "hen": 3}}, {"animals": {"hen": 3, "cow": 2}}),
+        (
+            "word_sorting",
+            {"transformed_words": ["tea", "Ale", "rum"], "direction": "ascending"},
+            {"transformed_words": ["rum", "tea", "Ale"], "direction": "ascending"},
+        ),
+        ("group_anagrams", {"words": ["ale", "lea", "tea"]}, {"words": ["tea", "ale", "lea"]}),
+        ("palindrome_generation", {"letters": ["o", "c", "o"]}, {"letters": ["c", "o", "o"]}),
+        ("countdown", {"numbers": [6, 61, 4], "target": 9}, {"numbers": [61, 4, 6], "target": 9}),
+        (
+            "fraction_simplification",
+            {"numerator": 6, "denominator": 8, "style": "plain"},
+            {"numerator": 6, "denominator": 8, "style": "latex_frac"},
+        ),
+        ("number_format", {"candidates": [2.5, 1.5], "size": "largest"}, {"candidates": [1.5, 2.5], "size": "largest"}),
         ("basic_arithmetic", {"expression": "3 * (4 - 1)"}, {"expression": "3*(4-1)"}),
         ("spell_backward", {}, {}),
     ],
@@ -86,6 +100,14 @@ def test_an_item_is_known_again_by_its_operands(name: str, one: dict[str, Any], 
     first = operand_key(name, {"metadata": one, "question": "Spell  SUN"})
     assert first == operand_key(name, {"metadata": other, "question": "spell sun"})
     assert first.startswith(f"{name}|")
+
+
+@pytest.mark.parametrize("name", sorted(OPERANDS))
+def test_every_rule_reads_what_its_family_really_leaves_and_ends_in_distinct_keys(name: str) -> None:
+    dataset = open_family(GymFamily(name=name), seed=3)
+    entries = [dataset[number] for number in range(8)]
+    keys = {operand_key(name, entry) for entry in entries}
+    assert len(keys) == len({entry["question"] for entry in entries})
 
 
 def test_direction_counts_for_sorting() -> None:
