@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -47,6 +47,8 @@ from serving.windows import wait_open
 
 _T = TypeVar("_T")
 
+PART, PART_S = "part", 30.0
+"""Kind of the entries that hold a part of a stage's time before it has ended, and the seconds between two of them."""
 LOAD = "load "
 """Begins the name under which the time of a hot-load is kept; the adapter's hash follows."""
 
@@ -88,7 +90,7 @@ class Lab:
         self._loaded: set[tuple[str, str]] = set()
         self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
         self._times = Ledger(config.run_dir / "times.jsonl")
-        self._timed = {entry.payload["stage"] for entry in self._times.entries()}
+        self._timed = {entry.payload["stage"] for entry in self._times.entries() if entry.kind != PART}
 
     async def __aenter__(self) -> Lab:
         return self
@@ -154,20 +156,23 @@ class Lab:
             held = await self.journal.deliberations(name, inputs, path, _keys_only(asks), concurrency=1)
             if asks and stage not in self._timed:
                 # A kill between the step and its times must not make what was written free: budgets count on it.
-                self.note_time(_stage_time(stage, time.perf_counter(), held))
+                self.note_time(_stage_time(stage, 0.0, held))
             return held
         fleet = await self.fleet()
         await self.load_adapters(member for ask in asks for member in ask.members)
-        started = time.perf_counter()
         self.observer.stage(stage, len(asks))
         works = [
             (ask.key, self._ahead.or_else(ask, _holding(ask, fleet, self.job, order))) for order, ask in enumerate(asks)
         ]
-        held = await self.journal.deliberations(
-            name, inputs, path, works, concurrency=self.config.concurrency, on_done=lambda _: self.observer.advance()
-        )
-        self.note_time(_stage_time(stage, started, held))
+        with self._ticking(stage) as seconds:
+            held = await self.journal.deliberations(
+                name, inputs, path, works, concurrency=self.config.concurrency, on_done=self._advance
+            )
+            self.note_time(_stage_time(stage, seconds(), held))
         return held
+
+    def _advance(self, _: Deliberation) -> None:
+        self.observer.advance()
 
     async def hold_ahead(self, asks: Sequence[Ask]) -> None:
         """Hold what a later step will ask, while something else goes on; the step then takes it as its own.
@@ -336,9 +341,37 @@ class Lab:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Keep how long the block took under the name of `stage`."""
-        started = time.perf_counter()
-        yield
-        self.note_time(StageTime(stage=stage, seconds=time.perf_counter() - started))
+        with self._ticking(stage) as seconds:
+            yield
+            self.note_time(StageTime(stage=stage, seconds=seconds()))
+
+    @contextmanager
+    def _ticking(self, stage: str) -> Iterator[Callable[[], float]]:
+        """Keep the block's time part by part, so that what a kill interrupts is not free; gives the seconds since."""
+        since = time.perf_counter()
+
+        def seconds() -> float:
+            return time.perf_counter() - since
+
+        def keep() -> None:
+            nonlocal since
+            with suppress(OSError):  # a full disk ends the stage by itself, with its own words
+                self._times.append(PART, StageTime(stage=stage, seconds=seconds()).model_dump(mode="json"))
+                since = time.perf_counter()
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(PART_S)
+                keep()
+
+        ticking = asyncio.get_running_loop().create_task(tick())
+        try:
+            yield seconds
+        except BaseException:
+            keep()
+            raise
+        finally:
+            ticking.cancel()
 
     def _say_when(self, opening: datetime) -> None:
         self.observer.say(f"evolution may run from {opening:%a %d %b %H:%M} on (serving.fleet.windows); waiting")
@@ -396,11 +429,11 @@ def _keys_only(asks: Sequence[Ask]) -> list[tuple[str, Callable[[], Awaitable[De
     return [(ask.key, never) for ask in asks]
 
 
-def _stage_time(stage: str, started: float, held: Sequence[Deliberation]) -> StageTime:
+def _stage_time(stage: str, seconds: float, held: Sequence[Deliberation]) -> StageTime:
     usages = [deliberation.usage for deliberation in held]
     return StageTime(
         stage=stage,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         output_tokens=sum(usage.output_tokens for usage in usages),
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         engine_seconds=math.fsum(usage.engine_seconds for usage in usages),

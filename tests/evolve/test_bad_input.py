@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from evolve.journal import Journal
 from evolve.judging.judge import Judge
 from evolve.judging.scorer import GymScorer
 from evolve.judging.survey import survey
+from evolve.lab import Lab
 from evolve.lineage import Lineage
 from evolve.problems.types import Problem, ProblemsError, ReasoningGymVerifier
-from evolve.progress import Silent
-from memory.ledger import Ledger
+from evolve.progress import Silent, merged_times, read_times
+from memory.ledger import Entry, Ledger
 from memory.types import Record
 from mesh.types import Task
 from serving.adapters import AdapterCorrupt
@@ -152,6 +154,55 @@ def test_a_kill_between_a_stage_and_its_times_does_not_make_its_tokens_free(tmp_
     assert not _tokens_of(config, "generation 0 harvest")
     ran(config)
     assert _tokens_of(config, "generation 0 harvest") > 0
+
+
+def test_the_time_of_a_stage_that_was_cut_off_is_kept_beside_that_of_its_end(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+
+    def stop(accepted: str) -> None:
+        if accepted.startswith("generation-0-harvest:"):
+            raise Stop(accepted)
+
+    with pytest.raises(Stop):
+        ran(config, stop)
+    (part,) = _times_of(config, "generation 0 harvest")
+    assert part.kind == "part"
+    assert part.payload["seconds"] > 0.0
+    ran(config)
+    cut, ended = _times_of(config, "generation 0 harvest")
+    assert (cut, ended.kind) == (part, "stage")
+    merged = merged_times(read_times(config.run_dir))["generation 0 harvest"]
+    assert merged.seconds == part.payload["seconds"] + ended.payload["seconds"]
+    assert merged.output_tokens == ended.payload["output_tokens"] > 0
+
+
+def test_what_goes_on_for_long_is_timed_part_by_part_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evolve.lab.PART_S", 0.02)
+    config = config_of(tmp_path)
+
+    async def work() -> float:
+        with Judge() as judge:
+            journal = Journal(config.run_dir)
+            async with Lab(config, journal=journal, judge=judge, memory=None, observer=Silent()) as lab:
+                started = time.perf_counter()
+                with lab.timed("waiting"):
+                    await asyncio.sleep(0.3)
+                return time.perf_counter() - started
+
+    took = asyncio.run(work())
+    entries = _times_of(config, "waiting")
+    assert {entry.kind for entry in entries[:-1]} == {"part"}
+    assert entries[-1].kind == "stage"
+    total = sum(entry.payload["seconds"] for entry in entries)
+    assert total + 0.15 >= 0.3
+    assert total <= took
+
+
+def _times_of(config: RunConfig, stage: str) -> list[Entry]:
+    entries = Ledger(config.run_dir / "times.jsonl", readonly=True).entries()
+    return [entry for entry in entries if entry.payload["stage"] == stage]
 
 
 def _tokens_of(config: RunConfig, stage: str) -> int:
