@@ -50,24 +50,24 @@ def mutate(training: TrainingConfig, config: MutationConfig, seed: int, max_rank
     return Mutation(changed, tuple(_differences(training, changed)))
 
 
-def attraction(first: Sequence[float], second: Sequence[float], difficulty: Sequence[float] | None = None) -> float:
+def attraction(first: Sequence[float], second: Sequence[float], difficulty: Sequence[float]) -> float:
     """How much `second` adds to `first`: Σ c_j · max(0, second_j − first_j) over items (M2N2, arXiv 2508.16204).
 
-    `difficulty`: weight of each item, e.g. 1 minus the share of the mesh that solves it; None: all 1.
+    `difficulty`: weight c_j of each item.
     """
-    weights = [1.0] * len(first) if difficulty is None else difficulty
-    return sum(w * max(0.0, b - a) for w, a, b in zip(weights, first, second, strict=True))
+    return sum(w * max(0.0, b - a) for w, a, b in zip(difficulty, first, second, strict=True))
 
 
-def partners(
-    scores: Mapping[str, Sequence[float]], first: str, num: int, difficulty: Sequence[float] | None = None
-) -> tuple[str, ...]:
+def partners(scores: Mapping[str, Sequence[float]], first: str, num: int) -> tuple[str, ...]:
     """`first`, then the `num` - 1 others that add most to those before them, greedily; of equals the earlier one.
+
+    An item counts by its difficulty, 1 less the mean score of all.
 
     Args:
         scores: adapter to its score on every item, all on the same items, in the order that decides between equals.
     """
     chosen, best = [first], list(scores[first])
+    difficulty = [1.0 - sum(column) / len(scores) for column in zip(*scores.values(), strict=True)]
     while len(chosen) < num and len(chosen) < len(scores):
         left = [name for name in scores if name not in chosen]
         gains = {name: attraction(best, scores[name], difficulty) for name in left}

@@ -68,8 +68,10 @@ class Standing(Record):
     niche: Niche
     accuracy: float
     shared_fitness: float = Field(description="problems solved, each shared among its solvers (M2N2)")
-    novelty: float = Field(description="difficulty-weighted share of problems that it alone solves")
-    rank_value: float | None = Field(description="distance to fitter ones, which decides; None: nobody is fitter")
+    novelty: float | None = Field(
+        description="difficulty-weighted share of problems that it solves and fitter ones miss, which decides; None: "
+        "nobody is fitter"
+    )
     is_kept: bool
 
 
@@ -153,27 +155,26 @@ def update(
 
 
 def rank(elites: Sequence[Elite], *, seed: int = 0) -> list[Standing]:
-    """The elites of one niche, measured on one bank, best first: by dominated novelty, then shared fitness."""
+    """The elites of one niche, measured on one bank, best first: what they solve beyond fitter ones, then fitness."""
     if not elites:
         return []
     table = score_table({elite.name: elite.scores for elite in elites})
-    shared, novel = shared_fitness(table), unique_solves(table)
-    distance = dominated_novelty(shared, table)
+    shared = shared_fitness(table)
+    novelty = dominated_novelty(shared, solves_beyond(table))
     standings = [
         Standing(
             name=elite.name,
             niche=elite.niche,
             accuracy=elite.accuracy,
             shared_fitness=float(shared[index]),
-            novelty=float(novel[index]),
-            rank_value=None if np.isinf(distance[index]) else float(distance[index]),
+            novelty=None if np.isinf(novelty[index]) else float(novelty[index]),
             is_kept=True,
         )
         for index, elite in enumerate(elites)
     ]
     order = sorted(
         range(len(elites)),
-        key=lambda i: (-distance[i], -round(float(shared[i]), 9), content_hash([seed, elites[i].name])),
+        key=lambda i: (-novelty[i], -round(float(shared[i]), 9), content_hash([seed, elites[i].name])),
     )
     return [standings[index] for index in order]
 
@@ -195,40 +196,37 @@ def shared_fitness(table: np.ndarray) -> np.ndarray:
     return np.asarray((table / np.where(total > 0.0, total, 1.0)).sum(axis=1))
 
 
-def unique_solves(table: np.ndarray, difficulty: Sequence[float] | None = None) -> np.ndarray:
-    """(members,) share of problems that a member solves and the others miss, each weighted by its difficulty, 0..1.
+def solves_beyond(table: np.ndarray) -> np.ndarray:
+    """(members, members) difficulty-weighted share of problems that the row's member solves and the column's misses.
 
-    s_it times the product of (1 - s_jt) over the others. `difficulty` is a weight of at least 0 a problem, e.g. 1 less
-    the share that generation 0 solves; None: 1 less the members' mean score (after AC/DC). Weights are normalised.
+    Σ_t d_t · max(0, s_it − s_jt) / Σ_t d_t, where the difficulty d_t is 1 less the members' mean score (after AC/DC):
+    failing at what others solve is no novelty, and solving what is easy hardly any. All 0 where everybody solves all.
     """
-    weights = 1.0 - table.mean(axis=0) if difficulty is None else np.asarray(difficulty, dtype=float)
-    if weights.shape != (table.shape[1],) or weights.min() < 0.0:
-        raise ValueError(f"expected a difficulty of at least 0 for each of {table.shape[1]} problems")
-    if weights.sum() <= 0.0:
-        return np.zeros(table.shape[0])
-    missed = 1.0 - table
-    others = np.stack([np.prod(np.delete(missed, member, axis=0), axis=0) for member in range(table.shape[0])])
-    return np.asarray((table * others) @ weights / weights.sum())
+    difficulty = 1.0 - table.mean(axis=0)
+    if difficulty.sum() <= 0.0:
+        return np.zeros((table.shape[0], table.shape[0]))
+    more = np.maximum(0.0, table[:, None, :] - table[None, :, :])
+    return np.asarray(more @ difficulty / difficulty.sum())
 
 
-def dominated_novelty(fitness: np.ndarray, descriptors: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """(members,) mean distance to the nearest `neighbours` fitter ones; infinite where nobody is fitter.
+def dominated_novelty(fitness: np.ndarray, beyond: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """(members,) mean of what a member solves beyond the nearest `neighbours` fitter ones; infinite: nobody is fitter.
 
-    Dominated novelty search (Bahlous-Boldi et al. 2025): the worse is kept only where it is unlike the better.
-    Of two exact copies the earlier one counts as fitter, so that copies do not hold two places.
+    Dominated novelty search (Bahlous-Boldi et al. 2025) with unique solves for distances: the worse is kept only where
+    it solves what the better miss. Of those that are equally fit the earlier one counts as fitter where the later one
+    solves nothing beyond it, so that copies do not hold two places.
 
     Args:
         fitness: (members,).
-        descriptors: (members, features); here the score of each problem.
+        beyond: (members, members), see `solves_beyond`.
     """
     values = np.full(fitness.size, np.inf)
     for member in range(fitness.size):
-        gaps = np.sqrt(((descriptors - descriptors[member]) ** 2).mean(axis=1))
         equal = np.isclose(fitness, fitness[member], rtol=0.0, atol=1e-9)
-        earlier_copy = equal & (gaps <= 1e-9) & (np.arange(fitness.size) < member)
+        earlier_copy = equal & (beyond[member] <= 1e-9) & (np.arange(fitness.size) < member)
         fitter = ((fitness > fitness[member]) & ~equal) | earlier_copy
         if fitter.any():
-            values[member] = float(np.sort(gaps[fitter])[:neighbours].mean())
+            values[member] = float(np.sort(beyond[member][fitter])[:neighbours].mean())
     return values
 
 

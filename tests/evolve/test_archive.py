@@ -15,7 +15,7 @@ from evolve.selection.archive import (
     preference,
     shared_fitness,
     solved,
-    unique_solves,
+    solves_beyond,
     update,
 )
 
@@ -39,21 +39,18 @@ def test_each_problem_is_shared_among_its_solvers() -> None:
     assert shared_fitness(table).sum() == pytest.approx(3.0)
 
 
-def test_solving_alone_what_is_hard_counts_most() -> None:
-    table = np.asarray([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
-    assert unique_solves(table) == pytest.approx([0.5, 0.0, 0.5])
-    assert unique_solves(table, [1.0, 1.0, 3.0]) == pytest.approx([0.2, 0.0, 0.6])
-    assert unique_solves(np.ones((2, 3))) == pytest.approx([0.0, 0.0])
-    with pytest.raises(ValueError, match="difficulty"):
-        unique_solves(table, [1.0])
+def test_what_one_solves_beyond_another_counts_by_how_hard_it_is() -> None:
+    table = np.asarray([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    # Difficulties 0, 1/3, 2/3 and 1, of 2 together.
+    assert solves_beyond(table) == pytest.approx(np.asarray([[0, 0, 1], [2, 0, 3], [0, 0, 0]]) / 6)
+    assert solves_beyond(np.ones((2, 3))) == pytest.approx(np.zeros((2, 2)))
 
 
-def test_the_worse_is_kept_only_where_it_is_unlike_the_better() -> None:
-    fitness = np.asarray([3.0, 2.0, 2.5, 3.0])
-    skills = np.asarray([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.9, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    values = dominated_novelty(fitness, skills, neighbours=2)
+def test_failing_elsewhere_is_no_novelty_and_solving_what_the_better_miss_is() -> None:
+    table = np.asarray([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.9, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    values = dominated_novelty(np.asarray([3.0, 2.0, 2.5, 3.0]), solves_beyond(table), neighbours=2)
     assert math.isinf(values[0])
-    assert values[1] > values[2] > values[3] == 0.0
+    assert values[1] > values[2] == values[3] == 0.0
 
 
 def test_a_niche_keeps_the_unlike_and_not_the_copies() -> None:

@@ -69,9 +69,14 @@ def test_bounds_that_make_no_sense_are_refused(wrong):
 
 
 def test_attraction_counts_only_what_the_other_adds_weighted_by_difficulty():
-    assert attraction([1, 0, 0], [0, 1, 1]) == 2
+    assert attraction([1, 0, 0], [0, 1, 1], [1.0] * 3) == 2
     assert attraction([1, 0, 0], [0, 1, 1], [1.0, 0.5, 0.25]) == 0.75
-    assert attraction([1, 1], [1, 1]) == 0
+    assert attraction([1, 1], [1, 1], [1.0, 1.0]) == 0
+
+
+def test_of_two_partners_the_one_that_solves_what_is_harder_is_taken():
+    scores = {"first": [1, 0, 0], "easy": [0, 1, 0], "hard": [0, 0, 1], "too": [1, 1, 0]}
+    assert partners(scores, "first", 2) == ("first", "hard")
 
 
 def test_partners_complement_each_other_rather_than_being_best_alone():
