@@ -255,7 +255,7 @@ def fill(disk: Path, *, leave: int) -> Path:
     return filler
 
 
-@pytest.mark.parametrize("step", ["generation-0-harvest", "judge-generation-0-dev-seats"])
+@pytest.mark.parametrize("step", ["generation-0-harvest", "pair-generation-0", "judge-generation-0-dev-seats"])
 def test_a_full_disk_stops_the_run_and_with_room_the_same_command_goes_on(
     tmp_path: Path, small_disk: Path, step: str
 ) -> None:
