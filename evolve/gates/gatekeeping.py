@@ -66,11 +66,14 @@ async def hold_gate(
     dev: DevRecord,
     problems: SplitProblems,
     bred_placebos: Callable[[], Awaitable[Placebos]],
+    *,
+    suspected: bool = False,
 ) -> GateHeld:
     """Fresh votes of every finalist, its rivals and the controls on GATE problems, at a level that wear leaves.
 
     Critics and synthesisers are held to the verdicts of full councils instead. Without a finalist it is held for the
-    controls alone, in generations in which an A/A arm is due. `bred_placebos` trains the finalists' twins; it is called
+    controls alone, in generations in which an A/A arm is due: as configured, and in all in which the gate is
+    `suspected` because earlier A/A arms raised an alarm. `bred_placebos` trains the finalists' twins; it is called
     when it is certain that the gate is held and that they take part.
     """
     items, number, settings = problems.of(Split.GATE), generation.number, lab.config.gate
@@ -81,7 +84,7 @@ async def hold_gate(
     level = await _level(lab, number, items, len(dev.finalists))
     if level.alpha is None:
         return GateHeld(level=level, reason=f"no gate was held: {level.reason}")
-    with_controls = aa_is_due(number, settings.aa_every)
+    with_controls = suspected or aa_is_due(number, settings.aa_every)
     if not items or not (dev.finalists or with_controls):
         return GateHeld(level=level, reason=dev.reason or "there are no GATE problems")
     seats = seat(generation)

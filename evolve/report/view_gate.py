@@ -132,9 +132,9 @@ def shares_view(found: Contributions) -> SharesView:
     )
 
 
-def aa_view(records: Iterable[ConjunctionRecord], alpha: float) -> AAView | None:
+def aa_view(records: Iterable[ConjunctionRecord]) -> AAView | None:
     """All A/A arms of a run; None where none was held."""
-    found = aa_record(records, alpha)
+    found = aa_record(records)
     if found.num_arms == 0:
         return None
     return AAView(
