@@ -70,7 +70,10 @@ class GateConfig(Record):
         "many councils on DEV and held to these on GATE",
     )
     aa_every: int = Field(
-        default=4, ge=0, description="an A/A arm, the incumbents anew, rides along in generation 0 and every so many"
+        default=4,
+        ge=0,
+        description="an A/A arm, the incumbents anew, rides along in generation 0 and every so many, and in every one "
+        "while these arms raise an alarm",
     )
     remeasure: bool = Field(
         default=True, description="the winner is measured again on DEV items kept for it, so that its gain is no luck"

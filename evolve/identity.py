@@ -14,7 +14,15 @@ def identity_of(directory: Path, *, anew: bool = False) -> str:
 
     It is random, so it belongs into no step of the journal and no comparison of two runs.
     """
+    known = None if anew else known_identity(directory)
+    if known is not None:
+        return known
+    drawn = secrets.token_hex(16)
+    publish_bytes(directory / IDENTITY, drawn.encode())
+    return drawn
+
+
+def known_identity(directory: Path) -> str | None:
+    """The identity of the run in `directory`; None: none was drawn there yet, and none is drawn now."""
     path = directory / IDENTITY
-    if anew or not path.is_file():
-        publish_bytes(path, secrets.token_hex(16).encode())
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -11,7 +11,6 @@ from evolve.audit.contamination import Contamination
 from evolve.audit.exposure import check_contamination
 from evolve.audit.probe import Probe, probe_emergence
 from evolve.candidate import Candidate
-from evolve.config import RunConfig
 from evolve.evaluate import Judgements
 from evolve.gates.aa import AARecord, aa_record
 from evolve.gates.dev import head_start
@@ -95,8 +94,8 @@ async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -
             lab.observer.say(f"generation {number} is not begun: {stopped}")
             break
         today = await _todays(lab, number, problems, past)
-        this = await _round(lab, generation, today, past)
-        aa = aa_so_far([*rounds, this], lab.config)
+        this = await _round(lab, generation, today, past, suspected=aa_so_far(rounds).is_alarm)
+        aa = aa_so_far([*rounds, this])
         generation, ruling = await promote(lab, generation, this.brood, _everybody(this, past), this.selection, aa)
         levels = level_steps(past, today, this.harvest, lab.config)
         rounds.append(this.model_copy(update={"ruling": ruling, "levels": levels}))
@@ -119,22 +118,22 @@ async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -
     )
 
 
-async def _round(lab: Lab, generation: Generation, problems: SplitProblems, past: Past) -> Round:
+async def _round(lab: Lab, generation: Generation, problems: SplitProblems, past: Past, *, suspected: bool) -> Round:
     harvest = await gather(lab, generation, problems)
     probe = await probe_emergence(lab, generation, harvest, problems)
     ahead = head_start(lab, generation, problems) if lab.config.workers.overlap else None
     brood = await breed(lab, generation, harvest, problems, past, ahead=ahead)
-    selection = await select(lab, generation, brood, problems, past)
+    selection = await select(lab, generation, brood, problems, past, suspected=suspected)
     lab.forget_ahead()
     return Round(
         generation=generation, problems=problems, harvest=harvest, probe=probe, brood=brood, selection=selection
     )
 
 
-def aa_so_far(rounds: Iterable[Round], config: RunConfig) -> AARecord:
+def aa_so_far(rounds: Iterable[Round]) -> AARecord:
     """What the A/A arms of these rounds say of the gate."""
     held = (one.selection.conjunction for one in rounds)
-    return aa_record((record for record in held if record is not None), config.gate.alpha)
+    return aa_record(record for record in held if record is not None)
 
 
 async def _todays(lab: Lab, number: int, problems: SplitProblems, past: Past) -> SplitProblems:

@@ -3,12 +3,13 @@
     python scripts/gate_simulation.py --rounds 2000 --problems 150 --families 3 --finalists 3
     python scripts/gate_simulation.py --rounds 500 --problems 300 --parts 3456
 
-Part 1 draws finalists that are exactly as good as the incumbents and counts gates that promote anything. The finalists
-meet the same incumbent results, as in a run, so their tests are correlated. Part 2 draws one truly better finalist and
-compares how often it is found with the estimate that is printed before a run; "all guards" is the gate with its guards.
-Parts 3 to 6 hold the whole conjunction (incumbents, placebo, one more sample, guards): false promotions under every way
-of being no better, clustered problems included (3); its power against the estimate (4); the winner's curse (5); whole
-runs of several generations, beside a loop that seats whatever looks best (6).
+Parts 1 and 2 hold gates without rivals but the incumbents, at several discordances. Part 1 draws finalists that are
+exactly as good as the incumbents and counts gates that promote anything. The finalists meet the same incumbent results,
+as in a run, so their tests are correlated. Part 2 draws one truly better finalist and compares how often its gain is
+shown with the exact power of that single test; "all guards" is the gate with its guards. Parts 3 to 6 hold the whole
+conjunction (incumbents, placebo, one more sample, guards): false promotions under every way of being no better,
+clustered problems included (3); its power against the estimate (4); the winner's curse (5); whole runs of several
+generations, beside a loop that seats whatever looks best (6).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evolve.gates.conjunction import Contest, Rival, hold  # the path has to be set first
-from evolve.gates.gate import Arm, decide, detectable_effect, power_of
+from evolve.gates.conjunction import Contest, Rival, RivalKind, hold  # the path has to be set first
+from evolve.gates.gate import detectable_effect, power_of
 from evolve.gates.intervals import wilson
 from evolve.gates.paired import paired_test
 from evolve.gates.power import Assumed, conjunction_power
@@ -32,6 +33,8 @@ CLUSTER = 5
 """Near duplicates in a cluster of the clustered lines."""
 COPIES = 0.9
 """Chance that a problem repeats its cluster's outcome; the correlation within a cluster is its square."""
+RIVALS: tuple[RivalKind, ...] = ("placebo", "budget")
+"""Of a whole conjunction, besides the incumbents."""
 
 
 def main() -> None:
@@ -73,9 +76,9 @@ def _false_promotions(options: argparse.Namespace, rng: np.random.Generator) -> 
     exceeded = False
     for discordance in (0.05, 0.1, 0.2, 0.3, 0.4):
         promoted = 0
-        for _ in range(options.rounds):
-            arms = _arms(options, rng, discordance, [0.0] * options.finalists)
-            promoted += any(result.passed for result in decide(arms, options.alpha).results)
+        for number in range(options.rounds):
+            contests = _contests(options, rng, [0.0] * options.finalists, discordance=discordance)
+            promoted += bool(hold(contests, options.alpha, seed=number).promoted)
         interval = wilson(promoted, options.rounds)
         exceeded = exceeded or interval.low > options.alpha
         print(f"{discordance:>12.2f} {promoted / options.rounds:>10.4f}    [{interval.low:.4f}, {interval.high:.4f}]")
@@ -92,10 +95,11 @@ def _power(options: argparse.Namespace, rng: np.random.Generator) -> None:
         gains = {discordance / 4, discordance / 2, discordance if effect is None else effect}
         for gain in sorted(gains):
             shown = passed = 0
-            for _ in range(options.rounds):
-                arms = _arms(options, rng, discordance, [gain] + [0.0] * (options.finalists - 1))
-                first = decide(arms, options.alpha).results[0]
-                shown, passed = shown + first.significant, passed + first.passed
+            for number in range(options.rounds):
+                gains_drawn = [gain] + [0.0] * (options.finalists - 1)
+                contests = _contests(options, rng, gains_drawn, discordance=discordance)
+                first = hold(contests, options.alpha, seed=number).results[0]
+                shown, passed = shown + first.shown, passed + first.passed
             estimate = power_of(options.problems, discordance, gain, level)
             print(
                 f"{discordance:>12.2f} {gain:>10.3f} {estimate:>10.3f} "
@@ -217,14 +221,18 @@ def _contests(
     options: argparse.Namespace,
     rng: np.random.Generator,
     gains: list[float],
-    placebo: float,
-    budget: float,
+    placebo: float | None = None,
+    budget: float | None = None,
     *,
     clustered: bool = False,
     accuracy: float = 0.5,
+    discordance: float = 0.2,
 ) -> list[Contest]:
-    """Finalists with true `gains`, each with its own placebo and one more sample, on the same incumbent results."""
-    discordance, n = 0.2, options.problems
+    """Finalists with true `gains` on the same incumbent results, each with its own placebo and one more sample.
+
+    `placebo` and `budget` are the gains of these; None: they do not take part.
+    """
+    n = options.problems
     clusters = np.arange(n) // CLUSTER if clustered else np.arange(n)
     copies = rng.random(n) < COPIES if clustered else np.zeros(n, dtype=bool)
 
@@ -240,6 +248,7 @@ def _contests(
             name: now
             ^ (draw() < np.where(now, (discordance - g) / 2 / accuracy, (discordance + g) / 2 / (1 - accuracy)))
             for name, g in (("candidate", gain), ("placebo", placebo), ("budget", budget))
+            if g is not None
         }
         contests.append(
             Contest(
@@ -247,8 +256,7 @@ def _contests(
                 right=tuple(arms["candidate"].tolist()),
                 rivals=(
                     Rival(kind="incumbent", name="now", right=tuple(now.tolist())),
-                    Rival(kind="placebo", name="placebo", right=tuple(arms["placebo"].tolist())),
-                    Rival(kind="budget", name="budget", right=tuple(arms["budget"].tolist())),
+                    *(Rival(kind=kind, name=kind, right=tuple(arms[kind].tolist())) for kind in RIVALS if kind in arms),
                 ),
                 task_types=task_types,
                 clusters=tuple(map(str, clusters.tolist())) if clustered else (),
@@ -259,26 +267,6 @@ def _contests(
 
 def _flip(rng: np.random.Generator, right: np.ndarray, gain: float, discordance: float) -> np.ndarray:
     return right ^ (rng.random(right.size) < np.where(right, discordance - gain, discordance + gain))
-
-
-def _arms(options: argparse.Namespace, rng: np.random.Generator, discordance: float, gains: list[float]) -> list[Arm]:
-    """Arms whose results flip the incumbents' so that discordance and gain hold in expectation."""
-    accuracy = 0.5
-    incumbent = rng.random(options.problems) < accuracy
-    task_types = tuple(f"family {index % options.families}" for index in range(options.problems))
-    arms = []
-    for index, gain in enumerate(gains):
-        lose, win = (discordance - gain) / 2 / accuracy, (discordance + gain) / 2 / (1 - accuracy)
-        flipped = rng.random(options.problems) < np.where(incumbent, lose, win)
-        arms.append(
-            Arm(
-                name=f"finalist {index}",
-                incumbent=tuple(incumbent.tolist()),
-                candidate=tuple((incumbent ^ flipped).tolist()),
-                task_types=task_types,
-            )
-        )
-    return arms
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from evolve.config import MeshConfig, RunConfig, load_mesh
 from evolve.journal import Journal
 from evolve.judging.judge import Judge
 from evolve.lab import Lab
+from evolve.planning.gates_ahead import level_sentence
 from evolve.planning.plan import plan_assessment
 from evolve.planning.rates import ASSESSMENT, ASSUMED
 from evolve.preflight import check
@@ -85,6 +86,8 @@ def print_assessment(found: Assessment, directory: Path) -> None:
     for note in advice.notes:
         _say(note)
     _say(_gate_sentence(findings))
+    if worn := level_sentence(findings.gate_level, findings.later_gates):
+        _say(worn)
     if findings.near_duplicates:
         _say(findings.near_duplicates)
     if findings.night is not None:
@@ -147,6 +150,8 @@ def _interval(value: Accuracy) -> str:
 
 
 def _gate_sentence(findings: Findings) -> str:
+    if findings.gate_level is not None and findings.gate_level.alpha is None:
+        return "The gate may not be held, so nothing can be seated."
     if findings.detectable is None:
         return f"A whole gate of {findings.num_gate} items can show no gain of any size."
     return (

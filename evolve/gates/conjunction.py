@@ -125,7 +125,7 @@ class ConjunctionRecord(Record):
         return tuple(sorted((r for r in self.results if r.passed), key=lambda r: -r.gain))
 
     def gate_record(self) -> GateRecord:
-        """The same decision in the form of `evolve.gates.gate`: counts against the incumbents, p of the conjunction."""
+        """The same decision in short: counts against the incumbents, p of the conjunction."""
         results = tuple(_gate_result(result) for result in self.results)
         return GateRecord(alpha=self.alpha, num_candidates=self.num_candidates, results=results)
 

@@ -1,17 +1,19 @@
-"""Who may be seated: exact paired tests on problems nobody has learned from, corrected for every try. Pure."""
+"""The statistics of the gate: an exact paired test, its power, the correction for every try. Pure.
+
+`evolve.gates.conjunction.hold` decides with them; a `GateRecord` is its decision in short.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy.special import bdtr, bdtrc, bdtrik, gammaln, xlogy
 
-from evolve.gates.intervals import Interval, paired_difference
+from evolve.gates.intervals import Interval
 from memory.types import Record
 
 ArmKind = Literal["candidate", "aa", "placebo", "budget"]
@@ -19,26 +21,6 @@ ArmKind = Literal["candidate", "aa", "placebo", "budget"]
 HARM_ALPHA = 0.05
 """Level of each guard: one task type shown to be worse is enough to refuse. Not corrected, which is the safe side."""
 POWER = 0.8
-
-
-class Arm(Record):
-    """One arrangement beside the incumbents, on the same problems in the same order, at equal budget."""
-
-    name: str
-    kind: ArmKind = Field(default="candidate", description="controls are tested like candidates and never promoted")
-    incumbent: tuple[bool, ...] = Field(description="was the incumbents' vote right, problem by problem")
-    candidate: tuple[bool, ...] = Field(description="was this arrangement's vote right")
-    task_types: tuple[str, ...] = Field(description="task type of each problem")
-
-    @model_validator(mode="after")
-    def _same_problems(self) -> Arm:
-        lengths = (len(self.incumbent), len(self.candidate), len(self.task_types))
-        if len(set(lengths)) != 1 or lengths[0] == 0:
-            raise ValueError(
-                f"arm '{self.name}': expected results of the same problems, at least one, got {lengths[0]} of the "
-                f"incumbents, {lengths[1]} of the candidate and {lengths[2]} task types"
-            )
-        return self
 
 
 class Guard(Record):
@@ -92,27 +74,6 @@ class GateRecord(Record):
     def promoted(self) -> tuple[GateResult, ...]:
         """Those that passed, largest gain first."""
         return tuple(sorted((r for r in self.results if r.passed), key=lambda r: -r.gain))
-
-
-def decide(arms: Sequence[Arm], alpha: float) -> GateRecord:
-    """Test every arm; candidates share `alpha` by Holm's procedure, controls are tested alone and never pass.
-
-    Raises:
-        ValueError: alpha outside (0, 1), or two arms of one name.
-    """
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"expected alpha between 0 and 1, got {alpha}")
-    if len({arm.name for arm in arms}) != len(arms):
-        raise ValueError(f"expected arms of different names, got {[arm.name for arm in arms]}")
-    counts = [_wins_losses(arm.incumbent, arm.candidate) for arm in arms]
-    p_values = [mcnemar_p(wins, losses) for wins, losses in counts]
-    candidates = [index for index, arm in enumerate(arms) if arm.kind == "candidate"]
-    corrected = dict(zip(candidates, holm([p_values[index] for index in candidates], alpha), strict=True))
-    results = [
-        _result(arm, *corrected.get(index, (p_values[index], alpha, p_values[index] <= alpha)))
-        for index, arm in enumerate(arms)
-    ]
-    return GateRecord(alpha=alpha, num_candidates=len(candidates), results=tuple(results))
 
 
 def mcnemar_p(wins: int, losses: int, *, two_sided: bool = False) -> float:
@@ -202,63 +163,3 @@ def _chances(successes: np.ndarray, n: int, share: float) -> np.ndarray:
     """Chance of each number of successes in n tries (`scipy.stats.binom.pmf`, whose import takes seconds)."""
     ways = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
     return np.asarray(np.exp(ways + xlogy(successes, share) + xlogy(n - successes, 1.0 - share)))
-
-
-def _wins_losses(incumbent: Sequence[bool], candidate: Sequence[bool]) -> tuple[int, int]:
-    pairs = list(zip(incumbent, candidate, strict=True))
-    return sum(new and not old for old, new in pairs), sum(old and not new for old, new in pairs)
-
-
-def _guards(arm: Arm) -> tuple[Guard, ...]:
-    guards = []
-    for task_type in dict.fromkeys(arm.task_types):
-        mine = [index for index, name in enumerate(arm.task_types) if name == task_type]
-        wins, losses = _wins_losses([arm.incumbent[i] for i in mine], [arm.candidate[i] for i in mine])
-        guards.append(Guard(task_type=task_type, n=len(mine), wins=wins, losses=losses, p_harm=mcnemar_p(losses, wins)))
-    return tuple(guards)
-
-
-def _result(arm: Arm, p_adjusted: float, threshold: float, significant: bool) -> GateResult:
-    wins, losses = _wins_losses(arm.incumbent, arm.candidate)
-    n, both = len(arm.incumbent), sum(a and b for a, b in zip(arm.incumbent, arm.candidate, strict=True))
-    guards = _guards(arm)
-    harmed = [guard for guard in guards if guard.harmed]
-    return GateResult(
-        name=arm.name,
-        kind=arm.kind,
-        n=n,
-        wins=wins,
-        losses=losses,
-        p=mcnemar_p(wins, losses),
-        p_two_sided=mcnemar_p(wins, losses, two_sided=True),
-        p_adjusted=p_adjusted,
-        threshold=threshold,
-        difference=paired_difference(both, wins, losses, n - both - wins - losses),
-        guards=guards,
-        detectable_effect=detectable_effect(n, (wins + losses) / n, threshold),
-        significant=significant,
-        passed=significant and not harmed and arm.kind == "candidate",
-        reason=_reason(arm, wins, losses, threshold, significant, harmed),
-    )
-
-
-def _reason(arm: Arm, wins: int, losses: int, threshold: float, significant: bool, harmed: Sequence[Guard]) -> str:
-    n, p = len(arm.incumbent), mcnemar_p(wins, losses)
-    facts = (
-        f"{wins} problems won and {losses} lost of {n} ({(wins - losses) / n:+.1%}), "
-        f"p = {_short(p)} against {_short(threshold)}"
-    )
-    shown = "the gain is shown" if significant else "no gain is shown"
-    if arm.kind != "candidate":
-        verdict = "a control is never promoted"
-        return f"control ({arm.kind}): {facts}: {shown}; {verdict}"
-    if not significant:
-        return f"refused: {facts}: {shown}"
-    if harmed:
-        worst = ", ".join(f"{g.task_type} ({g.wins} won, {g.losses} lost, p = {_short(g.p_harm)})" for g in harmed)
-        return f"refused: {facts}: {shown}, but it is shown to harm {worst}"
-    return f"passed: {facts}: {shown}, and no task type is shown to be harmed"
-
-
-def _short(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if math.isfinite(p) and p > 0 else "0"

@@ -15,10 +15,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from evolve.problems.config import FileProblems, ProblemsConfig
 from memory.ledger import Ledger, exclusive_lock
 from memory.types import Record, content_hash
 
 KIND = "gate"
+WEAR = "gate-wear.jsonl"
 
 
 class WearConfig(Record):
@@ -109,6 +111,21 @@ def level_after(wear: GateWear, alpha: float, config: WearConfig, *, will_reuse:
     return Level(alpha=spent, wear=wear, reason=f"{held}: the level is {spent:.2g} instead of {alpha:g}")
 
 
+def levels_of_gates(
+    wear: GateWear, alpha: float, config: WearConfig, *, will_reuse: bool, num_gates: int
+) -> tuple[Level, ...]:
+    """The levels of the next gates of a run, if a finalist goes to each of them.
+
+    `wear` is what others have left before the first one; with `will_reuse` every gate that is held wears the next.
+    """
+    levels: list[Level] = []
+    for _ in range(num_gates):
+        levels.append(level_after(wear, alpha, config, will_reuse=will_reuse))
+        if will_reuse and levels[-1].alpha is not None:
+            wear = wear.model_copy(update={"num_used": wear.num_items, "num_holdings": wear.num_holdings + 1})
+    return tuple(levels)
+
+
 def spending(number: int) -> float:
     """Share of the level that the holding with this number, from 1, may spend; over all numbers they add up to 1.
 
@@ -117,6 +134,21 @@ def spending(number: int) -> float:
     if number < 1:
         raise ValueError(f"expected a number of at least 1, got {number}")
     return 6.0 / (math.pi * number) ** 2
+
+
+def run_of(name: str, identity: str) -> str:
+    """What a holding says of its run.
+
+    A name, or a directory, would let a second run there pass for the first one continued, and wear nothing.
+    """
+    return f"{name}:{identity}"
+
+
+def wear_path(problems: ProblemsConfig, directory: Path) -> Path:
+    """Beside a user's file, whose items every run on it wears; procedural items are a run's own, in `directory`."""
+    if isinstance(problems, FileProblems):
+        return problems.path.with_name(f"{problems.path.name}.{WEAR}")
+    return directory / WEAR
 
 
 class WearLedger:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 
 from pydantic import Field
 
@@ -15,7 +14,7 @@ from evolve.gates.conjunction import ConjunctionRecord, Contest, Rival, RivalKin
 from evolve.gates.council_trials import Councils
 from evolve.gates.dev import DevRecord
 from evolve.gates.gate import ArmKind
-from evolve.gates.gate_wear import GateWear, Level, WearLedger, holding, level_after, wear_of
+from evolve.gates.gate_wear import GateWear, Level, WearLedger, holding, level_after, run_of, wear_of, wear_path
 from evolve.gates.paired import PairedTest, paired_test
 from evolve.gates.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
 from evolve.gates.roles import council_rivals, helping
@@ -32,8 +31,6 @@ from evolve.problems.splits import Split
 from memory.types import Record
 from mesh.seeds import derive_seed
 from mesh.types import Member
-
-WEAR = "gate-wear.jsonl"
 
 
 class CouncilTest(Record):
@@ -70,11 +67,14 @@ async def hold_gate(
     dev: DevRecord,
     problems: SplitProblems,
     bred_placebos: Callable[[], Awaitable[Placebos]],
+    *,
+    suspected: bool = False,
 ) -> GateHeld:
     """Fresh votes of every finalist, its rivals and the controls on GATE problems, at a level that wear leaves.
 
     Critics and synthesisers are held to the verdicts of full councils instead. Without a finalist it is held for the
-    controls alone, in generations in which an A/A arm is due. `bred_placebos` trains the finalists' twins; it is called
+    controls alone, in generations in which an A/A arm is due: as configured, and in all in which the gate is
+    `suspected` because earlier A/A arms raised an alarm. `bred_placebos` trains the finalists' twins; it is called
     when it is certain that the gate is held and that they take part.
     """
     items, number, settings = problems.of(Split.GATE), generation.number, lab.config.gate
@@ -85,7 +85,7 @@ async def hold_gate(
     level = await _level(lab, number, items, len(dev.finalists))
     if level.alpha is None:
         return GateHeld(level=level, reason=f"no gate was held: {level.reason}")
-    with_controls = aa_is_due(number, settings.aa_every)
+    with_controls = suspected or aa_is_due(number, settings.aa_every)
     if not items or not (dev.finalists or with_controls):
         return GateHeld(level=level, reason=dev.reason or "there are no GATE problems")
     seats = seat(generation)
@@ -278,9 +278,8 @@ async def _in_councils(entry: _Entry, councils: Councils, problems: SplitProblem
 async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_finalists: int) -> Level:
     """At what level the gate may be held on these items; the holding is written down before anything is judged."""
     config, keys = lab.config, [item.key for item in items]
-    ledger, reused = WearLedger(_wear_path(lab)), isinstance(config.problems, FileProblems)
-    # A name, or a directory, would let a second run there pass for the first one continued, and wear nothing.
-    run = f"{config.name}:{identity_of(lab.directory)}"
+    ledger, reused = WearLedger(wear_path(config.problems, lab.directory)), isinstance(config.problems, FileProblems)
+    run = run_of(config.name, identity_of(lab.directory))
 
     async def work() -> Level:
         wear = wear_of(keys, ledger.holdings, run=run, generation=number)
@@ -290,14 +289,6 @@ async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_fina
         return level
 
     return await lab.journal.record(f"gate-level-generation-{number}", [keys, num_finalists], Level, work)
-
-
-def _wear_path(lab: Lab) -> Path:
-    """Beside a user's file, whose items every run on it wears; procedural items are a run's own."""
-    problems = lab.config.problems
-    if isinstance(problems, FileProblems):
-        return problems.path.with_name(f"{problems.path.name}.{WEAR}")
-    return lab.directory / WEAR
 
 
 def chosen_of(dev: DevRecord, held: GateHeld) -> Arrangement | None:

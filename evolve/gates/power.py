@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -17,7 +18,12 @@ ROUNDS = 4000
 """Simulated gates; the error of a power of 80% is then 0.6 points."""
 MAX_PROBLEMS = 100_000
 """More are not told to be needed: nobody has them."""
-_BATCH = 250
+ALIKE = 1.0
+"""Correlation of results within a cluster of near duplicates until a gate has shown it: all count as one draw."""
+LEAST_EFFECT = 1.01
+"""Design effects below this are none: problems that stand alone are tested exactly."""
+_BATCH, _BATCH_PROBLEMS = 250, 2_000_000
+"""Gates, and problems over all of them, that are simulated at once; larger ones would take gigabytes."""
 
 
 class Assumed(Record):
@@ -36,7 +42,9 @@ class Assumed(Record):
     alpha: float = Field(default=0.05, gt=0.0, lt=1.0)
     num_finalists: int = Field(default=1, ge=1, description="Holm's strictest step is assumed: alpha / num_finalists")
     cluster_size: int = Field(default=1, ge=1, description="problems in a cluster of near duplicates")
-    cluster_correlation: float = Field(default=0.0, ge=0.0, le=1.0, description="of results within a cluster")
+    cluster_correlation: float = Field(
+        default=ALIKE, ge=0.0, le=1.0, description="of results within a cluster; without clusters it says nothing"
+    )
 
     @model_validator(mode="after")
     def _flips_are_chances(self) -> Assumed:
@@ -60,6 +68,18 @@ class Assumed(Record):
     def level(self) -> float:
         """Level of each single test."""
         return self.alpha / self.num_finalists
+
+    @property
+    def design_effect(self) -> float:
+        """How many times as many problems these have to be as independent ones would, for errors as small."""
+        return 1.0 + (self.cluster_size - 1) * self.cluster_correlation
+
+    @property
+    def alike(self) -> str:
+        """What near duplicates take away, to be said after the number of problems; empty: there are none."""
+        if self.design_effect < LEAST_EFFECT:
+            return ""
+        return f" (worth {self.num_problems / self.design_effect:.0f} that stand alone, for near duplicates)"
 
     @property
     def _arms(self) -> list[tuple[float, float]]:
@@ -97,8 +117,8 @@ class ConjunctionPower(Record):
         a = self.assumed
         return (
             f"a candidate truly {a.gain * 100:+.1f} points above the incumbents passes the gate with a chance of "
-            f"{self.power:.0%} ({a.num_problems} problems of {a.num_task_types} task types, {a.num_finalists} "
-            f"finalists, alpha {a.alpha:g}); it is shown to beat {parts}; no guard refuses it {self.unharmed:.0%}"
+            f"{self.power:.0%} ({a.num_problems} problems{a.alike} of {a.num_task_types} task types, {a.num_finalists} "
+            f"finalists, alpha {a.alpha:.2g}); it is shown to beat {parts}; no guard refuses it {self.unharmed:.0%}"
         )
 
 
@@ -121,6 +141,18 @@ def conjunction_power(assumed: Assumed, *, rounds: int = ROUNDS, seed: int = 0) 
         all_beaten=float(every.mean()),
         unharmed=float(unharmed.mean()),
     )
+
+
+def equal_clusters(design_effect: float) -> tuple[int, float]:
+    """(`cluster_size`, `cluster_correlation`) of the smallest equal clusters of this design effect; (1, ...): none.
+
+    Real clusters are unequal. What they do to an error is in the design effect, which `PairedTest` measures; where
+    whole clusters count as one draw it is the size of a problem's cluster, mean over problems.
+    """
+    if design_effect < LEAST_EFFECT:
+        return 1, ALIKE
+    size = math.ceil(design_effect)
+    return size, (design_effect - 1.0) / (size - 1)
 
 
 def with_gain(assumed: Assumed, gain: float) -> Assumed:
@@ -160,11 +192,12 @@ def problems_needed(
 ) -> int | None:
     """Smallest number of problems (to 4%) at which a candidate of this gain passes with the chance `power`.
 
-    None: no number up to 100,000 is enough, or there is no such gain.
+    In clusters it is as many times more as their design effect, which is a little too many. None: no number up to
+    100,000 that stand alone is enough, or there is no such gain.
     """
     if not 0.0 < gain <= 1.0 - assumed.accuracy:
         return None
-    wanted = with_gain(assumed, gain)
+    wanted = with_gain(assumed, gain).model_copy(update={"cluster_size": 1})
 
     def is_enough(count: int) -> bool:
         held = wanted.model_copy(update={"num_problems": count})
@@ -178,7 +211,7 @@ def problems_needed(
     while high - low > max(1, high // 25):
         middle = (low + high) // 2
         low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high
+    return round(high * assumed.design_effect)
 
 
 def guarded_power(sizes: Sequence[int], discordance: float, gain: float, level: float) -> float:
@@ -263,8 +296,9 @@ def _clustered(assumed: Assumed, rounds: int, rng: np.random.Generator) -> tuple
     edges = np.cumsum(chances)[:-1]
     sizes = [-(-size // assumed.cluster_size) for size in _sizes(assumed)]
     beaten, unharmed = [], []
-    for start in range(0, rounds, _BATCH):
-        count = min(_BATCH, rounds - start)
+    batch = max(1, min(_BATCH, _BATCH_PROBLEMS // assumed.num_problems))
+    for start in range(0, rounds, batch):
+        count = min(batch, rounds - start)
         sums, fine = [], np.ones(count, dtype=bool)
         for num_clusters, size in zip(sizes, _sizes(assumed), strict=True):
             shape = (count, num_clusters, assumed.cluster_size)

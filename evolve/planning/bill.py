@@ -8,19 +8,18 @@ from pydantic import Field
 
 from evolve.config import RunConfig
 from evolve.gates.conjunction import RivalKind
+from evolve.gates.gate_wear import Level
 from evolve.gates.power import Assumed, ConjunctionPower, conjunction_power, detectable_conjunction, with_gain
 from evolve.planning.disk import sizes_of
+from evolve.planning.gates_ahead import GateAhead, assumed_gate, later_gates, level_sentence, planned_levels
 from evolve.planning.plan import Plan, Problems
 from evolve.planning.rates import Basis
-from evolve.problems.splits import Split
 from evolve.training.flops import FORWARD, FROZEN
 from memory.types import Record
 from serving.config import prices
 
 ASSUMED_ACCURACY = 0.5
 """Of the incumbents, where nothing was measured; the worst case for what a gate can show."""
-SURE = 0.02
-"""No accuracy is taken to be nearer to none or all than this: a gate of rivals that never differ shows anything."""
 EXAMPLE_GAIN = 0.05
 _RIVALS: dict[RivalKind, str] = {
     "incumbent": "the incumbents",
@@ -39,12 +38,16 @@ class Bill(Record):
     engine_hours: float = Field(description="hours of the run times its engines, replicas counted")
     money: float | None = Field(description="None: an engine has no price_per_hour")
     detectable: ConjunctionPower | None = Field(
-        description="power at the smallest gain that passes the whole conjunction (every rival in gate.required, every "
-        "guard) with 80%; None: none does"
+        description="power at the smallest gain that passes generation 0's whole gate (every rival in gate.required, "
+        "every guard) with 80%; None: none does, or it may not be held"
     )
     expected: ConjunctionPower | None = Field(
         default=None, description="power of the whole conjunction at a gain of 5 points; None: impossible here"
     )
+    level: Level | None = Field(
+        default=None, description="of generation 0's gate, where wear leaves it less than gate.alpha; None: it has that"
+    )
+    later: tuple[GateAhead, ...] = Field(default=(), description="some of the gates that work at another level")
     is_accuracy_measured: bool = Field(default=False, description="False: incumbents are taken to be right on half")
 
 
@@ -54,7 +57,8 @@ def bill_of(config: RunConfig, problems: Problems, plan: Plan, basis: Basis, *, 
     weights = _mean_weights(config, [spec.name for spec in specs])
     hours = plan.seconds / 3600.0
     accuracy = ASSUMED_ACCURACY if basis.accuracy is None else basis.accuracy
-    gate = assumed_gate(config, problems, accuracy, basis.discordance)
+    levels = planned_levels(config, problems)
+    gate = assumed_gate(config, problems, levels[0], accuracy, basis.discordance)
     return Bill(
         inference_flops=None if weights is None else FORWARD * (plan.output_tokens + plan.prompt_tokens) * weights,
         training_flops=training_flops(config, plan.trained_tokens),
@@ -62,34 +66,9 @@ def bill_of(config: RunConfig, problems: Problems, plan: Plan, basis: Basis, *, 
         money=hours * money_per_hour(config) if len(prices(config.serving)) == len(specs) else None,
         detectable=None if gate is None else detectable_conjunction(gate, rounds=rounds, seed=config.seed),
         expected=None if gate is None else _example(gate, rounds, config.seed),
+        level=None if levels[0].alpha == config.gate.alpha else levels[0],
+        later=later_gates(gate, levels, rounds=rounds, seed=config.seed),
         is_accuracy_measured=basis.accuracy is not None,
-    )
-
-
-def assumed_gate(
-    config: RunConfig, problems: Problems, accuracy: float, discordance: float | None = None
-) -> Assumed | None:
-    """The gate of a run before it is held, of a candidate without any gain; None: there is no GATE item.
-
-    Args:
-        accuracy: of the incumbents' vote on these tasks.
-        discordance: share of items on which two arrangements differ; None: what the configuration expects.
-    """
-    items = problems.of(Split.GATE)
-    if not items:
-        return None
-    accuracy = min(1.0 - SURE, max(SURE, accuracy))
-    share = config.gate.expected_discordance if discordance is None else discordance
-    return Assumed(
-        num_problems=len(items),
-        num_task_types=len({problem.task.type for problem in items}),
-        accuracy=accuracy,
-        gain=0.0,
-        discordance=min(share, 2 * accuracy, 2 * (1 - accuracy)),
-        placebo_gain=0.0 if "placebo" in config.gate.required else None,
-        budget_gain=0.0 if "budget" in config.gate.required else None,
-        alpha=config.gate.alpha,
-        num_finalists=config.gate.max_finalists,
     )
 
 
@@ -108,6 +87,8 @@ def money_per_hour(config: RunConfig) -> float:
 def bill_lines(bill: Bill) -> list[str]:
     """What a person is told after the plan; what the whole gate can show comes first."""
     lines = [power_sentence(bill)]
+    if worn := level_sentence(bill.level, bill.later):
+        lines.append(worn)
     if bill.expected is not None:
         lines.append(f"For example, {bill.expected.sentence}.")
     if bill.inference_flops and bill.training_flops is not None:
@@ -119,6 +100,8 @@ def bill_lines(bill: Bill) -> list[str]:
 
 def power_sentence(bill: Bill) -> str:
     """What the whole gate will be able to show: less than any single test of it."""
+    if bill.level is not None and bill.level.alpha is None:
+        return "The gate may not be held, so nothing can be seated."
     if bill.detectable is None:
         return (
             "The whole gate (every rival beaten, no guard raised) finds no gain with 80% power: raise the number of "
@@ -127,8 +110,8 @@ def power_sentence(bill: Bill) -> str:
     found = bill.detectable.assumed
     known = "measured" if bill.is_accuracy_measured else "assumed"
     return (
-        f"With {found.num_problems} GATE problems, of which {found.discordance:.0%} may differ, the whole gate "
-        f"({_rivals(found)} beaten, no guard raised) finds a gain of {100 * found.gain:.1f} points with "
+        f"With {found.num_problems} GATE problems{found.alike}, of which {found.discordance:.0%} may differ, "
+        f"the whole gate ({_rivals(found)} beaten, no guard raised) finds a gain of {100 * found.gain:.1f} points with "
         f"{bill.detectable.power:.0%} power; the incumbents' accuracy of {found.accuracy:.0%} is {known}."
     )
 

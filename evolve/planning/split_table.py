@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from evolve.gates.gate import detectable_effect
+from evolve.gates.gate_wear import spending
 from evolve.problems.curriculum import apportion
 from evolve.problems.splits import Split, SplitShares
 from memory.types import Record
@@ -22,25 +23,26 @@ class SplitLine(Record):
     gate: int
     audit: int
     smallest_gain: float | None = Field(
-        description="gain in accuracy that one gate finds with 80% power; None: no gain at this discordance"
+        description="gain in accuracy that a file's first gate finds with 80% power; None: no gain at this discordance"
     )
 
 
 def split_line(num_items: int, shares: SplitShares, *, alpha: float = 0.05, discordance: float = 0.2) -> SplitLine:
     """What `num_items` distinct tasks come to; near duplicates and the hash move a few items between splits.
 
-    `discordance` is the share of problems on which two arrangements are expected to differ, see `GateConfig`.
+    The first gate on a file spends its share of `alpha` and no more. `discordance` is the share of problems on which
+    two arrangements are expected to differ, see `GateConfig`.
     """
     parts = apportion(num_items, [shares.of(split) for split in Split])
     train, dev, gate, audit = parts
-    gain = detectable_effect(gate, discordance, alpha) if gate else None
+    gain = detectable_effect(gate, discordance, alpha * spending(1)) if gate else None
     return SplitLine(num_items=num_items, train=train, dev=dev, gate=gate, audit=audit, smallest_gain=gain)
 
 
 def split_table(lines: list[SplitLine]) -> str:
     """The lines as a Markdown table."""
     head = [
-        "| tasks | TRAIN | DEV | GATE | AUDIT | smallest gain one comparison shows |",
+        "| tasks | TRAIN | DEV | GATE | AUDIT | smallest gain one comparison of the first gate shows |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     return "\n".join(

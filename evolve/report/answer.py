@@ -143,7 +143,10 @@ def _decision_alarms(decision: DecisionView) -> Iterator[str]:
     where = f"Generation {decision.generation}"
     for contest in decision.contests:
         if contest.kind == "aa" and contest.would_pass:
-            yield f"{where}: the A/A arm {contest.name} would have been promoted; one alone may be chance."
+            yield (
+                f"{where}: the A/A arm {contest.name} would have been promoted, as a sound gate does in "
+                f"{contest.threshold:.1%} of cases at most."
+            )
         if contest.inconsistent:
             yield f"{where}: two calculations of p contradict each other for {contest.name}; this is a defect."
     if decision.num_bred and decision.num_quarantined == decision.num_bred:

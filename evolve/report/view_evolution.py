@@ -66,7 +66,7 @@ def evolution_view(config: RunConfig, run: Run, times: Sequence[StageTime]) -> E
         limits=audit.novelty.limits,
         stopped=run.stopped,
         decisions=tuple(decision_view(one) for one in run.rounds),
-        aa=aa_view(held, config.gate.alpha),
+        aa=aa_view(held),
         heat=heat_cells(run.rounds[-1].selection.archive.archive) if run.rounds else (),
         life=tuple(_lives(run)),
         internalisation=tuple(internalised_view(one) for one in audit.internalised),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from evolve.gates.aa import aa_record
 from evolve.gates.conjunction import ConjunctionRecord, ContestResult
 from evolve.gates.paired import PairedTest
-from evolve.gates.power import Assumed, detectable_conjunction
+from evolve.gates.power import Assumed, detectable_conjunction, equal_clusters
 from evolve.gates.remeasure import Remeasured
 from evolve.gates.shapley import Contributions
 from evolve.loop import Round
@@ -132,9 +132,9 @@ def shares_view(found: Contributions) -> SharesView:
     )
 
 
-def aa_view(records: Iterable[ConjunctionRecord], alpha: float) -> AAView | None:
+def aa_view(records: Iterable[ConjunctionRecord]) -> AAView | None:
     """All A/A arms of a run; None where none was held."""
-    found = aa_record(records, alpha)
+    found = aa_record(records)
     if found.num_arms == 0:
         return None
     return AAView(
@@ -166,6 +166,8 @@ def _power_of(finalists: Sequence[ContestResult], alpha: float, num_finalists: i
     discordance = min(room, max(result.versus[0].test.discordance for result in finalists))
     if discordance <= 0.0:
         return "the finalists never differed from the incumbents, so there was nothing to be found"
+    # How alike near duplicates are was measured here: errors as large as these clusters made them, for any finalist.
+    size, correlation = equal_clusters(max(result.versus[0].test.design_effect for result in finalists))
     kinds = {versus.kind for result in finalists for versus in result.versus}
     assumed = Assumed(
         num_problems=first.n,
@@ -177,12 +179,13 @@ def _power_of(finalists: Sequence[ContestResult], alpha: float, num_finalists: i
         budget_gain=0.0 if "budget" in kinds else None,
         alpha=alpha,
         num_finalists=num_finalists,
-        cluster_size=max(1, round(first.n / max(1, first.num_clusters))),
+        cluster_size=size,
+        cluster_correlation=correlation,
     )
     found = detectable_conjunction(assumed, rounds=POWER_ROUNDS)
     if found is None:
         return (
-            f"with {first.n} problems of which {discordance:.0%} differ, no gain passes the whole conjunction in four "
-            "cases of five"
+            f"with {first.n} problems{assumed.alike} of which {discordance:.0%} differ, no gain passes the whole "
+            "conjunction in four cases of five"
         )
     return found.sentence

@@ -53,11 +53,13 @@ async def select(
     brood: Brood,
     problems: SplitProblems,
     past: Past,
+    *,
+    suspected: bool = False,
 ) -> Selection:
     """Screen, halve, gate; then measure the winner again. The archive takes in whatever was measured in full.
 
     Specialists of the archive without a seat are tried again beside the candidates, as many as `evaluation.max_elites`
-    allows.
+    allows. `suspected`: A/A arms of earlier gates raised an alarm, so one rides along.
     """
     elites = _unseated(generation, past)[: lab.config.evaluation.max_elites]
     contenders = [*brood.candidates, *elites]
@@ -68,7 +70,7 @@ async def select(
         taught = past.taught | brood.taught
         return await breed_placebos(lab, generation.number, dev.finalists, contenders, taught, past.placebos)
 
-    held = await hold_gate(lab, generation, dev, problems, bred_placebos)
+    held = await hold_gate(lab, generation, dev, problems, bred_placebos, suspected=suspected)
     chosen = chosen_of(dev, held)
     again = await measure_again(lab, generation, chosen, dev, problems) if chosen else None
     # What is kept of a file for measuring winners again stays the same, so no parent may be chosen by it either.

@@ -10,8 +10,10 @@ from typing import NamedTuple
 from pydantic import Field
 
 from evolve.evaluate import Pool, member_scores
+from evolve.gates.gate_wear import Level
 from evolve.judging.judge import Judge, Probe
 from evolve.judging.verifiers import read_number
+from evolve.planning.gates_ahead import GateAhead
 from evolve.planning.rates import Rates
 from evolve.problems.splits import normalised_text
 from evolve.problems.types import Problem
@@ -82,9 +84,14 @@ class Findings(Record):
     same_wrong: float | None = Field(default=None, description="both wrong: how often the same answer; None: never so")
     discordance: float = Field(description="share of items that may differ at the gate")
     num_gate: int = Field(description="GATE items these tasks and shares give")
+    gate_level: Level | None = Field(
+        default=None, description="of a run's first gate, where wear leaves it less than gate.alpha; None: it has that"
+    )
+    later_gates: tuple[GateAhead, ...] = Field(default=(), description="some of the gates that work at another level")
     near_duplicates: str = Field(default="", description="how many tasks say nearly the same, as a sentence")
     detectable: float | None = Field(
-        description="smallest gain that passes the whole gate (every rival, every guard) with 80% power; None: none"
+        description="smallest gain that passes a run's first whole gate (every rival, every guard) with 80% power; "
+        "None: none does, or it may not be held"
     )
     num_gate_needed: int | None = Field(
         default=None, description="GATE items that would show all the room there is; None: no number does, or enough do"
@@ -311,6 +318,8 @@ def _guessing_is_as_good(findings: Findings) -> str | None:
 def _gate_sees_nothing(findings: Findings) -> str | None:
     if findings.num_gate == 0 or findings.num_items == 0:
         return None
+    if findings.gate_level is not None and findings.gate_level.alpha is None:
+        return f"no gate may be held on these items any more: {findings.gate_level.reason}"
     room = findings.reach.mean - findings.mesh.mean
     if findings.detectable is not None and findings.detectable <= room:
         return None

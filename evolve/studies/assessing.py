@@ -15,7 +15,8 @@ from evolve.evaluate import Pool, member_scores, verdict_scores
 from evolve.gates.power import Assumed, detectable_conjunction, problems_needed
 from evolve.judging.judge import Judge, Probe, best_constant, verifier_audit
 from evolve.lab import Lab
-from evolve.planning.bill import assumed_gate, money_per_hour
+from evolve.planning.bill import money_per_hour
+from evolve.planning.gates_ahead import assumed_gate, later_gates, planned_levels
 from evolve.planning.plan import plan_assessment, plan_run
 from evolve.planning.rates import Rates, assumed_for, engines_id, rates_from, tasks_id
 from evolve.problems.config import ExactVerifier, FileProblems, NumericVerifier
@@ -179,7 +180,8 @@ def _findings(
         scores=tuple(any_right(pool, seats, items, judged, options.votes_each)),
         num_samples=num_votes,
     )
-    gate = assumed_gate(config, problems, mesh.mean, discordance)
+    levels = planned_levels(config, problems)
+    gate = assumed_gate(config, problems, levels[0], mesh.mean, discordance)
     detectable, needed = _shown(gate, reach.mean - mesh.mean, config.seed)
     first, last = _council_arms(items, seen.councils, judged)
     return Findings(
@@ -200,7 +202,9 @@ def _findings(
         n_eff=n_eff,
         same_wrong=same_wrong,
         discordance=discordance,
-        num_gate=0 if gate is None else gate.num_problems,
+        num_gate=len(problems.of(Split.GATE)),
+        gate_level=None if levels[0].alpha == config.gate.alpha else levels[0],
+        later_gates=later_gates(gate, levels, rounds=POWER_ROUNDS, seed=config.seed),
         near_duplicates=_near_duplicates(config, problems),
         detectable=detectable,
         num_gate_needed=needed,

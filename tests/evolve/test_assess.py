@@ -12,6 +12,7 @@ from evolve.cli import app
 from evolve.config import RunConfig
 from evolve.evaluate import Pool
 from evolve.gates.gate import detectable_effect
+from evolve.gates.gate_wear import GateWear, Level, spending
 from evolve.judging.judge import Judge, Probe
 from evolve.problems.config import ExactVerifier, NumericVerifier
 from evolve.problems.sealed import sealed
@@ -124,6 +125,13 @@ def test_the_mesh_is_compared_with_one_member_asked_as_often() -> None:
     assert "one member asked again is better than a mesh" in note
 
 
+def test_items_on_which_no_gate_may_be_held_any_more_speak_against_a_run() -> None:
+    wear = GateWear(num_items=400, num_used=400, num_holdings=8, num_tests=8)
+    refused = Level(alpha=None, wear=wear, reason="8 earlier gates were held, the most is 8; add GATE items")
+    found = advice(detectable=None, gate_level=refused)
+    assert found.sentence == f"Don't, because no gate may be held on these items any more: {refused.reason}."
+
+
 def test_how_many_items_it_takes_is_told_where_there_are_too_few() -> None:
     found = advice(detectable=0.30, num_gate_needed=520)
     assert "about 520 GATE items would" in found.sentence
@@ -232,6 +240,7 @@ def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_senten
     single = detectable_effect(measured["num_gate"], measured["discordance"], 0.05 / 3)
     assert single is not None
     assert measured["detectable"] > single  # of the whole gate, which is harder to pass
+    assert measured["gate_level"]["alpha"] == pytest.approx(0.05 * spending(1)), "others will be held on this file"
     assert 1.0 <= measured["n_eff"] <= 2.0
     assert sum(measured["constant"]["scores"]) < sum(measured["mesh"]["scores"]) < sum(measured["reach"]["scores"])
     assert sum(measured["mesh"]["scores"]) <= sum(measured["ceiling"]["scores"]) <= sum(measured["reach"]["scores"])

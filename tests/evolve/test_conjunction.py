@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from evolve.gates.conjunction import Contest, ContestResult, Rival, hold
-from evolve.gates.gate import Arm, decide
+from evolve.gates.gate import mcnemar_p
+from evolve.gates.intervals import paired_difference
 
 EVERY = ("incumbent", "placebo", "budget")
 N = 120
@@ -115,21 +115,51 @@ def test_clusters_take_away_what_copies_gave() -> None:
     assert not hold_one(copied).passed
 
 
-def test_without_more_rivals_it_decides_as_the_plain_gate() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(25):
-        before = rng.random(N) < 0.5
-        arms, contests = [], []
-        for name in ("a", "b"):
-            after = before ^ (rng.random(N) < np.where(before, 0.1, 0.3))
-            types = ("sums",) * 60 + ("gcd",) * 60
-            arms.append(Arm(name=name, incumbent=before.tolist(), candidate=after.tolist(), task_types=types))
-            now = Rival(kind="incumbent", name="now", right=before.tolist())
-            contests.append(Contest(name=name, right=after.tolist(), rivals=(now,), task_types=types))
-        plain, whole = decide(arms, 0.05), hold(contests, 0.05, seed=0)
-        assert [r.passed for r in plain.results] == [r.passed for r in whole.results]
-        for old, new in zip(plain.results, whole.gate_record().results, strict=True):
-            assert new.model_copy(update={"reason": ""}) == old.model_copy(update={"reason": ""})
+def against_the_incumbents(name: str, wins: int, losses: int, same: int = 60, kind: str = "candidate") -> Contest:
+    """No other rival: `same` problems that both have right besides those that only one has."""
+    return Contest(
+        name=name,
+        kind=kind,  # type: ignore[arg-type]
+        right=(True,) * wins + (False,) * losses + (True,) * same,
+        rivals=(Rival(kind="incumbent", name="now", right=(False,) * wins + (True,) * (losses + same)),),
+        task_types=("sums",) * (wins + losses + same),
+    )
+
+
+def test_against_the_incumbents_alone_the_record_in_short_is_mcnemars_test() -> None:
+    record = hold([against_the_incumbents("new", 15, 3)], 0.05, seed=0)
+    [short] = record.gate_record().results
+    assert (short.n, short.wins, short.losses, short.passed, short.significant) == (78, 15, 3, True, True)
+    assert short.p == short.p_adjusted == pytest.approx(mcnemar_p(15, 3))
+    assert short.p_two_sided == pytest.approx(mcnemar_p(15, 3, two_sided=True))
+    assert short.gain == pytest.approx(12 / 78)
+    assert short.difference == paired_difference(60, 15, 3, 0)
+    assert [(guard.task_type, guard.wins, guard.losses, guard.harmed) for guard in short.guards] == [
+        ("sums", 15, 3, False)
+    ]
+    assert short.reason == record.results[0].reason
+
+
+def test_a_gain_that_may_be_luck_and_an_identical_arrangement_are_refused() -> None:
+    lucky, same = (hold([against_the_incumbents("new", *flips)], 0.05, seed=0) for flips in ((8, 4), (0, 0)))
+    assert not lucky.promoted
+    assert lucky.results[0].reason.endswith("not shown to beat the incumbents")
+    [short] = same.gate_record().results
+    assert (short.p, short.passed, short.detectable_effect) == (1.0, False, None)
+
+
+def test_finalists_share_alpha_and_controls_cost_nothing_of_it() -> None:
+    good = against_the_incumbents("good", 12, 4)
+    controls = [against_the_incumbents("again", 12, 4, kind="aa"), against_the_incumbents("form", 2, 2, kind="placebo")]
+    assert hold([good, *controls], 0.05, seed=0).results[0].passed
+    crowd = hold([good, against_the_incumbents("b", 3, 3), against_the_incumbents("c", 2, 5)], 0.05, seed=0)
+    assert (crowd.results[0].passed, crowd.results[0].threshold) == (False, pytest.approx(0.05 / 3))
+
+
+def test_the_promoted_come_largest_gain_first() -> None:
+    record = hold([against_the_incumbents("good", 20, 2), against_the_incumbents("better", 30, 2)], 0.05, seed=0)
+    assert [result.name for result in record.promoted] == ["better", "good"]
+    assert [result.name for result in record.gate_record().promoted] == ["better", "good"]
 
 
 def test_nonsense_is_refused() -> None:

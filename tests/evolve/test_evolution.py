@@ -11,7 +11,7 @@ import pytest
 
 from evolve import loop
 from evolve.config import RunConfig
-from evolve.gates import aa, gatekeeping
+from evolve.gates import gatekeeping
 from evolve.gates.gate_wear import WearConfig
 from evolve.governance.approvals import ApprovalDesk
 from evolve.governance.audit_log import AuditLog
@@ -253,15 +253,17 @@ def test_a_gate_that_promotes_the_incumbents_anew_seats_nothing_any_more(
 
     monkeypatch.setattr(gatekeeping, "aa_seats", leaking)
     monkeypatch.setattr(loop, "base_seats", lambda config: base_seats(config)[:2])
-    monkeypatch.setattr(aa, "ALARM", 0.06)  # one of one is enough
     oracle = {"kind": "scripted", "name": "oracle", "family": "oracle", "skill": 1.0}
     serving = {"in_process": True, "engines": [*ENGINES, oracle]}
-    found = evolved(config_of(tmp_path, problems=GYM, serving=serving, num_generations=1))
-    [first] = found.rounds
+    gate = {"required": ["placebo", "budget"], "aa_every": 0}
+    found = evolved(config_of(tmp_path, problems=GYM, serving=serving, num_generations=2, gate=gate))
+    first, second = found.rounds
     assert first.selection.chosen is not None, "the case that this test is for did not come up"
     assert first.ruling is not None
     assert (first.ruling.state, found.last.seats) == ("refused", first.generation.seats)
     assert first.ruling.reason.startswith("1 of 1 A/A arms would have been promoted")
+    assert second.selection.conjunction is not None, "while the alarm is on every gate has an A/A arm"
+    assert "aa" in {one.kind for one in second.selection.conjunction.results}
 
 
 def test_a_budget_that_is_spent_ends_the_run_at_a_boundary_and_it_is_audited(tmp_path: Path) -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from evolve.gates.gate_wear import GateWear, WearConfig, WearLedger, holding, level_after, spending, wear_of
+from evolve.gates.gate_wear import (
+    GateWear,
+    WearConfig,
+    WearLedger,
+    holding,
+    level_after,
+    levels_of_gates,
+    spending,
+    wear_of,
+)
 from memory.ledger import LedgerError
 
 ITEMS = [f"k{n}" for n in range(10)]
@@ -57,6 +66,16 @@ def test_a_gate_is_refused_after_its_uses() -> None:
 def test_wear_that_is_ignored_is_still_said() -> None:
     level = level_after(worn(3), 0.05, WearConfig(policy="ignore"), will_reuse=True)
     assert (level.alpha, level.reason.endswith("which the configuration ignores")) == (0.05, True)
+
+
+def test_the_levels_of_gates_to_come_are_those_that_each_will_get() -> None:
+    ahead = levels_of_gates(worn(1), 0.05, SPEND, will_reuse=True, num_gates=4)
+    each = [level_after(worn(uses), 0.05, SPEND, will_reuse=True) for uses in (1, 2, 3, 4)]
+    assert [(level.alpha, level.reason) for level in ahead] == [(level.alpha, level.reason) for level in each]
+    fresh = levels_of_gates(worn(0), 0.05, SPEND, will_reuse=False, num_gates=3)
+    assert [level.alpha for level in fresh] == [0.05] * 3
+    refused = levels_of_gates(worn(0), 0.05, REFUSE, will_reuse=True, num_gates=4)
+    assert [level.alpha for level in refused] == [0.05, 0.05, None, None]
 
 
 def test_a_level_outside_of_its_range_is_refused() -> None:

@@ -13,6 +13,7 @@ from evolve.gates.power import (
     Assumed,
     conjunction_power,
     detectable_conjunction,
+    equal_clusters,
     guarded_power,
     problems_needed,
     with_gain,
@@ -75,6 +76,36 @@ def test_clusters_cost_power_and_full_copies_leave_as_many_problems_as_clusters(
     free = conjunction_power(Assumed(num_problems=600, **base), rounds=1000)
     assert copies.all_beaten == pytest.approx(fewer.all_beaten, abs=0.05)
     assert copies.power < free.power
+
+
+def test_clusters_of_which_nothing_else_is_said_count_as_one_draw() -> None:
+    """A call that names their size alone must not have them tested as if each problem stood alone."""
+    base = {"num_problems": 600, "gain": 0.1, "discordance": 0.2, "cluster_size": 4, **ALONE}
+    unsaid, copies, free = (
+        conjunction_power(Assumed(**base, **more), rounds=1000)
+        for more in ({}, {"cluster_correlation": 1.0}, {"cluster_correlation": 0.0})
+    )
+    assert unsaid.power == copies.power < free.power
+    assert "600 problems (worth 150 that stand alone, for near duplicates) of 1 task types" in unsaid.sentence
+    assert "stand alone" not in free.sentence
+
+
+@pytest.mark.parametrize("effect", [1.0, 1.2, 2.0, 3.7, 9.0])
+def test_equal_clusters_have_the_design_effect_that_was_measured(effect: float) -> None:
+    size, correlation = equal_clusters(effect)
+    assumed = Assumed(num_problems=100, gain=0.0, cluster_size=size, cluster_correlation=correlation)
+    assert assumed.design_effect == pytest.approx(effect)
+
+
+def test_an_effect_of_nothing_but_noise_leaves_problems_alone() -> None:
+    assert [equal_clusters(effect)[0] for effect in (0.4, 1.0, 1.0 + 1e-9)] == [1, 1, 1]
+
+
+def test_as_many_times_more_problems_are_needed_as_clusters_weigh() -> None:
+    alone = problems_needed(Assumed(num_problems=50, gain=0.0, **ALONE), 0.1, rounds=400)
+    clustered = Assumed(num_problems=50, gain=0.0, cluster_size=3, cluster_correlation=0.5, **ALONE)
+    assert alone is not None
+    assert problems_needed(clustered, 0.1, rounds=400) == 2 * alone
 
 
 def test_the_power_is_that_of_the_code_that_decides() -> None:

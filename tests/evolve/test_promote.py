@@ -65,8 +65,8 @@ def chosen(generation: Generation, *people: Candidate, retired: tuple[str, ...] 
     )
 
 
-QUIET = AARecord(alpha=0.05, num_arms=2, num_would_pass=0)
-LOUD = AARecord(alpha=0.05, num_arms=2, num_would_pass=2)
+QUIET = AARecord(levels=(0.05, 0.05), num_would_pass=0)
+LOUD = AARecord(levels=(0.05, 0.05), num_would_pass=2)
 
 
 def seated(
