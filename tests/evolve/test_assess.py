@@ -13,6 +13,7 @@ from evolve.config import RunConfig
 from evolve.evaluate import Pool
 from evolve.gates.gate import detectable_effect
 from evolve.gates.gate_wear import GateWear, Level, spending
+from evolve.gates.power import Assumed, detectable_conjunction
 from evolve.judging.judge import Judge, Probe
 from evolve.problems.config import ExactVerifier, NumericVerifier
 from evolve.problems.sealed import sealed
@@ -240,7 +241,18 @@ def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_senten
     single = detectable_effect(measured["num_gate"], measured["discordance"], 0.05 / 3)
     assert single is not None
     assert measured["detectable"] > single  # of the whole gate, which is harder to pass
-    assert measured["gate_level"]["alpha"] == pytest.approx(0.05 * spending(1)), "others will be held on this file"
+    first = Assumed(
+        num_problems=measured["num_gate"],
+        accuracy=sum(measured["mesh"]["scores"]) / 60,
+        gain=0.0,
+        discordance=measured["discordance"],
+        alpha=measured["gate_level"]["alpha"],
+        num_finalists=3,
+    )
+    assert first.alpha == pytest.approx(0.05 * spending(1)), "others will be held on this file"
+    shown = detectable_conjunction(first, rounds=1000)
+    assert shown is not None
+    assert measured["detectable"] == pytest.approx(shown.assumed.gain, abs=1e-6)
     assert 1.0 <= measured["n_eff"] <= 2.0
     assert sum(measured["constant"]["scores"]) < sum(measured["mesh"]["scores"]) < sum(measured["reach"]["scores"])
     assert sum(measured["mesh"]["scores"]) <= sum(measured["ceiling"]["scores"]) <= sum(measured["reach"]["scores"])
