@@ -26,7 +26,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "AuditPermit": ("evolve/problems/sealed.py", "evolve/audit/audit.py", "evolve/audit/exposure.py"),
     "ProblemSet": ("evolve/problems/draw.py", "evolve/problems/sealed.py", "evolve/problems/taskfile.py"),
     "draw_file": ("evolve/problems/draw.py",),
-    "draw_open": (),
+    # Benchmarks of members: what they draw is in no run, so no gate and no audit stands on it.
+    "draw_open": ("scripts/bench_memory_use.py", "scripts/bench_pool.py", "scripts/bench_protocols.py"),
+    # A study of finished seats, on tasks that no run had; it learns and decides nothing.
+    "draw_undealt": ("evolve/studies/studying.py",),
     # It adds rows to a user's file and deals them; whoever else reads rows reads the keys of all splits.
     "read_rows": ("evolve/problems/adding.py",),
 }
