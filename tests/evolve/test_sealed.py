@@ -17,7 +17,7 @@ from mesh.types import Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("memory", "mesh", "serving", "evolve")
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FILES = sorted(path for package in (*PACKAGES, "scripts") for path in (ROOT / package).rglob("*.py"))
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "open_seal": ("evolve/judging/judge.py",),
@@ -44,6 +44,8 @@ READS_KEYS = (
     "evolve/problems/sealed.py",
     "evolve/judging/survey.py",  # TRAIN and DEV alone: it tries the verifier before anything is spent
     "evolve/problems/taskfile.py",
+    "scripts/bench_memory_use.py",  # the benchmark's own problems: what is noted about them is what it measures
+    "scripts/memory_stream.py",  # rewords the problems of that benchmark
 )
 """Modules that may read an answer key: they draw problems, seal them or judge."""
 
