@@ -13,6 +13,7 @@ from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
 from evolve.problems.types import Problem
 from evolve.remembering import RecalledByTask, recall_all, reflect_all, remember, remember_patterns
+from evolve.run_files import COUNCILS, HARVEST
 from memory.types import Record
 from mesh.types import Deliberation
 
@@ -29,11 +30,11 @@ async def gather(lab: Lab, generation: Generation, problems: SplitProblems) -> H
     """Draw `samples_per_member` proposals for each TRAIN problem, hold councils on some, judge and remember all."""
     settings, number = lab.config.harvest, generation.number
     train = _of_generation(lab, generation, problems)
-    stage = f"generation {number} harvest"
+    stage = f"generation {number} {HARVEST}"
     asks = proposal_asks(
         lab.config, stage, train, seat(generation), settings.samples_per_member, temperature=settings.temperature
     )
-    proposals = await lab.hold(stage, _directory(lab, number) / "harvest.parquet", asks)
+    proposals = await lab.hold(stage, _directory(lab, number) / f"{HARVEST}.parquet", asks)
     councils = await hold_councils(lab, generation, problems)
     judged = await lab.judge_all(stage, [*proposals, *councils], train)
     await remember(lab, f"generation-{number}", [*telling(proposals, judged), *councils], judged)
@@ -46,11 +47,11 @@ async def hold_councils(lab: Lab, generation: Generation, problems: SplitProblem
     """Full councils of today's seats on some of the generation's TRAIN problems, recalling earlier outcomes."""
     number = generation.number
     chosen = first_of_each_type(_of_generation(lab, generation, problems), lab.config.harvest.councils_per_type)
-    stage = f"generation {number} councils"
+    stage = f"generation {number} {COUNCILS}"
     recalls = "train" in lab.config.memory.recall_for
     recalled = await recall_all(lab, stage, chosen) if recalls else RecalledByTask(by_task={})
     asks = council_asks(lab.config, stage, chosen, seat(generation), recalled.of)
-    return await lab.hold(stage, _directory(lab, number) / "councils.parquet", asks)
+    return await lab.hold(stage, _directory(lab, number) / f"{COUNCILS}.parquet", asks)
 
 
 async def last_councils(
@@ -59,7 +60,7 @@ async def last_councils(
     """The councils of a generation that is not followed by another round of learning; judged and remembered."""
     councils = await hold_councils(lab, generation, problems)
     judged = await lab.judge_all(
-        f"generation {generation.number} councils", councils, _of_generation(lab, generation, problems)
+        f"generation {generation.number} {COUNCILS}", councils, _of_generation(lab, generation, problems)
     )
     await remember(lab, f"generation-{generation.number}", councils, judged)
     await reflect_all(lab, f"generation-{generation.number}", councils, judged)

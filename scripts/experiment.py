@@ -5,9 +5,9 @@
     python scripts/experiment.py configs/quickstart.yaml --seed 20931 --audit-items 120    # one sitting, one generation
 
 The recipe has to be committed before the seed is drawn, and the seed draws every problem, AUDIT's among them: a working
-tree with changes is refused. The same command continues where a sitting ended, however it ended; exit status 3 says
-that there is more to do. Results are written to `results.json` and `results.md` in the run's directory, and its report
-shows the arms.
+tree with changes is refused, and so is a configuration that is not in the last commit as it stands. The same command
+continues where a sitting ended, however it ended; exit status 3 says that there is more to do. Results are written to
+`results.json` and `results.md` in the run's directory, and its report shows the arms.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MORE_TO_DO = 3
 def main() -> None:
     """Carry the experiment on, and print its figures when it is finished."""
     options = _options()
-    commit = _committed()
+    commit = committed(ROOT, options.config)
     config = _sized(_seeded(load_config(options.config), options.seed, options.run_dir), options.audit_items)
     check(config)
     commits = _note_sitting(config.run_dir, commit)
@@ -68,16 +68,22 @@ def _arms(text: str) -> tuple[ArmName, ...]:
     return tuple(name for name in ARMS if name in text.split(","))
 
 
-def _committed() -> str:
-    """The commit of the working tree; it must hold everything that is tracked."""
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+def committed(root: Path, config: Path) -> str:
+    """The commit of the working tree in `root`; it must hold everything that is tracked, and the configuration."""
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     if changed:
         sys.exit(f"expected a committed working tree, found changes; commit them first:\n{changed}")
-    return _git("rev-parse", "HEAD")
+    # Asked for its bytes, since a file that git does not track, or was told not to look at, is no change to `status`.
+    path = config.resolve()
+    inside = path.relative_to(root.resolve()).as_posix() if path.is_relative_to(root.resolve()) else None
+    held = _git(root, "ls-tree", "HEAD", "--", inside).split() if inside else []  # mode, kind, hash, path
+    if not held or held[2] != _git(root, "hash-object", "--", str(path)):
+        sys.exit(f"expected a configuration that is in the last commit as it stands, got {config}; commit it first")
+    return _git(root, "rev-parse", "HEAD")
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from evolve.config import ConfigError
 from evolve.evaluate import Judgements
+from evolve.run_files import COUNCILS, DEV, HARVEST, OPEN_STAGES
 from memory.ledger import publish_json, read_json, read_record
 from mesh.measuring import measure_traces
 from mesh.reliability import Reliability
 from serving.traces import read_traces
 
 RELIABILITY = "reliability.json"
-COUNCILS = "councils.parquet"
-STAGES = ("harvest.parquet", "dev.parquet", "dev/*.parquet")
+STAGES = (f"{HARVEST}.parquet", f"{DEV}.parquet", f"{DEV}/*.parquet")
 """Where proposals are judged for learning. GATE and AUDIT stay sealed: their figures must not steer anything."""
+_JUDGED_OPENLY = re.compile(rf"judge-generation-\d+-(?:{'|'.join(OPEN_STAGES)})(?:-.+)?-[0-9a-f]{{12}}\.json")
 
 
 def measure_run(directory: Path) -> Reliability:
@@ -23,10 +25,12 @@ def measure_run(directory: Path) -> Reliability:
     Raises:
         ConfigError: no judged proposals there.
     """
-    right = _judged(directory)
+    right = open_judgements(directory)
     traces = [trace for name in STAGES for path in sorted(directory.glob(f"generation-*/{name}"))
               for trace in read_traces(path)]  # fmt: skip
-    councils = [trace for path in sorted(directory.glob(f"generation-*/{COUNCILS}")) for trace in read_traces(path)]
+    councils = [
+        trace for path in sorted(directory.glob(f"generation-*/{COUNCILS}.parquet")) for trace in read_traces(path)
+    ]
     measured = measure_traces(traces, right, councils=councils)
     if not measured.answers:
         raise ConfigError(f"{directory}: expected a run with judged proposals, found none; let its harvest end first")
@@ -46,9 +50,10 @@ def publish_reliability(path: Path, reliability: Reliability) -> None:
     publish_json(path, reliability)
 
 
-def _judged(directory: Path) -> dict[tuple[str, str], bool]:
+def open_judgements(directory: Path) -> dict[tuple[str, str], bool]:
+    """(task id, answer) to correct, as judged in the harvests and DEV stages of a run, and nowhere else."""
     found: dict[tuple[str, str], bool] = {}
     for path in sorted((directory / "steps").glob("judge-*.json")):
-        if "-gate-" not in path.name and "-audit-" not in path.name:
+        if _JUDGED_OPENLY.fullmatch(path.name):
             found |= Judgements.model_validate(read_json(path)).lookup()
     return found

@@ -19,9 +19,8 @@ from evolve.report.headline import share
 from evolve.run_files import CONFIG
 from evolve.studies.assessing import assess_config
 from evolve.studies.study import Study
-from evolve.studies.studying import StudyOptions, study, study_config, study_items
+from evolve.studies.studying import StudyOptions, asked_of, study, study_config, study_items
 from memory.ledger import exclusive_lock, publish_json, read_record
-from memory.types import content_hash
 
 STUDY = "study.json"
 
@@ -42,16 +41,14 @@ def study_command(
     mesh = load_mesh(_own_config(options) if config is None else config)
     if train_rft:
         hold_rft(options, as_json=as_json)
-    told = [mesh.model_dump(mode="json"), content_hash(tasks.read_bytes().hex()), options.model_dump(mode="json")]
+    asked = asked_of(mesh, tasks, options)
     home = options.run if config is None and options.run is not None else mesh.run_dir
-    directory = out or home / "study" / content_hash(told)[:12]
-    path = directory / STUDY
-    if path.is_file():
-        found = read_record(path, Study)
-    else:
+    directory = out or home / "study" / asked[:12]
+    found = _finished(directory / STUDY, asked)
+    if found is None:
         run = study_config(assess_config(mesh, tasks, directory))
         check(run, trains=False)
-        found = asyncio.run(hold_study(run, options, Silent())) if as_json else _watched(run, options)
+        found = asyncio.run(hold_study(run, options, Silent(), asked)) if as_json else _watched(run, options, asked)
     if as_json:
         print_json({**found.model_dump(mode="json"), "directory": str(directory)})
         return
@@ -78,18 +75,31 @@ def _own_config(options: StudyOptions) -> Path:
     return options.run / CONFIG
 
 
-async def hold_study(config: RunConfig, options: StudyOptions, observer: Observer) -> Study:
-    """Carry a study to its end, from wherever it was, and publish it.
+def _finished(path: Path, asked: str) -> Study | None:
+    """The study that was held before; None: none was. Raises ConfigError where it is another one."""
+    if not path.is_file():
+        return None
+    found = read_record(path, Study)
+    if found.asked != asked:
+        raise ConfigError(
+            f"{path}: expected the study of these tasks, seats and options, found another one; give another --out"
+        )
+    return found
+
+
+async def hold_study(config: RunConfig, options: StudyOptions, observer: Observer, asked: str = "") -> Study:
+    """Carry a study to its end, from wherever it was, and publish it; `asked` as `asked_of` has it.
 
     Raises AlreadyLocked: another process is at it.
     """
     directory = config.run_dir
     directory.mkdir(parents=True, exist_ok=True)
-    items, num_left_out = study_items(config, options)
+    items, left_out = study_items(config, options)
     with exclusive_lock(directory / "driver"), ExitStack() as stack:
         judge = stack.enter_context(Judge())
         async with Lab(config, journal=Journal(directory), judge=judge, memory=None, observer=observer) as lab:
-            found = await study(lab, items, options, num_left_out)
+            found = await study(lab, items, options, left_out)
+    found = found.model_copy(update={"asked": asked})
     observer.finished()
     publish_json(directory / STUDY, found)
     return found
@@ -111,19 +121,20 @@ def print_study(found: Study, directory: Path) -> None:
             f"{one.tokens_per_task:.0f}", money, "" if one.break_even is None else f"{one.break_even:,.0f}",
         )  # fmt: skip
     OUT.print(table)
-    left = f" {found.num_left_out} tasks were left out: the run had seen them." if found.num_left_out else ""
     paid = "" if found.investment is None else f" The evolution took {found.investment:.2f} in money."
     _say(
         f"{found.num_tasks} tasks, {found.budget} first proposals a task for every vote; intervals are 95% each, not "
-        f"corrected for their number.{left}{paid} {directory}"
+        f"corrected for their number. {found.left_out_sentence}{paid} {directory}"
     )
+    for note in found.notes:
+        _say(f"{note}.")
 
 
-def _watched(config: RunConfig, options: StudyOptions) -> Study:
+def _watched(config: RunConfig, options: StudyOptions, asked: str) -> Study:
     from evolve.commands.console import ConsoleObserver
 
     with ConsoleObserver(OUT, {}) as observer:
-        return asyncio.run(hold_study(config, options, observer))
+        return asyncio.run(hold_study(config, options, observer, asked))
 
 
 def _say(text: str, style: str | None = None) -> None:

@@ -26,6 +26,7 @@ from evolve.problems.config import FileProblems
 from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
 from evolve.problems.types import Problem
+from evolve.run_files import DEV, DEV_AGAIN, DEV_SEATS
 from evolve.training.stage import Ahead
 from memory.types import Record
 from mesh.seeds import derive_seed
@@ -102,7 +103,7 @@ async def compare_on_dev(
         return DevRecord(reason="there are no DEV problems to choose by")
     seats = seat(generation)
     drawing = _Drawing(lab, generation.number, items)
-    await drawing.draw("seats", seats, 0, len(items))
+    await drawing.draw(DEV_SEATS, seats, 0, len(items))
     stopped = await _stop_broken(drawing, seats, contenders, selections)
     running = {name: c.member for name, c in contenders.items() if name not in stopped}
     found = contributions(ballot_box(drawing.pool, seats, items, drawing.judged), drawing.clusters(problems))
@@ -174,12 +175,12 @@ async def measure_again(
     alone: dict[str, float] = {}
     if winner.endpoint == "council":
         kept = first_of_each_type(kept, lab.config.gate.councils_per_type)
-        directory = lab.directory / f"generation-{number}" / "dev" / "councils-again"
-        councils = Councils(lab, f"generation {number} dev councils again", directory, kept)
+        directory = lab.directory / f"generation-{number}" / DEV / "councils-again"
+        councils = Councils(lab, f"generation {number} {DEV} councils again", directory, kept)
         before, after = await councils.right("before", seats), await councils.right(winner.name, winner.seats)
     else:
         drawing, people = _Drawing(lab, number, kept), members_of([seats, winner.seats])
-        await drawing.draw("again", people, 0, len(kept))
+        await drawing.draw(DEV_AGAIN, people, 0, len(kept))
         before, after = (right_votes(drawing.pool, one, kept, drawing.judged) for one in (seats, winner.seats))
         alone = {m.name: sum(member_scores(drawing.pool, m, kept, drawing.judged)) / len(kept) for m in people}
     fresh = paired_test(
@@ -214,7 +215,7 @@ class _Drawing:
         stage = _stage(self.number, label)
         held = await self.lab.hold(
             stage,
-            self.lab.directory / f"generation-{self.number}" / "dev" / f"{label.replace(' ', '-')}.parquet",
+            self.lab.directory / f"generation-{self.number}" / DEV / f"{label.replace(' ', '-')}.parquet",
             proposal_asks(config, stage, items, members, config.evaluation.dev_samples_per_member),
         )
         judged: Judgements = await self.lab.judge_all(stage, held, items)
@@ -226,7 +227,7 @@ class _Drawing:
 
 
 def _stage(number: int, label: str) -> str:
-    return f"generation {number} dev {label}"
+    return f"generation {number} {DEV} {label}"
 
 
 async def _stop_broken(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,14 +11,14 @@ from pydantic import Field
 
 from evolve.config import ConfigError, load_config
 from evolve.governance.audit_log import AuditLog
+from evolve.governance.claims import Claims, claims_of
 from evolve.governance.config import DemotionConfig
 from evolve.governance.demotion import LiveRecord, demotion_event, judge_live, live_answers, said_by
-from evolve.governance.rosters import Target, generations_of, measured_in, roster_of
+from evolve.governance.rosters import Target, generations_of, roster_of
 from evolve.lineage import Generation, Lineage, Specialist, successor
 from evolve.run_files import CONFIG, GENERATIONS, REPORT_DATA
 from memory.ledger import Ledger, exclusive_lock
 from memory.types import Record, content_hash
-from mesh.reliability import Reliability, seat_key
 from mesh.types import Deliberation, Member
 from serving.channels import Channel
 from serving.outcomes import LateOutcome
@@ -76,13 +77,13 @@ def weigh(
     Raises:
         ConfigError: no run there. AlreadyLocked: another import weighs, or the run is under way.
     """
-    settings = load_config(run / CONFIG).governance.demotion
-    generations = generations_of(run)
+    config = load_config(run / CONFIG)
+    settings, generations = config.governance.demotion, generations_of(run)
     seated = {s.adapter: s for s in generations[-1].specialists}
     answers = note_live(run, _answers(traces, late, seated, settings))
-    measured = measured_in(run)
+    claims = claims_of(run, config) if answers else Claims()
     standings = tuple(
-        standing_of(specialist, [one for one in answers if one.adapter == adapter], measured, settings)
+        standing_of(specialist, [one for one in answers if one.adapter == adapter], claims, settings)
         for adapter, specialist in seated.items()
     )
     found = Weighed(run=str(run), enabled=settings.enabled, standings=standings)
@@ -126,28 +127,27 @@ def standing_in(run: Path, specialist: Specialist) -> Standing | None:
         LiveAnswer.model_validate(entry.payload) for entry in Ledger(run / LIVE, readonly=True).entries()
     )
     answers = [one for one in known.values() if one.adapter == specialist.adapter]
-    settings = load_config(run / CONFIG).governance.demotion
-    return standing_of(specialist, answers, measured_in(run), settings) if answers else None
+    if not answers:
+        return None
+    config = load_config(run / CONFIG)
+    return standing_of(specialist, answers, claims_of(run, config), config.governance.demotion)
 
 
 def standing_of(
-    specialist: Specialist, answers: Sequence[LiveAnswer], measured: Reliability | None, config: DemotionConfig
+    specialist: Specialist, answers: Sequence[LiveAnswer], claims: Claims, config: DemotionConfig
 ) -> Standing:
-    """A specialist beside what it was measured at: the lower ends of its intervals, weighted as the live tasks are.
+    """A specialist beside what was promised of it, see `Claims.promised`, weighted as the live tasks are.
 
     Only task types that it was measured on count; on others nothing was promised.
     """
     member = Member(
         name=specialist.name, engine=specialist.engine, family=specialist.family, adapter=specialist.adapter
     )
-    rows = measured.answers if measured is not None else ()
-    known = {row.task_type for row in rows if row.member == seat_key(member) and row.num_judged}
-    counted = [one for one in answers if one.task_type in known]
-    counts = Counter(one.task_type for one in counted)
-    claimed = 0.0
-    if measured is not None and counted:
-        claimed = sum(measured.accuracy(member, kind).low * count for kind, count in counts.items()) / len(counted)
-    skipped = Counter(one.task_type for one in answers if one.task_type not in known)
+    kinds = dict.fromkeys(one.task_type for one in answers)
+    promised = {kind: share for kind in kinds if (share := claims.promised(member, kind)) is not None}
+    counted = [one for one in answers if one.task_type in promised]
+    claimed = math.fsum(promised[one.task_type] for one in counted) / max(1, len(counted))
+    skipped = Counter(one.task_type for one in answers if one.task_type not in promised)
     live = judge_live([one.right for one in counted], claimed, config)
     return Standing(name=specialist.name, adapter=specialist.adapter, live=live, skipped=dict(sorted(skipped.items())))
 

@@ -1,4 +1,4 @@
-"""Do live outcomes bear out what the gate said of a specialist? A test that may be looked at after every label. Pure.
+"""Do live outcomes bear out what was promised of a specialist? A test that may be looked at after every label. Pure.
 
 The evidence is a betting e-process (Waudby-Smith and Ramdas 2024, Estimating means of bounded random variables by
 betting): under "at least as good as claimed" its expectation never exceeds 1 at any time, so by Ville's inequality it
@@ -28,7 +28,7 @@ class LiveRecord(Record):
 
     num_right: int
     num_wrong: int
-    claimed: float = Field(description="accuracy that the gate's evidence promised, less the margin; 0..1")
+    claimed: float = Field(description="accuracy that was promised, see `claims`, less the margin; 0..1")
     evidence_worse: float = Field(description="largest e-value so far against 'at least as good as claimed'")
     evidence_good: float = Field(description="largest e-value so far against 'worse than claimed'")
     state: Literal["provisional", "confirmed", "demoted"]
@@ -70,8 +70,8 @@ def judge_live(outcomes: Sequence[bool], claimed: float, config: DemotionConfig)
 
     Args:
         outcomes: was it right, one for each task.
-        claimed: its accuracy by the evidence it was seated on; take the lower end of its interval, since the winner of
-            several candidates looks better than it is.
+        claimed: its accuracy on items that it was not chosen by, since the winner of several candidates looks better
+            than it is on others; take the lower end of its interval.
     """
     share = max(0.0, claimed - config.margin)
     bar = 1.0 / config.alpha

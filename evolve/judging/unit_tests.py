@@ -2,7 +2,12 @@
 
 Cases (input and what must be printed) cannot be talked through: the expected output never enters the sandbox. A test
 that imports the program shares a process with it; it counts as passed when it ran to its end, which a program that
-exits early does not reach. Not covered: a program that searches that process for the word that says so.
+exits early does not reach.
+
+Not covered, since the program can do in that process whatever the test can: it may search it for the word that says
+so, put something of its own in the place of `unittest` or `assertEqual`, or return objects that are equal to
+everything. A generation that is trained on what passes learns such ways where there are any. Where that matters, give
+cases instead.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ class UnitTestsVerifier(Record):
     """The answer is a Python program, right when it passes the row's tests, in the column `check`.
 
     `check` is a list of cases ({"input": ..., "output": ...}: standard input and what must be printed), which a program
-    cannot talk itself through, or the text of a test that imports `solution`. Only the standard library is there.
+    cannot talk itself through, or the text of a test that imports `solution`. Such a test shares its process with the
+    program, which may change what is tested by: prefer cases. Only the standard library is there.
     """
 
     kind: Literal["unit_tests"] = "unit_tests"

@@ -1,7 +1,7 @@
 """Drawing the problems of a run: from the configuration to one set of problems for each split.
 
-GATE and AUDIT leave this module sealed. `draw_open` is for benchmarks of members, which have no gate to be honest with;
-`tests/evolve/test_sealed.py` sees to it that nothing in the packages takes it, or an open set, from here.
+GATE and AUDIT leave this module sealed. `draw_open` is for benchmarks of members, which have no gate to be honest with,
+and `draw_undealt` for a study of finished seats; `tests/evolve/test_sealed.py` names who may take these from here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import chain, zip_longest
 from evolve.problems.config import FileProblems, GymProblems, ProblemsConfig, UnitTestsVerifier
 from evolve.problems.curriculum import sizes_by_family, sizes_by_level
 from evolve.problems.sealed import SplitProblems, sealed
-from evolve.problems.splits import Split, SplitSizes, derived_seed
+from evolve.problems.splits import Split, SplitShares, SplitSizes, derived_seed
 from evolve.problems.taskfile import draw_file
 from evolve.problems.types import (
     DrawReport,
@@ -38,7 +38,11 @@ __all__ = [
     "draw_generation",
     "draw_open",
     "draw_problems",
+    "draw_undealt",
 ]
+
+UNDIVIDED = SplitShares(train=1.0, dev=0.0, gate=0.0, audit=0.0)
+"""Every item in one split, where nothing is learned or decided."""
 
 
 def draw_problems(
@@ -76,6 +80,19 @@ def draw_open(
     if isinstance(config, FileProblems):
         return draw_file(config, seed, frozenset(exclude))
     return _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
+
+
+def draw_undealt(config: FileProblems, seed: int) -> tuple[Problem, ...]:
+    """Every usable task of a user's file but its demonstrations, in the open, in the order that `seed` makes.
+
+    For a study alone, which leaves out what a run had. Splits play no part: neither the configuration's shares nor the
+    ledger that `problems add` keeps, which other settings would not fit.
+
+    Raises:
+        ProblemsError: no file, or no usable line.
+    """
+    whole = config.model_copy(update={"shares": UNDIVIDED, "sizes": None})
+    return draw_file(whole, seed, pinned=False).of(Split.TRAIN)
 
 
 def draw_generation(

@@ -1,7 +1,10 @@
-"""Leave to open the answer keys of one held-out split: held by the gate and by the audit, and by nobody else.
+"""Leave to open the answer keys of one held-out split: held by the gate, the audit and the contamination report alone.
 
-`tests/evolve/test_sealed.py` names the modules that may import each permit. A module that is not on that list and
-wants one is a module that is about to look at what nobody may look at.
+The last (`evolve/audit/exposure.py`) holds both, after the last gate and the audit, to ask whether a text holds an
+answer; of that it publishes counts alone.
+
+`tests/evolve/test_sealed.py` names the modules and scripts that may import each permit. A module that is not on that
+list and wants one is a module that is about to look at what nobody may look at.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pydantic import Field
 from evolve.judging.rules import RULED, rule_of
 from evolve.judging.verifiers import read_number
 from evolve.problems.config import FileProblems, JsonSchemaVerifier
-from evolve.problems.deal_file import read_deal
+from evolve.problems.deal_file import Dealt, read_deal
 from evolve.problems.near_duplicates import Item, Place, deal
 from evolve.problems.splits import Split, SplitSizes, is_reserved, normalised_text
 from evolve.problems.types import DrawReport, FamilyDraw, Problem, ProblemsError, ProblemSet, Skipped, VerifierSpec
@@ -73,13 +73,16 @@ def read_rows(config: FileProblems) -> tuple[list[Row], list[Skipped], list[Skip
     return rows, malformed, duplicates
 
 
-def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozenset()) -> ProblemSet:
+def draw_file(
+    config: FileProblems, seed: int, exclude: frozenset[str] = frozenset(), *, pinned: bool = True
+) -> ProblemSet:
     """All problems of a user's file, dealt to splits by the hash of their question.
 
     `seed` orders the items, and with `sizes` it decides which are taken; the split of an item never depends on it.
+    `pinned` False: the ledger of `problems add` is not read, for whoever needs no splits.
     """
     rows, malformed, duplicates = read_rows(config)
-    places = place_rows(rows, config)
+    places = place_rows(rows, config, pinned=pinned)
     malformed += [Skipped(where=row.where, reason=places[row.key].reason) for row in rows if not _split(row, places)]
     rows = [row for row in rows if _split(row, places)]
     fresh = [row for row in rows if row.key not in exclude]
@@ -113,6 +116,11 @@ def draw_file(config: FileProblems, seed: int, exclude: frozenset[str] = frozens
     )
 
 
+def key_of(question: str) -> str:
+    """Canonical key of a question: case, spacing and a last full stop tell no two apart."""
+    return "file|" + normalised_text(question).strip(_OUTER)
+
+
 def share_of_numbers(path: Path) -> float:
     """Share of a file's answers that are numbers, whatever split they are in; no answer itself is told.
 
@@ -122,13 +130,13 @@ def share_of_numbers(path: Path) -> float:
     return sum(read_number(row.answer) is not None for row in rows) / len(rows)
 
 
-def place_rows(rows: Sequence[Row], config: FileProblems) -> dict[str, Place]:
-    """Key to place: as `problems add` has written it down, else by near duplicates and the hash.
+def place_rows(rows: Sequence[Row], config: FileProblems, *, pinned: bool = True) -> dict[str, Place]:
+    """Key to place: as `problems add` has written it down, unless not `pinned`; else by near duplicates and the hash.
 
     Raises:
         ProblemsError: the file was dealt with other settings than the configuration's.
     """
-    known = read_deal(config)
+    known = read_deal(config) if pinned else Dealt(near_duplicates=config.near_duplicates)
     items = [Item(key=row.key, text=row.question) for row in rows]
     dealt = deal(items, known.places, seed=config.split_seed, shares=config.shares, config=known.near_duplicates)
     return {place.key: place for place in dealt}
@@ -213,7 +221,7 @@ def _checked(where: str, raw: dict[str, Any], config: FileProblems) -> Row | str
         return verifier
     if not isinstance(raw.get("id"), str | int | None):
         return f"expected 'id' to be text or a whole number, got {_shown(raw.get('id'))}"
-    key = "file|" + normalised_text(question).strip(_OUTER)
+    key = key_of(question)
     identifier = content_hash(key)[:16] if raw.get("id") in (None, "") else str(raw["id"])
     kind = name.strip() if name else config.default_type
     return Row(

@@ -55,6 +55,12 @@ def arm_directory(run: Path, name: ArmName) -> Path:
     return run / ARMS_DIRECTORY / name
 
 
+def run_of(directory: Path) -> Path:
+    """The run that an arm in `directory` belongs to; a directory that holds no arm is a run itself."""
+    arms = directory.resolve().parent
+    return arms.parent if arms.name == ARMS_DIRECTORY and (directory / ARM).is_file() else directory
+
+
 def arm_config(config: RunConfig, name: ArmName) -> RunConfig:
     """The run's own configuration, with a directory for the arm and no memory."""
     memory = config.memory.model_copy(update={"enabled": False})

@@ -10,9 +10,11 @@ from pydantic import Field
 
 from evolve.report.measure import Accuracy, Difference
 from evolve.studies.assess import Arm
+from evolve.studies.fresh_tasks import LeftOut
 from memory.types import Record
 
 ArmRole = Literal["evolved", "generation 0", "single", "self-consistency", "rft", "baseline"]
+NOTHING_LEFT_OUT = LeftOut()
 
 
 class Spend(Record):
@@ -77,11 +79,24 @@ class Study(Record):
     """The whole comparison. Intervals are 95% each and not corrected for their number."""
 
     num_tasks: int
-    num_left_out: int = Field(default=0, description="tasks left out because the run had seen them")
+    num_left_out: int = Field(default=0, description="tasks left out because the run had the same or nearly the same")
+    num_near: int | None = Field(default=None, description="of these, near duplicates; None: not looked for")
     budget: int = Field(description="first proposals of a task that every voting arm gets")
     results: tuple[ArmResult, ...]
     investment: float | None = Field(default=None, description="money the evolution took; None: not known")
     sentence: str
+    notes: tuple[str, ...] = Field(default=(), description="what was not measured and which option measures it")
+    asked: str = Field(default="", description="hash of what was to be compared with what; empty: not known")
+
+    @property
+    def left_out_sentence(self) -> str:
+        """How many tasks were left out and why, for people."""
+        same, near = self.num_left_out - (self.num_near or 0), self.num_near
+        had = "because a run had them in TRAIN, DEV, GATE or a demonstration"
+        told = f"{self.num_left_out} tasks were left out: {same} {had}"
+        if near is None:
+            return f"{told}; near duplicates were not looked for (problems.near_duplicates: null)."
+        return f"{told}, {near} as near duplicates of such tasks."
 
     def of(self, role: ArmRole) -> ArmResult | None:
         """The first arm of a role; None: there is none."""
@@ -108,7 +123,12 @@ def break_even(evolved: StudyArm, other: StudyArm, investment: float | None) -> 
 
 
 def compare_arms(
-    arms: Sequence[StudyArm], *, budget: int, investment: float | None = None, num_left_out: int = 0
+    arms: Sequence[StudyArm],
+    *,
+    budget: int,
+    investment: float | None = None,
+    left_out: LeftOut = NOTHING_LEFT_OUT,
+    notes: Sequence[str] = (),
 ) -> Study:
     """Put the arms side by side; the first must be the evolved mesh, and all answer the same tasks in one order.
 
@@ -137,11 +157,13 @@ def compare_arms(
     )
     return Study(
         num_tasks=len(evolved.arm.scores),
-        num_left_out=num_left_out,
+        num_left_out=left_out.num_tasks,
+        num_near=left_out.num_near,
         budget=budget,
         results=results,
         investment=investment,
         sentence=_sentence(results),
+        notes=tuple(notes),
     )
 
 

@@ -9,24 +9,23 @@ from pathlib import Path
 from pydantic import Field
 
 from evolve.asks import proposal_asks
-from evolve.config import ConfigError, RunConfig
+from evolve.config import ConfigError, MeshConfig, RunConfig
 from evolve.evaluate import Pool, member_scores
 from evolve.governance.rosters import generations_of
 from evolve.lab import Lab
 from evolve.problems.config import FileProblems
-from evolve.problems.draw import draw_problems
-from evolve.problems.drawn import problems_by_generation
-from evolve.problems.splits import Split, SplitShares
+from evolve.problems.draw import UNDIVIDED, draw_undealt
 from evolve.problems.types import Problem
 from evolve.studies.assess import Arm, best_single
-from evolve.studies.rival_arms import arm_directory, read_arm
-from evolve.studies.study import ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
-from memory.types import Record
+from evolve.studies.fresh_tasks import LeftOut, fresh_tasks, questions_seen
+from evolve.studies.rival_arms import arm_directory, read_arm, run_of
+from evolve.studies.study import NOTHING_LEFT_OUT, ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
+from memory.types import Record, content_hash
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Usage
 
-EVERYTHING = SplitShares(train=1.0, dev=0.0, gate=0.0, audit=0.0)
-"""A study measures on all tasks; nothing is learned from them."""
+FORM = 2
+"""Of what a study holds; a finished one of an earlier form is not taken for today's."""
 
 
 class StudyOptions(Record):
@@ -50,24 +49,35 @@ def study_config(config: RunConfig) -> RunConfig:
     """The same with every task in one split, since a study learns nothing. Raises ConfigError for another source."""
     if not isinstance(config.problems, FileProblems):
         raise ConfigError("expected tasks in a file, got another source of problems")
-    problems = config.problems.model_copy(update={"shares": EVERYTHING, "sizes": None})
+    problems = config.problems.model_copy(update={"shares": UNDIVIDED, "sizes": None})
     return config.model_copy(update={"problems": problems})
 
 
-def study_items(config: RunConfig, options: StudyOptions) -> tuple[list[Problem], int]:
-    """(tasks to measure on, tasks left out because one of the runs had them for learning or choosing)."""
-    problems = list(draw_problems(config.problems, config.seed).of(Split.TRAIN))
-    seen = {key for run in (options.run, options.rft) if run is not None for key in seen_keys(run)}
-    fresh = [problem for problem in problems if problem.key not in seen]
+def study_items(config: RunConfig, options: StudyOptions) -> tuple[list[Problem], LeftOut]:
+    """(tasks to measure on, tasks left out because one of the runs had them, or nearly the same).
+
+    Of a run's own file AUDIT remains, which steered nothing, and what was added since.
+
+    Raises ConfigError: nothing is left, or the tasks are not in a file.
+    """
+    problems = config.problems
+    if not isinstance(problems, FileProblems):
+        raise ConfigError("expected tasks in a file, got another source of problems")
+    seen = questions_seen(runs_behind(options))
+    fresh, left_out = fresh_tasks(draw_undealt(problems, config.seed), seen, problems.near_duplicates)
     if not fresh:
-        raise ConfigError("expected tasks that the run has not learned from or chosen by, got none; give other tasks")
-    return fresh[: options.num_tasks], len(problems) - len(fresh)
+        raise ConfigError(
+            f"expected tasks that the run has not learned from or chosen by, got none: it had {left_out.num_same} "
+            f"itself, and {left_out.num_near or 0} are near duplicates of what it had; give other tasks, or set "
+            "problems.near_duplicates: null in the configuration if they are different tasks in one wording"
+        )
+    return fresh[: options.num_tasks], left_out
 
 
-def seen_keys(run: Path) -> set[str]:
-    """Canonical keys of a run's TRAIN, DEV and GATE items of all generations; AUDIT steered nothing."""
-    steered = (Split.TRAIN, Split.DEV, Split.GATE)
-    return {key for drawn in problems_by_generation(run) for split in steered for key in drawn.keys(split)}
+def runs_behind(options: StudyOptions) -> tuple[Path, ...]:
+    """The runs whose tasks the trained arms learned from, each once."""
+    named = (options.run, None if options.rft is None else run_of(options.rft))
+    return tuple(dict.fromkeys(run.resolve() for run in named if run is not None))
 
 
 def share_adapters(run: Path, members: Iterable[Member], into: Path) -> None:
@@ -99,7 +109,9 @@ def rft_of(options: StudyOptions) -> tuple[Path, tuple[Member, ...]] | None:
     return where, tuple(member for member in members if member.adapter is not None)
 
 
-async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_left_out: int = 0) -> Study:
+async def study(
+    lab: Lab, items: Sequence[Problem], options: StudyOptions, left_out: LeftOut = NOTHING_LEFT_OUT
+) -> Study:
     """Draw, judge and compare. Draws are journalled, so the same command goes on where it was cut off."""
     founders, evolved, rft = _seats(lab, options)
     budget = options.votes_each * len(evolved)
@@ -136,7 +148,48 @@ async def study(lab: Lab, items: Sequence[Problem], options: StudyOptions, num_l
         arms.append(voting("baseline", f"{baseline.name}, {budget} samples", [baseline]))
         arms.append(arm("baseline", f"{baseline.name}, asked once", {baseline.name: 1}, once))
     return compare_arms(
-        arms, budget=budget, investment=investment_of(lab.config, options.run), num_left_out=num_left_out
+        arms,
+        budget=budget,
+        investment=investment_of(lab.config, options.run),
+        left_out=left_out,
+        notes=notes_of(options),
+    )
+
+
+def notes_of(options: StudyOptions) -> tuple[str, ...]:
+    """What a study with these options does not measure, with the option that would; runs without a record of tasks."""
+    notes, found = [], rft_of(options)
+    if found is None:
+        notes.append(
+            "RFT of the best single model was not measured: the run has no finished arm rft. --train-rft trains it "
+            "first, --rft DIRECTORY takes another"
+        )
+    elif not found[1]:
+        notes.append(f"RFT of the best single model was not measured: nothing was trained in {found[0]}")
+    if options.baseline is None:
+        notes.append(
+            "Your present system was not measured: --baseline ENGINE names it, an engine of the configuration (-c)"
+        )
+    notes += [
+        f"{run} left no record of its problems: no task of its could be left out"
+        for run in runs_behind(options)
+        if not questions_seen([run])
+    ]
+    return tuple(notes)
+
+
+def asked_of(config: MeshConfig, tasks: Path, options: StudyOptions) -> str:
+    """Hash of all that a study's figures follow from: another roster or arm of the same run is another study."""
+    evolved = () if options.run is None else generations_of(options.run)[-1].seats
+    found = rft_of(options)
+    return content_hash(
+        [
+            FORM,
+            config.model_dump(mode="json"),
+            content_hash(tasks.read_bytes().hex()),
+            options.model_dump(mode="json"),
+            [member.model_dump(mode="json") for member in (*evolved, *(found[1] if found else ()))],
+        ]
     )
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from evolve.cli import app
 from evolve.config import ConfigError, RunConfig, dump_config
 from evolve.governance.audit_log import AuditLog
+from evolve.governance.claims import Claims
 from evolve.governance.config import DemotionConfig
 from evolve.governance.demoting import LiveAnswer, Weighed, runs_of, standing_of, weigh, weighed_lines, without
 from evolve.lineage import Generation, Lineage, Specialist, founders, successor
@@ -19,6 +20,7 @@ from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
 from serving.channels import Channel
 from serving.outcomes import LateOutcome
 from serving.roster import Roster
+from tests.evolve.judged_stages import judged_in
 
 ADAPTER = "a" * 64
 ADA = Member(name="ada", engine="ada", family="alpha")
@@ -38,6 +40,11 @@ def specialist(name: str = "g1-ada-own", adapter: str = ADAPTER, generation: int
         data_digest="d",
         gate_digest="g",
     )
+
+
+def promises(right: int = 80) -> Claims:
+    """The same, on items that it was not chosen by."""
+    return Claims(fresh=measured(right))
 
 
 def measured(right: int = 80) -> Reliability:
@@ -65,7 +72,7 @@ def a_run(directory: Path, *, enabled: bool = True, finished: bool = True) -> Pa
     lineage = Lineage(run / "generations.jsonl")
     lineage.append(first)
     lineage.append(successor(first, [SEAT, BEN], [specialist()]))
-    publish_json(run / "reliability.json", measured())
+    judged_in(run, 0, "dev/again", [SEAT], right=80)
     if finished:
         (run / "report.json").write_text("{}")
     return run
@@ -199,9 +206,17 @@ def test_a_frozen_channel_and_a_run_under_way_are_left_alone_with_a_word(tmp_pat
 
 def test_what_was_promised_is_the_lower_end_of_what_was_measured() -> None:
     answers = [LiveAnswer(adapter=ADAPTER, task_id=str(n), task_type="sums", right=True) for n in range(3)]
-    found = standing_of(specialist(), answers, measured(), DemotionConfig(margin=0.0))
-    assert found.live.claimed == measured().accuracy(SEAT, "sums").low < 0.8
-    assert standing_of(specialist(), answers, None, DemotionConfig()).skipped == {"sums": 3}
+    found = standing_of(specialist(), answers, promises(), DemotionConfig(margin=0.0))
+    assert found.live.claimed == pytest.approx(measured().accuracy(SEAT, "sums").low)
+    assert found.live.claimed < 0.8
+    assert standing_of(specialist(), answers, Claims(), DemotionConfig()).skipped == {"sums": 3}
+
+
+def test_what_a_person_published_of_the_members_is_no_promise(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    before = bring(run, [True] * 5).standings[0].live.claimed
+    publish_json(run / "reliability.json", measured(100))
+    assert bring(run, [True] * 5).standings[0].live.claimed == before > 0.6
 
 
 def test_the_seat_goes_back_to_the_last_holder_that_was_not_demoted() -> None:

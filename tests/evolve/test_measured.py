@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.audit.measured import measure_run, publish_reliability, read_reliability
+from evolve.audit.measured import measure_run, open_judgements, publish_reliability, read_reliability
 from evolve.config import ConfigError
 from evolve.evaluate import Judgements
 from memory.ledger import publish_json
@@ -22,8 +22,8 @@ SKILLS = {"able": 0.9, "poor": 0.2}
 MEMBERS = tuple(Member(name=name, engine=name, family=name) for name in SKILLS)
 
 
-def harvested(run: Path, stage: str, num_tasks: int) -> None:
-    """Judged proposals of one stage, as a run leaves them."""
+def harvested(run: Path, stage: str, num_tasks: int, step: str = "") -> None:
+    """Judged proposals of one stage, as a run leaves them; `step`: under which name they were judged."""
     engine = Fleet({n: ScriptedEngine(ScriptedSpec(name=n, family=n, skill=skill)) for n, skill in SKILLS.items()})
 
     async def hold(number: int) -> Deliberation:
@@ -43,7 +43,10 @@ def harvested(run: Path, stage: str, num_tasks: int) -> None:
         )
         for trace in traces for answer in {p.answer for p in trace.proposals}
     ]  # fmt: skip
-    publish_json(run / "steps" / f"judge-generation-0-{stage}-abc.json", Judgements(outcomes=tuple(outcomes)))
+    publish_json(
+        run / "steps" / f"judge-{step or f'generation-0-{stage}'}-0123456789ab.json",
+        Judgements(outcomes=tuple(outcomes)),
+    )
 
 
 def test_members_are_measured_on_the_harvest_of_a_run(tmp_path) -> None:
@@ -61,6 +64,23 @@ def test_the_gate_stays_sealed(tmp_path) -> None:
     before = measure_run(tmp_path)
     harvested(tmp_path, "gate", 10)
     assert measure_run(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["generation-0-gate", "generation-0-gate-councils", "audit", "internalisation-held-out", "internalisation", "tune"],
+)
+def test_only_what_a_harvest_or_dev_judged_is_read(tmp_path, step: str) -> None:
+    harvested(tmp_path, "harvest", 10, step=step)
+    assert open_judgements(tmp_path) == {}
+    with pytest.raises(ConfigError, match="judged proposals"):
+        measure_run(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["harvest", "councils", "dev-again", "dev-rung-1", "dev-councils-again-before"])
+def test_every_open_stage_is_read(tmp_path, step: str) -> None:
+    harvested(tmp_path, "harvest", 10, step=f"generation-12-{step}")
+    assert len(open_judgements(tmp_path)) > 10
 
 
 def test_what_is_measured_survives_the_file(tmp_path) -> None:

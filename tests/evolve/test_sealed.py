@@ -17,7 +17,7 @@ from mesh.types import Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("memory", "mesh", "serving", "evolve")
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FILES = sorted(path for package in (*PACKAGES, "scripts") for path in (ROOT / package).rglob("*.py"))
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "open_seal": ("evolve/judging/judge.py",),
@@ -26,7 +26,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "AuditPermit": ("evolve/problems/sealed.py", "evolve/audit/audit.py", "evolve/audit/exposure.py"),
     "ProblemSet": ("evolve/problems/draw.py", "evolve/problems/sealed.py", "evolve/problems/taskfile.py"),
     "draw_file": ("evolve/problems/draw.py",),
-    "draw_open": (),
+    # Benchmarks of members: what they draw is in no run, so no gate and no audit stands on it.
+    "draw_open": ("scripts/bench_memory_use.py", "scripts/bench_pool.py", "scripts/bench_protocols.py"),
+    # A study of finished seats, on tasks that no run had; it learns and decides nothing.
+    "draw_undealt": ("evolve/studies/studying.py",),
     # It adds rows to a user's file and deals them; whoever else reads rows reads the keys of all splits.
     "read_rows": ("evolve/problems/adding.py",),
 }
@@ -41,6 +44,8 @@ READS_KEYS = (
     "evolve/problems/sealed.py",
     "evolve/judging/survey.py",  # TRAIN and DEV alone: it tries the verifier before anything is spent
     "evolve/problems/taskfile.py",
+    "scripts/bench_memory_use.py",  # the benchmark's own problems: what is noted about them is what it measures
+    "scripts/memory_stream.py",  # rewords the problems of that benchmark
 )
 """Modules that may read an answer key: they draw problems, seal them or judge."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from evolve.cli import app
@@ -12,12 +13,18 @@ from evolve.config import ConfigError, load_mesh
 from evolve.learning.recipe_rows import TrainingRow
 from evolve.learning.recipes import Recipe
 from evolve.lineage import Lineage, Specialist, founders, successor
+from evolve.problems.adding import add_problems
+from evolve.problems.config import FileProblems, NumericVerifier
+from evolve.problems.draw import draw_problems
+from evolve.problems.sealed import SplitProblems
+from evolve.problems.splits import Split
 from evolve.studies.assess import Arm
 from evolve.studies.assessing import assess_config
-from evolve.studies.rival_arms import ARM
+from evolve.studies.fresh_tasks import LeftOut
+from evolve.studies.rival_arms import ARM, run_of
 from evolve.studies.rival_methods import ArmStep, RivalArm
 from evolve.studies.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
-from evolve.studies.studying import StudyOptions, investment_of, rft_of
+from evolve.studies.studying import StudyOptions, asked_of, investment_of, notes_of, rft_of, runs_behind
 from evolve.training.config import ScriptedTraining
 from evolve.training.job import TrainingJob
 from evolve.training.scripted_train import scripted_shape, train_scripted
@@ -68,6 +75,19 @@ def test_the_sentence_is_about_what_the_user_has_today_and_tells_what_is_shown()
     assert "no difference is shown" in same.sentence
     alone = compare_arms(arms[:1], budget=4)
     assert "nothing to compare it with" in alone.sentence
+
+
+def test_what_was_left_out_is_told_with_its_reason() -> None:
+    def told(left_out: LeftOut) -> str:
+        return compare_arms([arm("evolved", "e", 1, None)], budget=4, left_out=left_out).left_out_sentence
+
+    assert told(LeftOut(num_same=4, num_near=3)) == (
+        "7 tasks were left out: 4 because a run had them in TRAIN, DEV, GATE or a demonstration, 3 as near duplicates "
+        "of such tasks."
+    )
+    assert told(LeftOut(num_same=4, num_near=None)).endswith(
+        "near duplicates were not looked for (problems.near_duplicates: null)."
+    )
 
 
 def test_arms_of_different_tasks_are_refused() -> None:
@@ -167,6 +187,100 @@ def test_a_best_single_whose_name_begins_like_another_s_costs_what_it_costs_alon
     assert single is not None
     assert single.name == "best single (smaller)"
     assert single.money_per_correct is not None  # the other one has no price
+
+
+def own_tasks(directory: Path, run: Path) -> tuple[Path, SplitProblems]:
+    """A file that the run learned from, to which six new tasks and a near duplicate of a TRAIN one were added."""
+    path, more = directory / "own.jsonl", directory / "more.jsonl"
+    rows = [{"question": f"What is {n} + {n % 7} in all?", "answer": n + n % 7} for n in range(10, 90)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = FileProblems(path=path, verifier=NumericVerifier(), answer_kind="number")
+    drawn = draw_problems(problems, 0)
+    publish_json(run / "steps" / "problems-0123456789ab.json", drawn)
+    settings = {"problems": problems.model_dump(mode="json"), "training": {"kind": "scripted"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(CONFIG.format(directory=directory)) | settings))
+    new = [{"question": f"What remains of {n} if {n % 9} are lost?", "answer": n - n % 9} for n in range(100, 106)]
+    twin = {"question": drawn.of(Split.TRAIN)[0].task.question.replace("all", "all now"), "answer": 1}
+    more.write_text("".join(json.dumps(row) + "\n" for row in [*new, twin]))
+    assert add_problems(problems, more).num_added == 7
+    return path, drawn
+
+
+def test_of_the_run_s_own_file_which_was_added_to_what_the_run_never_had_is_studied(tmp_path: Path, run: Path) -> None:
+    path, drawn = own_tasks(tmp_path, run)
+    num_had = sum(len(drawn.of(split)) for split in (Split.TRAIN, Split.DEV, Split.GATE))
+    ask = ["study", str(path), "--run", str(run)]
+    done = CliRunner().invoke(app, [*ask, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["num_tasks"] == len(drawn.of(Split.AUDIT)) + 6
+    assert (found["num_left_out"], found["num_near"]) == (num_had + 1, 1)
+    told = " ".join(CliRunner().invoke(app, ask).stdout.split())
+    assert f"{num_had + 1} tasks were left out: {num_had} because a run had them in TRAIN, DEV, GATE or" in told
+    assert "1 as near duplicates of such tasks." in told
+
+
+def test_a_study_of_nothing_new_says_why_nothing_is_left(tmp_path: Path, run: Path) -> None:
+    path, drawn = own_tasks(tmp_path, run)
+    known = tmp_path / "known.jsonl"
+    train = [one.task.question for one in drawn.of(Split.TRAIN)[:2]]
+    asked = [train[0], train[1].replace("What", "So what")]
+    known.write_text("".join(json.dumps({"question": one, "answer": 1}) + "\n" for one in asked))
+    done = CliRunner().invoke(app, ["study", str(known), "--run", str(run)])
+    assert done.exit_code == 2
+    assert "it had 1 itself, and 1 are near duplicates" in done.stderr
+    assert "near_duplicates: null" in done.stderr
+    assert path.with_name("own.deal.jsonl").is_file()
+
+
+def test_arms_that_are_not_there_are_named_with_the_option_that_measures_them(tmp_path: Path, run: Path) -> None:
+    rft, baseline = "RFT of the best single model was not measured", "Your present system was not measured"
+    bare = " ".join(study(tmp_path).stdout.split())
+    assert f"{rft}: the run has no finished arm rft. --train-rft trains it first, --rft DIRECTORY" in bare
+    assert f"{baseline}: --baseline ENGINE names it" in bare
+    notes = json.loads(study(tmp_path, "--baseline", "old", "--json").stdout)["notes"]
+    assert any(rft in note for note in notes)
+    assert not any(baseline in note for note in notes)
+    full = study(tmp_path, "--baseline", "old", "--rft", str(run))
+    assert full.exit_code == 0, full.output
+    assert "was not measured" not in full.stdout
+
+
+def test_an_arm_in_which_nothing_was_trained_and_a_run_without_its_problems_are_told(run: Path) -> None:
+    base = Lineage(run / "generations.jsonl").generations()[0].seats[:1]
+    publish_json(
+        run / "arms" / "rft" / ARM, RivalArm(name="rft", num_seats=2, steps=(ArmStep(number=0, members=base),))
+    )
+    notes = notes_of(StudyOptions(run=run, baseline="old"))
+    assert "nothing was trained in" in notes[0]
+    assert "left no record of its problems" in notes[1]
+
+
+def test_an_arm_that_was_trained_since_makes_another_study_and_an_old_one_is_not_taken_for_it(
+    tmp_path: Path, run: Path
+) -> None:
+    before = study(tmp_path, "--out", str(tmp_path / "held"))
+    assert before.exit_code == 0, before.output
+    assert study(tmp_path, "--out", str(tmp_path / "held")).exit_code == 0
+    config, tasks, options = load_mesh(tmp_path / "config.yaml"), tmp_path / "tasks.jsonl", StudyOptions(run=run)
+    asked = asked_of(config, tasks, options)
+    seats = Lineage(run / "generations.jsonl").generations()[-1].seats
+    steps = (ArmStep(number=1, members=seats[:1]),)
+    publish_json(run / "arms" / "rft" / ARM, RivalArm(name="rft", num_seats=2, steps=steps))
+    assert asked_of(config, tasks, options) != asked
+    again = study(tmp_path, "--out", str(tmp_path / "held"))
+    assert again.exit_code == 2
+    assert "give another --out" in again.stderr
+
+
+def test_the_tasks_of_the_run_behind_a_named_arm_are_left_out_as_well(tmp_path: Path, run: Path) -> None:
+    arm = tmp_path / "other" / "arms" / "rft"
+    seats = Lineage(run / "generations.jsonl").generations()[-1].seats
+    publish_json(arm / ARM, RivalArm(name="rft", num_seats=2, steps=(ArmStep(number=1, members=seats[:1]),)))
+    assert run_of(arm) == (tmp_path / "other").resolve()
+    assert run_of(run) == run
+    assert runs_behind(StudyOptions(run=run, rft=arm)) == (run.resolve(), (tmp_path / "other").resolve())
+    assert runs_behind(StudyOptions(run=run, rft=run)) == (run.resolve(),)
 
 
 def test_investment_counts_every_replica_for_the_whole_time(tmp_path: Path, run: Path) -> None:

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.experiment import committed
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+def git(root: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=kim", "-c", "user.email=kim@example.org")
+    done = subprocess.run(["git", *who, *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with one committed configuration."""
+    found = tmp_path / "repository"
+    (found / "configs").mkdir(parents=True)
+    (found / "configs" / "a.yaml").write_text("name: a\n")
+    git(found, "init", "-q")
+    git(found, "add", ".")
+    git(found, "commit", "-q", "-m", "a")
+    return found
+
+
+def test_a_committed_configuration_has_the_commit_of_the_tree(root: Path) -> None:
+    assert committed(root, root / "configs" / "a.yaml") == git(root, "rev-parse", "HEAD")
+
+
+def test_a_configuration_that_git_does_not_track_is_refused(root: Path) -> None:
+    (root / "configs" / "b.yaml").write_text("name: b\n")
+    with pytest.raises(SystemExit, match=r"in the last commit as it stands, got .*b\.yaml"):
+        committed(root, root / "configs" / "b.yaml")
+
+
+def test_one_that_is_ignored_or_lies_elsewhere_is_refused(root: Path) -> None:
+    (root / ".gitignore").write_text("ignored.yaml\n")
+    git(root, "add", ".gitignore")
+    git(root, "commit", "-q", "-m", "b")
+    for path in (root / "ignored.yaml", root.parent / "elsewhere.yaml"):
+        path.write_text("name: b\n")
+        with pytest.raises(SystemExit, match="commit it first"):
+            committed(root, path)
+
+
+def test_a_link_to_a_file_that_is_not_committed_is_refused(root: Path) -> None:
+    (root.parent / "elsewhere.yaml").write_text("name: b\n")
+    (root / "configs" / "link.yaml").symlink_to(root.parent / "elsewhere.yaml")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "b")
+    with pytest.raises(SystemExit, match="commit it first"):
+        committed(root, root / "configs" / "link.yaml")
+
+
+def test_a_changed_one_is_refused_also_where_git_was_told_not_to_look(root: Path) -> None:
+    path = root / "configs" / "a.yaml"
+    path.write_text("name: other\n")
+    with pytest.raises(SystemExit, match="found changes"):
+        committed(root, path)
+    git(root, "update-index", "--assume-unchanged", "configs/a.yaml")
+    with pytest.raises(SystemExit, match="in the last commit as it stands"):
+        committed(root, path)
