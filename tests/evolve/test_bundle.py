@@ -148,7 +148,7 @@ def test_no_byte_of_what_was_asked_answered_named_or_hidden_is_in_the_archive(
     manifest, members = made(config, tmp_path / "state")
 
     whole = b"".join([*members.values(), *(name.encode() for name in members)])
-    for hidden in (WORD, NUMBER, "zebra", "sleeps", SECRET, key, key.rpartition("_")[2], record.id, "zebrateam"):
+    for hidden in (WORD, NUMBER, "zebra", "sleeps", SECRET, key, key.split("_", 2)[2], record.id, "zebrateam"):
         assert hidden.lower().encode() not in whole.lower(), hidden
     kept = {path.read_bytes() for path in (batch / "answers.jsonl", tmp_path / "tasks.jsonl")}
     assert all(WORD.encode() in data for data in kept), "the canary was really there"
