@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from evolve.problems.sealed import Asked
 from memory.types import Record
@@ -11,6 +11,14 @@ from mesh.reliability import Reliability
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Outcome, Proposal, Task, Verdict
 from mesh.weigh import weighted
+
+Precedence = Callable[[Sequence[Member], Task], Sequence[Member]]
+"""The members of a vote in the order in which they decide a tie on a task."""
+
+
+def as_seated(seats: Sequence[Member], task: Task) -> Sequence[Member]:
+    """The earlier seat decides."""
+    return seats
 
 
 class Judgements(Record):
@@ -36,9 +44,9 @@ class Pool:
         """One member's proposals for a task, in sample order; empty when every call failed."""
         return tuple(self._proposals.get((member.name, task.id), ()))
 
-    def vote(self, seats: Sequence[Member], task: Task) -> Verdict:
-        """Plurality over the proposals of these seats, in seat order."""
-        return plurality(self._ballots(seats, task), task.answer_kind)
+    def vote(self, seats: Sequence[Member], task: Task, ties: Precedence = as_seated) -> Verdict:
+        """Plurality over the proposals of these seats, in the order that decides ties."""
+        return plurality(self._ballots(ties(seats, task), task), task.answer_kind)
 
     def weighted_vote(self, seats: Sequence[Member], task: Task, reliability: Reliability) -> Verdict:
         """The same ballots, weighed by what was measured of their members: `mesh.weigh.weighted`."""
@@ -61,10 +69,14 @@ def member_scores(
 
 
 def vote_scores(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: dict[tuple[str, str], bool]
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Asked],
+    judged: Mapping[tuple[str, str], bool],
+    ties: Precedence = as_seated,
 ) -> list[float]:
     """1 where the vote of these seats is right, else 0, problem by problem."""
-    return [float(right) for right in right_votes(pool, seats, problems, judged)]
+    return [float(right) for right in right_votes(pool, seats, problems, judged, ties)]
 
 
 def weighted_vote_scores(
@@ -80,10 +92,14 @@ def weighted_vote_scores(
 
 
 def right_votes(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: Mapping[tuple[str, str], bool]
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Asked],
+    judged: Mapping[tuple[str, str], bool],
+    ties: Precedence = as_seated,
 ) -> tuple[bool, ...]:
     """Was the vote of these seats right, problem by problem; an abstention is wrong."""
-    verdicts = [(problem.task.id, pool.vote(seats, problem.task).answer) for problem in problems]
+    verdicts = [(problem.task.id, pool.vote(seats, problem.task, ties).answer) for problem in problems]
     return tuple(answer is not None and judged.get((task_id, answer), False) for task_id, answer in verdicts)
 
 

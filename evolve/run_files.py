@@ -10,5 +10,5 @@ HARVEST, COUNCILS, DEV = "harvest", "councils", "dev"
 """A generation's stages on TRAIN and DEV: their files of traces (DEV: a directory), and part of their steps' names."""
 OPEN_STAGES = (HARVEST, COUNCILS, DEV)
 """The only stages whose judgements may steer anything; whatever else is judged stays where it was judged."""
-DEV_SEATS, DEV_AGAIN = "seats", "again"
-"""Of DEV: today's seats beside the candidates, and the winner on items that were kept from choosing."""
+DEV_SEATS, DEV_AGAIN, DEV_TWINS = "seats", "again", "twins"
+"""Of DEV: today's seats beside the candidates, the winner on items that were kept from choosing, and placebos."""

@@ -32,7 +32,7 @@ from evolve.audit.tuning import Tuned
 from evolve.audit.verdict import NoveltyVerdict, novelty_or_noise
 from evolve.audit.vitals import SeatHealth, seat_health
 from evolve.audit.wording import right_texts, vectors_of
-from evolve.evaluate import Judgements, Pool
+from evolve.evaluate import Judgements, Pool, Precedence
 from evolve.gates.shapley import MAX_MEMBERS, Contributions, ballot_box, contributions
 from evolve.harvest import Harvest
 from evolve.lab import Lab
@@ -42,10 +42,11 @@ from evolve.problems.sealed import Asked, SealedProblem, SplitProblems
 from evolve.problems.splits import Split
 from evolve.report.data import AccuracyTable, ConstantAnswer
 from evolve.selection.diversity import Diversity, describe
+from evolve.ties import by_reliability
 from memory.embed import Embedder
 from memory.ledger import publish_json
 from memory.types import Record
-from mesh.reliability import judged_answers
+from mesh.reliability import judged_answers, seat_key
 from mesh.types import Deliberation, Member
 
 __all__ = ["VOTE", "Audit", "AuditScores", "Pair", "audit", "audit_rosters", "merge_rows", "table_rows"]
@@ -169,7 +170,7 @@ async def audit(
             *_harvested_diversity(rounds, encoder, seed),
             *_audited_diversity(numbered, measured, encoder, seed),
         ),
-        shares=_shares(numbered, scores, pool, items, right),
+        shares=_shares(numbered, scores, pool, items, right, by_reliability(measured.reliability, seat_key)),
         health=health,
         learned=tuple(learned),
         internalised=taken_in,
@@ -271,6 +272,7 @@ def _shares(
     pool: Pool,
     items: Sequence[Asked],
     right: Mapping[tuple[str, str], bool],
+    ties: Precedence,
 ) -> tuple[GenerationShares, ...]:
     """Exact Shapley values of every generation's vote; none where there are too many seats, or no problems."""
     clusters = [scores.items.clusters[problem.task.id] for problem in items]
@@ -278,6 +280,6 @@ def _shares(
     for (number, seats), ask in zip(numbered, scores.rosters, strict=True):
         if len(seats) <= MAX_MEMBERS and items:
             counts = RosterAsk(name=ask.name, members=seats, samples_each=ask.samples_each, ballots=ask.ballots).shares
-            box = ballot_box(FirstOf(pool, counts), seats, items, right)
+            box = ballot_box(FirstOf(pool, counts), seats, items, right, ties)
             found.append(GenerationShares(generation=number, contributions=contributions(box, clusters)))
     return tuple(found)

@@ -61,7 +61,7 @@ class AuditedRoster(Record):
     samples_each: int
     ballots: int = Field(description="votes of all members together, and the samples of self-consistency")
     alone: dict[str, Scores] = Field(description="by member: share of its samples that are right, problem by problem")
-    vote: Scores = Field(description="the plurality over the ballots")
+    vote: Scores = Field(description="the plurality over the ballots; ties fall to the best of DEV")
     weighted: Scores = Field(
         default_factory=dict, description="the same ballots weighed by what DEV measured; empty: an older run's"
     )

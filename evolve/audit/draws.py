@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+from pydantic import Field
+
 from evolve.asks import proposal_asks
 from evolve.audit.audited import AuditedRoster, FirstOf, RosterAsk, Scores
 from evolve.audit.tuning import Tuned, Tuning, best_of, best_sampled, each_in_its_way, tune
@@ -12,7 +14,9 @@ from evolve.gates.rivals import again
 from evolve.lab import Ask, Lab
 from evolve.problems.sealed import Asked, SealedProblem
 from evolve.problems.types import Problem
+from evolve.ties import by_reliability
 from memory.types import Record
+from mesh.reliability import Reliability, seat_key
 from mesh.types import Deliberation, Member
 
 SealedJudge = Callable[[Lab, str, Sequence[Deliberation], Sequence[Asked]], Awaitable[Judgements]]
@@ -24,6 +28,7 @@ class Measured(Record):
 
     rosters: tuple[AuditedRoster, ...]
     tuned: dict[str, Tuned]
+    reliability: Reliability = Field(description="of every member on DEV, by `seat_key`: what decides ties, and weighs")
     drawn: tuple[Deliberation, ...]
     judged: Judgements
 
@@ -49,7 +54,8 @@ async def measure_rosters(
     judged = await judge(lab, stage, drawn, items)
     right, pool, tokens = judged.lookup(), Pool(drawn), _tokens_each(drawn)
     found = tuple(_audited(ask, pool, tuning, items, right, tokens) for ask in rosters)
-    return Measured(rosters=found, tuned=tuning.members, drawn=tuple(drawn), judged=judged)
+    reliability = tuning.reliability
+    return Measured(rosters=found, tuned=tuning.members, reliability=reliability, drawn=tuple(drawn), judged=judged)
 
 
 def distinct_members(rosters: Iterable[RosterAsk]) -> list[Member]:
@@ -117,6 +123,7 @@ def _audited(
     single, sampled = best_of(ask.members, tuned), best_sampled(ask.members, tuned)
     is_greedy = tuned[single.name].best == tuned[single.name].greedy
     once = by_task(member_scores(pool, _greedy(single), items, right)) if is_greedy else alone[single.name]
+    ties = by_reliability(tuning.reliability, seat_key)
     all_of_one, ballots = FirstOf(pool, {sampled.name: ask.num_ballots}), FirstOf(pool, ask.shares)
     return AuditedRoster(
         name=ask.name,
@@ -124,7 +131,7 @@ def _audited(
         samples_each=ask.samples_each,
         ballots=ask.num_ballots,
         alone=alone,
-        vote=by_task(vote_scores(ballots, ask.members, items, right)),
+        vote=by_task(vote_scores(ballots, ask.members, items, right, ties)),
         weighted=by_task(weighted_vote_scores(ballots, ask.members, items, right, tuning.reliability)),
         single_name=f"{single.name}, greedy" if is_greedy else single.name,
         single=once,

@@ -25,16 +25,21 @@ def measure_run(directory: Path) -> Reliability:
     Raises:
         ConfigError: no judged proposals there.
     """
+    measured = what_is_measured(directory)
+    if not measured.answers:
+        raise ConfigError(f"{directory}: expected a run with judged proposals, found none; let its harvest end first")
+    return measured
+
+
+def what_is_measured(directory: Path) -> Reliability:
+    """As `measure_run`, of a run that may have nothing yet, or not any more."""
     right = open_judgements(directory)
     traces = [trace for name in STAGES for path in sorted(directory.glob(f"generation-*/{name}"))
               for trace in read_traces(path)]  # fmt: skip
     councils = [
         trace for path in sorted(directory.glob(f"generation-*/{COUNCILS}.parquet")) for trace in read_traces(path)
     ]
-    measured = measure_traces(traces, right, councils=councils)
-    if not measured.answers:
-        raise ConfigError(f"{directory}: expected a run with judged proposals, found none; let its harvest end first")
-    return measured
+    return measure_traces(traces, right, councils=councils)
 
 
 def read_reliability(path: Path) -> Reliability:

@@ -26,9 +26,11 @@ from evolve.problems.config import FileProblems
 from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
 from evolve.problems.types import Problem
-from evolve.run_files import DEV, DEV_AGAIN, DEV_SEATS
+from evolve.run_files import DEV, DEV_AGAIN, DEV_SEATS, DEV_TWINS
+from evolve.ties import by_reliability, cross_fitted, standing
 from evolve.training.stage import Ahead
 from memory.types import Record
+from mesh.reliability import Reliability
 from mesh.seeds import derive_seed
 from mesh.types import Deliberation, Member
 
@@ -62,6 +64,9 @@ class DevRecord(Record):
     keys: tuple[str, ...] = Field(default=(), description="their canonical keys")
     scores: tuple[DevScore, ...] = Field(default=(), description="arrangements of those who saw all problems")
     members: tuple[Measured, ...] = Field(default=(), description="seats first, then candidates that saw all problems")
+    standing: Reliability = Field(
+        default=Reliability(), description="of everybody measured, by `weights_key`: who decides ties on other problems"
+    )
     contributions: Contributions | None = Field(default=None, description="of the seats, exact, on these problems")
     trials: Trials | None = Field(default=None, description="of critics and synthesisers in councils; None: of nobody")
     stopped: dict[str, str] = Field(default_factory=dict, description="candidate to why it got no further")
@@ -106,7 +111,8 @@ async def compare_on_dev(
     await drawing.draw(DEV_SEATS, seats, 0, len(items))
     stopped = await _stop_broken(drawing, seats, contenders, selections)
     running = {name: c.member for name, c in contenders.items() if name not in stopped}
-    found = contributions(ballot_box(drawing.pool, seats, items, drawing.judged), drawing.clusters(problems))
+    ties = cross_fitted(drawing.pool, seats, items, drawing.judged)
+    found = contributions(ballot_box(drawing.pool, seats, items, drawing.judged, ties), drawing.clusters(problems))
     places = weakest_places(seats, {one.member: one.value for one in found.members})
     survivors = await _halve(drawing, seats, running, places, stopped) if running else []
     people = [*seats, *survivors]
@@ -115,13 +121,13 @@ async def compare_on_dev(
     arrangements = distinct(
         [*(alone(seats, m, places) for m in ranked), together(seats, ranked, places), widest(seats, ranked, scores)]
     )
-    base = right_votes(drawing.pool, seats, items, drawing.judged)
+    base = drawing.votes(seats, items, people)
     tested = [
         DevScore(
             arrangement=one,
             test=paired_test(
                 base,
-                right_votes(drawing.pool, one.seats, items, drawing.judged),
+                drawing.votes(one.seats, items, people),
                 drawing.clusters(problems),
                 seed=derive_seed(lab.config.seed, "dev", generation.number, one.name),
             ),
@@ -141,6 +147,7 @@ async def compare_on_dev(
             Measured(name=m.name, scores=scores[m.name], num_samples=lab.config.evaluation.dev_samples_per_member)
             for m in people
         ),
+        standing=standing(drawing.pool, people, items, drawing.judged),
         contributions=found,
         trials=trials,
         stopped=stopped | (trials.stopped if trials else {}),
@@ -163,6 +170,18 @@ def head_start(lab: Lab, generation: Generation, problems: SplitProblems) -> Ahe
     return draw
 
 
+async def measure_twins(
+    lab: Lab, generation: Generation, twins: Sequence[Member], problems: SplitProblems
+) -> Reliability:
+    """How good placebos are on the problems that candidates were chosen by, for the gate decides their ties alike."""
+    items, _ = divided(problems, lab.config, generation.number)
+    if not twins or not items:
+        return Reliability()
+    drawing = _Drawing(lab, generation.number, items)
+    await drawing.draw(DEV_TWINS, twins, 0, len(items))
+    return standing(drawing.pool, twins, items, drawing.judged)
+
+
 async def measure_again(
     lab: Lab, generation: Generation, winner: Arrangement, dev: DevRecord, problems: SplitProblems
 ) -> Remeasured | None:
@@ -181,7 +200,8 @@ async def measure_again(
     else:
         drawing, people = _Drawing(lab, number, kept), members_of([seats, winner.seats])
         await drawing.draw(DEV_AGAIN, people, 0, len(kept))
-        before, after = (right_votes(drawing.pool, one, kept, drawing.judged) for one in (seats, winner.seats))
+        ties = by_reliability(dev.standing)
+        before, after = (right_votes(drawing.pool, one, kept, drawing.judged, ties) for one in (seats, winner.seats))
         alone = {m.name: sum(member_scores(drawing.pool, m, kept, drawing.judged)) / len(kept) for m in people}
     fresh = paired_test(
         before,
@@ -221,6 +241,11 @@ class _Drawing:
         judged: Judgements = await self.lab.judge_all(stage, held, items)
         self._held += held
         self.judged |= judged.lookup()
+
+    def votes(self, seats: Sequence[Member], items: Sequence[Problem], people: Sequence[Member]) -> tuple[bool, ...]:
+        """Was the vote of these seats right; ties fall to whoever of all `people` is better on the other folds."""
+        ties = cross_fitted(self.pool, people, self.items, self.judged)
+        return right_votes(self.pool, seats, items, self.judged, ties)
 
     def clusters(self, problems: SplitProblems) -> tuple[str, ...]:
         return tuple(problems.cluster_of(problem) for problem in self.items)
@@ -267,10 +292,11 @@ async def _halve(
     """Candidates that are left when each rung has dropped the worse ones; those have seen every problem."""
     config, items = drawing.lab.config, drawing.items
     plan = plan_halving(len(running), len(items), num_finalists=config.gate.max_finalists, keep=config.evaluation.keep)
-    base = right_votes(drawing.pool, seats, items, drawing.judged)
     seen = min(config.evaluation.screen_items, len(items))
     drawn = dict.fromkeys(running, seen)
     results: dict[str, tuple[bool, ...]] = dict.fromkeys(running, ())
+    people = [*seats, *running.values()]
+    base = drawing.votes(seats, items, people)
     seed = derive_seed(config.seed, "halving", drawing.number)
     for rung, stop in enumerate(plan.rungs):
         step = next_step(plan, base, results, seed=seed)
@@ -279,8 +305,8 @@ async def _halve(
             await drawing.draw(f"rung {rung}", [running[name] for name in step.arms], start, stop)
             drawn.update(dict.fromkeys(step.arms, stop))
         for name in step.arms:
-            arrangement = alone(seats, running[name], places)
-            results[name] = right_votes(drawing.pool, arrangement.seats, items[:stop], drawing.judged)
+            results[name] = drawing.votes(alone(seats, running[name], places).seats, items[:stop], people)
+        base = drawing.votes(seats, items, people)
     step = next_step(plan, base, results, seed=seed)
     complete = [name for name in running if len(results[name]) == len(items)]
     for name, reason in step.dropped.items():

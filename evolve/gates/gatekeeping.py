@@ -8,12 +8,12 @@ from pathlib import Path
 from pydantic import Field
 
 from evolve.asks import first_of_each_type, proposal_asks
-from evolve.evaluate import Pool
+from evolve.evaluate import Pool, Precedence
 from evolve.gates.aa import aa_is_due
 from evolve.gates.arrangements import Arrangement, Endpoint, weakest_places
 from evolve.gates.conjunction import ConjunctionRecord, Contest, Rival, RivalKind, hold
 from evolve.gates.council_trials import Councils
-from evolve.gates.dev import DevRecord
+from evolve.gates.dev import DevRecord, measure_twins
 from evolve.gates.gate import ArmKind
 from evolve.gates.gate_wear import GateWear, Level, WearLedger, holding, level_after, run_of, wear_of, wear_path
 from evolve.gates.paired import PairedTest, paired_test
@@ -29,6 +29,7 @@ from evolve.problems.config import FileProblems
 from evolve.problems.permits import GatePermit
 from evolve.problems.sealed import SealedProblem, SplitProblems
 from evolve.problems.splits import Split
+from evolve.ties import by_reliability
 from memory.types import Record
 from mesh.seeds import derive_seed
 from mesh.types import Member
@@ -107,6 +108,7 @@ async def hold_gate(
         proposal_asks(lab.config, stage, items, _members(seats, by_vote), settings.samples_per_member),
     )
     judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
+    ties = await _ties(lab, generation, dev, placebos, by_vote, problems)
     in_councils = [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
     if broken := _broken(lab.directory, stage):
         return GateHeld(level=level, reason=f"the gate decided nothing: {broken}", placebos=placebos)
@@ -114,7 +116,7 @@ async def hold_gate(
     async def decide() -> ConjunctionRecord:
         pool = Pool(drawn)
         clusters = [problems.cluster_of(item) for item in items]
-        contests = [_contest(entry, pool, items, judged, clusters) for entry in by_vote] + in_councils
+        contests = [_contest(entry, pool, items, judged, clusters, ties) for entry in by_vote] + in_councils
         assert level.alpha is not None, "checked above"
         return hold(
             contests,
@@ -127,6 +129,20 @@ async def hold_gate(
     record = await lab.journal.record(f"conjunction-generation-{number}", inputs, ConjunctionRecord, decide)
     council = await _beside_the_vote(lab, generation, councils, dev, problems)
     return GateHeld(level=level, record=record, reason=dev.reason, council=council, placebos=placebos)
+
+
+async def _ties(
+    lab: Lab,
+    generation: Generation,
+    dev: DevRecord,
+    placebos: Placebos,
+    by_vote: Sequence[_Entry],
+    problems: SplitProblems,
+) -> Precedence:
+    """Whoever DEV measured to be better, placebos like all others; one more sample of a member is as good as it is."""
+    voting = _members(seat(generation), by_vote)
+    twins = [one.member for one in placebos.everyone if one.member in voting]
+    return by_reliability(dev.standing.merge(await measure_twins(lab, generation, twins, problems)))
 
 
 def _broken(directory: Path, stage: str) -> str:
@@ -245,6 +261,7 @@ def _contest(
     items: Sequence[SealedProblem],
     judged: Mapping[tuple[str, str], bool],
     clusters: Sequence[str],
+    ties: Precedence,
 ) -> Contest:
     return contest_of(
         entry.name,
@@ -253,6 +270,7 @@ def _contest(
         entry.rivals,
         items,
         judged,
+        ties=ties,
         kind=entry.kind,
         clusters=clusters,
         exempt=entry.exempt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from evolve.evaluate import Pool, right_votes
+from evolve.evaluate import Pool, Precedence, as_seated, right_votes
 from evolve.gates.conjunction import Contest, Rival, RivalKind
 from evolve.gates.gate import ArmKind
 from evolve.problems.sealed import Asked
@@ -69,6 +69,7 @@ def contest_of(
     problems: Sequence[Asked],
     judged: Mapping[tuple[str, str], bool],
     *,
+    ties: Precedence = as_seated,
     kind: ArmKind = "candidate",
     clusters: Sequence[str] = (),
     exempt: Sequence[RivalKind] = (),
@@ -80,12 +81,12 @@ def contest_of(
     return Contest(
         name=name,
         kind=kind,
-        right=right_votes(pool, candidate, problems, judged),
+        right=right_votes(pool, candidate, problems, judged, ties),
         rivals=tuple(
             Rival(
                 kind=rival,
                 name=" and ".join(member.name for member in seats),
-                right=right_votes(pool, seats, problems, judged),
+                right=right_votes(pool, seats, problems, judged, ties),
             )
             for rival, seats in rivals.items()
         ),

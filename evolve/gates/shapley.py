@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 from scipy.special import stdtr, stdtrit
 
-from evolve.evaluate import Pool
+from evolve.evaluate import Pool, Precedence, as_seated
 from evolve.gates.intervals import Interval
 from evolve.gates.paired import clustered_error
 from evolve.problems.sealed import Asked
@@ -34,7 +34,7 @@ class Ballot:
 
 @dataclass(frozen=True)
 class BallotBox:
-    """The cached ballots of all members, problem by problem, in seat order."""
+    """The cached ballots of all members, problem by problem, in the order that decides ties."""
 
     names: tuple[str, ...]
     families: tuple[str, ...]
@@ -63,13 +63,18 @@ class Contributions(Record):
 
 
 def ballot_box(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Asked], judged: Mapping[tuple[str, str], bool]
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Asked],
+    judged: Mapping[tuple[str, str], bool],
+    ties: Precedence = as_seated,
 ) -> BallotBox:
     """The first proposals of these seats for these problems; abstentions are no ballots."""
     rows = []
     for problem in problems:
         ballots = []
-        for index, member in enumerate(seats):
+        for member in ties(seats, problem.task):
+            index = seats.index(member)
             for proposal in pool.of(member, problem.task):
                 if proposal.answer is not None:
                     pile = canonical(proposal.answer, problem.task.answer_kind)

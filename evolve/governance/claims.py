@@ -18,7 +18,7 @@ from evolve.config import RunConfig
 from evolve.gates.remeasure import expected_luck
 from evolve.problems.config import GymProblems
 from evolve.problems.drawn import problems_by_generation
-from evolve.run_files import DEV, DEV_AGAIN, DEV_SEATS, HARVEST
+from evolve.run_files import DEV, DEV_AGAIN, DEV_SEATS, DEV_TWINS, HARVEST
 from memory.types import Record
 from mesh.measuring import measure_traces
 from mesh.reliability import Reliability, seat_key
@@ -93,7 +93,7 @@ def _asked_first(run: Path) -> list[Deliberation]:
 
 def _chosen_by(run: Path) -> list[list[Deliberation]]:
     """For each generation what its candidates answered on the DEV items they were chosen by."""
-    others = (DEV_AGAIN, DEV_SEATS)
+    others = (DEV_AGAIN, DEV_SEATS, DEV_TWINS)
     return [
         [t for path in sorted((one / DEV).glob("*.parquet")) if path.stem not in others for t in read_traces(path)]
         for one in _generations(run)

@@ -190,9 +190,8 @@ def _dev(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: B
     """Seats on all problems, candidates screened and halved, the winner again on those that were kept."""
     from evolve.gates.halving import plan_halving
 
-    settings, items, seats = config.evaluation, problems.of(Split.DEV), len(base_seats(config))
-    kept = int(len(items) * settings.remeasure_share) if config.gate.remeasure else 0
-    choosing = items[: len(items) - kept]
+    settings, seats = config.evaluation, len(base_seats(config))
+    choosing, kept = _divided(config, problems)
     k, count = settings.dev_samples_per_member, bred.num_contenders
     stages = [_proposals(rates, f"{name} dev seats", choosing, seats, k)]
     if not choosing or not count:
@@ -207,9 +206,16 @@ def _dev(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: B
             seen = stop
         left = min(left, survivors)
     if kept:
-        again = _proposals(rates, f"{name} dev again", items[len(items) - kept :], seats + 1, k)
+        again = _proposals(rates, f"{name} dev again", kept, seats + 1, k)
         stages.append(again)
     return stages
+
+
+def _divided(config: RunConfig, problems: Problems) -> tuple[Sequence[Asked], Sequence[Asked]]:
+    """(as many DEV problems as choosing uses, as many as are kept for measuring the winner)."""
+    items = problems.of(Split.DEV)
+    kept = int(len(items) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
+    return items[: len(items) - kept], items[len(items) - kept :]
 
 
 def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred: Bred) -> list[StagePlan]:
@@ -226,6 +232,10 @@ def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred
     members += seats if due else 0  # the incumbents anew
     members += 1 if due and not (finalists and "budget" in required) else 0
     stages = [_proposals(rates, f"generation {number} gate", items, members, config.gate.samples_per_member)]
+    if bred.num_placebos:
+        choosing, _ = _divided(config, problems)
+        samples = config.evaluation.dev_samples_per_member
+        stages.append(_proposals(rates, f"generation {number} dev twins", choosing, bred.num_placebos, samples))
     if config.gate.councils_per_type and finalists:
         some = _sample(items, config.gate.councils_per_type)
         sides = ("before", "after")
@@ -239,16 +249,16 @@ def _helpers(config: RunConfig, problems: Problems, rates: Rates, number: int, b
 
     if not bred.helpers:
         return []
-    due, required, items = aa_is_due(number, config.gate.aa_every), config.gate.required, problems.of(Split.DEV)
-    kept = int(len(items) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
+    due, required = aa_is_due(number, config.gate.aa_every), config.gate.required
+    choosing, kept = _divided(config, problems)
     finalists = bred.helpers[: config.gate.max_finalists]
     at_gate = list(finalists) if bred.num_finalists else ["before", *finalists]  # else a finalist's councils have it
     at_gate += [f"{name} budget" for name in finalists] if "budget" in required else []
     at_gate += [f"placebo {name}" for name in bred.helper_placebos] if due or "placebo" in required else []
     at_gate += [f"A/A {number} in councils"] if due else []
     sides: dict[str, tuple[Sequence[Asked], list[str]]] = {
-        "dev councils": (items[: len(items) - kept], ["before", *bred.helpers]),
-        "dev councils again": (items[len(items) - kept :], ["before", bred.helpers[0]] if kept else []),
+        "dev councils": (choosing, ["before", *bred.helpers]),
+        "dev councils again": (kept, ["before", bred.helpers[0]] if kept else []),
         "gate councils": (problems.of(Split.GATE), at_gate),
     }
     return [

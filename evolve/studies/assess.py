@@ -18,6 +18,7 @@ from evolve.planning.rates import Rates
 from evolve.problems.splits import normalised_text
 from evolve.problems.types import Problem
 from evolve.report.measure import Accuracy, Difference, accuracy, paired_difference
+from evolve.ties import cross_fitted
 from memory.types import Record, content_hash
 from mesh.tally import plurality
 from mesh.types import Member, Proposal
@@ -163,14 +164,21 @@ def vote_replicates(
 ) -> list[list[float]]:
     """Votes over `votes_each` proposals of every seat, from disjoint samples: one list of scores for each replicate.
 
+    Ties fall to the seat that is better on the items of the other folds, as they fall in a run by what DEV measured.
+
     As many replicates as every seat has samples for, at least one; a seat without samples casts fewer ballots.
     """
     drawn = [len(pool.of(seat, problem.task)) for seat in seats for problem in problems]
     count = max(1, max(drawn, default=0) // votes_each)
+    ties = cross_fitted(pool, seats, problems, right)
     return [
         [
             _vote(
-                [p for seat in seats for p in pool.of(seat, problem.task)[n * votes_each : (n + 1) * votes_each]],
+                [
+                    p
+                    for seat in ties(seats, problem.task)
+                    for p in pool.of(seat, problem.task)[n * votes_each : (n + 1) * votes_each]
+                ],
                 problem,
                 right,
             )

@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from evolve.asks import proposal_asks
+from evolve.audit.measured import what_is_measured
 from evolve.config import ConfigError, MeshConfig, RunConfig
-from evolve.evaluate import Pool, member_scores
+from evolve.evaluate import Pool, Precedence, member_scores
 from evolve.governance.rosters import generations_of
 from evolve.lab import Lab
 from evolve.problems.config import FileProblems
@@ -20,11 +21,13 @@ from evolve.studies.assess import Arm, best_single
 from evolve.studies.fresh_tasks import LeftOut, fresh_tasks, questions_seen
 from evolve.studies.rival_arms import arm_directory, read_arm, run_of
 from evolve.studies.study import NOTHING_LEFT_OUT, ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
+from evolve.ties import by_reliability
 from memory.types import Record, content_hash
+from mesh.reliability import seat_key
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Usage
 
-FORM = 2
+FORM = 3
 """Of what a study holds; a finished one of an earlier form is not taken for today's."""
 
 
@@ -123,6 +126,8 @@ async def study(
     drawn += await _draw(lab, "study specialists", items, trained, most)
     judged = (await lab.judge_all("study", drawn, items)).lookup()
     pool, spends = Pool(drawn), _spends(lab, drawn, baseline, options)
+    assert options.run is not None, "its seats were read above"
+    ties = by_reliability(what_is_measured(options.run), seat_key)
 
     def arm(role: ArmRole, name: str, samples: Mapping[str, int], scores: Sequence[float]) -> StudyArm:
         tokens, seconds, money = arm_cost(samples, spends)
@@ -131,7 +136,7 @@ async def study(
 
     def voting(role: ArmRole, name: str, seats: Sequence[Member]) -> StudyArm:
         counts = _shared_out(budget, seats)
-        return arm(role, name, counts, _votes(pool, seats, counts, items, judged))
+        return arm(role, name, counts, _votes(pool, seats, counts, items, judged, ties))
 
     single, consistency, chosen = best_single(pool, founders, items, judged)
     spends["best single"] = _mean_spend([spends[name] for name in chosen])
@@ -288,10 +293,11 @@ def _votes(
     counts: Mapping[str, int],
     items: Sequence[Problem],
     judged: Mapping[tuple[str, str], bool],
+    ties: Precedence,
 ) -> list[float]:
     scores = []
     for problem in items:
-        ballots = [p for seat in seats for p in pool.of(seat, problem.task)[: counts[seat.name]]]
+        ballots = [p for seat in ties(seats, problem.task) for p in pool.of(seat, problem.task)[: counts[seat.name]]]
         answer = plurality(ballots, problem.task.answer_kind).answer
         scores.append(float(answer is not None and judged.get((problem.task.id, answer), False)))
     return scores

@@ -35,7 +35,7 @@ def config(directory: Path, **more: object) -> RunConfig:
         {
             "name": "planned",
             "run_dir": str(directory / "run"),
-            "seed": 5,
+            "seed": 1,
             "num_generations": 2,
             "serving": {"in_process": True, "engines": engines},
             "problems": {"kind": "file", "path": str(tasks), "verifier": {"kind": "numeric"}, "answer_kind": "number"},
@@ -66,7 +66,8 @@ def compare(directory: Path, **more: object) -> tuple[Plan, dict[str, int], dict
 @pytest.mark.parametrize(
     "more",
     [
-        # With controls in every generation: the gate is held also where no scripted candidate betters a seated one.
+        # With controls in every generation: the gate is held also where no scripted candidate betters a seated one. The
+        # seed is one in which a candidate comes as far as the gate each time, as the plan expects.
         {"gate": {"aa_every": 1}},
         {
             "recipes": {"min_rows": 4, "cross_family": True, "placebo": True},
