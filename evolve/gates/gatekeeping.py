@@ -102,28 +102,15 @@ async def hold_gate(
         first_of_each_type(items, settings.councils_per_type),
         GatePermit(f"{stage} councils"),
     )
-    drawn = await lab.hold(
-        stage,
-        lab.directory / f"generation-{number}" / "gate.parquet",
-        proposal_asks(lab.config, stage, items, _members(seats, by_vote), settings.samples_per_member),
-    )
-    judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
-    ties = await _ties(lab, generation, dev, placebos, by_vote, problems)
-    in_councils = [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
+    contests = await _by_vote(lab, generation, dev, placebos, by_vote, problems)
+    contests += [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
     if broken := _broken(lab.directory, stage):
         return GateHeld(level=level, reason=f"the gate decided nothing: {broken}", placebos=placebos)
 
     async def decide() -> ConjunctionRecord:
-        pool = Pool(drawn)
-        clusters = [problems.cluster_of(item) for item in items]
-        contests = [_contest(entry, pool, items, judged, clusters, ties) for entry in by_vote] + in_councils
         assert level.alpha is not None, "checked above"
-        return hold(
-            contests,
-            level.alpha,
-            required=("incumbent", *settings.required),
-            seed=derive_seed(lab.config.seed, "gate", number),
-        )
+        seed = derive_seed(lab.config.seed, "gate", number)
+        return hold(contests, level.alpha, required=("incumbent", *settings.required), seed=seed)
 
     inputs = {"entries": [entry.model_dump(mode="json") for entry in entries], "alpha": level.alpha}
     record = await lab.journal.record(f"conjunction-generation-{number}", inputs, ConjunctionRecord, decide)
@@ -131,18 +118,27 @@ async def hold_gate(
     return GateHeld(level=level, record=record, reason=dev.reason, council=council, placebos=placebos)
 
 
-async def _ties(
+async def _by_vote(
     lab: Lab,
     generation: Generation,
     dev: DevRecord,
     placebos: Placebos,
-    by_vote: Sequence[_Entry],
+    entries: Sequence[_Entry],
     problems: SplitProblems,
-) -> Precedence:
-    """Whoever DEV measured to be better, placebos like all others; one more sample of a member is as good as it is."""
-    voting = _members(seat(generation), by_vote)
-    twins = [one.member for one in placebos.everyone if one.member in voting]
-    return by_reliability(dev.standing.merge(await measure_twins(lab, generation, twins, problems)))
+) -> list[Contest]:
+    """Everybody's first proposals for the GATE problems, drawn once, and the contests replayed from them."""
+    items, stage = problems.of(Split.GATE), f"generation {generation.number} gate"
+    people = _members(seat(generation), entries)
+    drawn = await lab.hold(
+        stage,
+        lab.directory / f"generation-{generation.number}" / "gate.parquet",
+        proposal_asks(lab.config, stage, items, people, lab.config.gate.samples_per_member),
+    )
+    judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
+    twins = [one.member for one in placebos.everyone if one.member in people]
+    ties = by_reliability(dev.standing.merge(await measure_twins(lab, generation, twins, problems)))
+    pool, clusters = Pool(drawn), [problems.cluster_of(item) for item in items]
+    return [_contest(entry, pool, items, judged, clusters, ties) for entry in entries]
 
 
 def _broken(directory: Path, stage: str) -> str:

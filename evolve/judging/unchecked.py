@@ -96,12 +96,6 @@ def keep_unchecked(directory: Path, found: Unchecked) -> None:
         publish_json(folder / f"{found.stage.replace(' ', '-')}.json", found)
 
 
-def read_unchecked(directory: Path, stage: str) -> Unchecked:
-    """What a stage of a run could not check; nothing where nothing was kept."""
-    path = directory / FOLDER / f"{stage.replace(' ', '-')}.json"
-    return read_record(path, Unchecked) if path.is_file() else Unchecked(stage=stage)
-
-
 def all_unchecked(directory: Path) -> tuple[Unchecked, ...]:
     """Of every stage of a run that could not check something, by name."""
     return tuple(read_record(path, Unchecked) for path in sorted((directory / FOLDER).glob("*.json")))

@@ -30,6 +30,8 @@ from mesh.types import Deliberation, Member, Usage
 FORM = 3
 """Of what a study holds; a finished one of an earlier form is not taken for today's."""
 
+NO_TIES = "{run} holds no judged proposals: tied votes of the evolved mesh fall to its earlier seat"
+
 
 class StudyOptions(Record):
     """What is compared."""
@@ -127,7 +129,8 @@ async def study(
     judged = (await lab.judge_all("study", drawn, items)).lookup()
     pool, spends = Pool(drawn), _spends(lab, drawn, baseline, options)
     assert options.run is not None, "its seats were read above"
-    ties = by_reliability(what_is_measured(options.run), seat_key)
+    measured = what_is_measured(options.run)
+    ties = by_reliability(measured, seat_key)
 
     def arm(role: ArmRole, name: str, samples: Mapping[str, int], scores: Sequence[float]) -> StudyArm:
         tokens, seconds, money = arm_cost(samples, spends)
@@ -157,7 +160,7 @@ async def study(
         budget=budget,
         investment=investment_of(lab.config, options.run),
         left_out=left_out,
-        notes=notes_of(options),
+        notes=(*notes_of(options), *([] if measured.answers else [NO_TIES.format(run=options.run)])),
     )
 
 

@@ -241,6 +241,7 @@ def test_arms_that_are_not_there_are_named_with_the_option_that_measures_them(tm
     notes = json.loads(study(tmp_path, "--baseline", "old", "--json").stdout)["notes"]
     assert any(rft in note for note in notes)
     assert not any(baseline in note for note in notes)
+    assert f"{run} holds no judged proposals: tied votes of the evolved mesh fall to its earlier seat" in notes
     full = study(tmp_path, "--baseline", "old", "--rft", str(run))
     assert full.exit_code == 0, full.output
     assert "was not measured" not in full.stdout

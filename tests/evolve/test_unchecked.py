@@ -10,7 +10,7 @@ from typing import Literal
 from evolve.journal import Journal
 from evolve.judging.judge import Judge
 from evolve.judging.scorer import RAISED, GymScorer
-from evolve.judging.unchecked import all_unchecked, keep_unchecked, read_unchecked, unchecked_of
+from evolve.judging.unchecked import all_unchecked, keep_unchecked, unchecked_of
 from evolve.lab import Lab
 from evolve.loop import Run, evolve
 from evolve.progress import Silent
@@ -64,7 +64,7 @@ def test_where_everything_was_checked_there_is_nothing_to_say_or_keep(tmp_path: 
     found = unchecked_of("audit", [outcome(0, "passed")], lambda _: "")
     keep_unchecked(tmp_path, found)
     assert (found.groups, found.sentence, list(tmp_path.iterdir())) == ((), "", [])
-    assert read_unchecked(tmp_path, "audit").broken_share == 0.0
+    assert found.broken_share == 0.0
 
 
 def test_a_panel_that_keeps_silent_is_listed_and_is_no_fault_of_the_verifier() -> None:
@@ -130,5 +130,5 @@ def _run_with_a_verifier_that_breaks_after(step: str, directory: Path) -> tuple[
 def test_a_reason_outlives_the_process_that_found_it(tmp_path: Path) -> None:
     found = unchecked_of("generation 0 gate", [outcome(0, "unknown")], lambda _: "the scorer died")
     keep_unchecked(tmp_path, found)
-    assert read_unchecked(tmp_path, "generation 0 gate") == found
+    assert all_unchecked(tmp_path) == (found,)
     assert json.loads((tmp_path / "unchecked" / "generation-0-gate.json").read_text())["stage"] == "generation 0 gate"
