@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from evolve.run_files import JOURNAL
+from evolve.run_files import JOURNAL, TRAINING
 from memory.ledger import Ledger, publish_json, read_record
 from memory.types import Record, content_hash
 from mesh.types import Deliberation
@@ -20,7 +21,8 @@ _R = TypeVar("_R", bound=Record)
 
 TIME_FIELDS = frozenset({"seconds", "load_seconds", "engine_seconds"})
 
-
+_OWN = ("steps", "audit", "emergence", "unchecked")
+"""A run's directories beside those of its generations in which nobody but the driver writes."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
@@ -156,12 +158,16 @@ class Journal:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove the temporary files of records and traces that were being written when the process was killed."""
-    folders = [directory, directory / "steps", directory / "audit", *directory.glob("generation-*")]
-    for folder in [*folders, *directory.glob("generation-*/dev")]:
-        for path in folder.glob(".*.tmp"):
-            if _TEMPORARY.fullmatch(path.name) and path.is_file():
-                path.unlink()
+    """Remove the temporary files of records and traces that were being written when the process was killed.
+
+    What lies under `training` is left alone: a training process may have outlived its driver, and still write there.
+    """
+    for folder in [directory, *(directory / name for name in _OWN), *directory.glob("generation-*")]:
+        for inside, names, files in os.walk(folder):
+            names[:] = [] if folder == directory else [name for name in names if name != TRAINING]
+            for name in files:
+                if _TEMPORARY.fullmatch(name):
+                    (Path(inside) / name).unlink()
 
 
 def step_id(name: str, inputs: object) -> str:

@@ -8,6 +8,8 @@ ESTIMATE = "estimate.json"
 """What was told before the run began."""
 HARVEST, COUNCILS, DEV = "harvest", "councils", "dev"
 """A generation's stages on TRAIN and DEV: their files of traces (DEV: a directory), and part of their steps' names."""
+TRAINING = "training"
+"""A generation's directory of training jobs, in which their own processes write."""
 OPEN_STAGES = (HARVEST, COUNCILS, DEV)
 """The only stages whose judgements may steer anything; whatever else is judged stays where it was judged."""
 DEV_SEATS, DEV_AGAIN, DEV_TWINS = "seats", "again", "twins"

@@ -26,6 +26,7 @@ from evolve.learning.recipes import Recipe, recipes_for
 from evolve.learning.taught import Taught
 from evolve.lineage import Generation, seat
 from evolve.problems.sealed import SplitProblems
+from evolve.run_files import TRAINING
 from evolve.training.job import TrainingJob, TrainingReport
 from evolve.training.stage import Ahead, HeadStart, admit_jobs, job_of, train_jobs
 from memory.types import Record
@@ -179,7 +180,7 @@ def _plan(
             continue
         rows, chosen = selections[recipe.name].rows, pairs[recipe.name].pairs
         try:
-            jobs[recipe.name] = job_of(lab, recipe, rows, chosen, out_dir=directory / "training" / recipe.name)
+            jobs[recipe.name] = job_of(lab, recipe, rows, chosen, out_dir=directory / TRAINING / recipe.name)
         except (AdapterMissing, AdapterCorrupt) as error:
             refused[recipe.name] = f"a parent adapter cannot be used: {error}"
     return _Plan(

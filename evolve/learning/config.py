@@ -60,7 +60,7 @@ class QualityConfig(Record):
         default=0.3,
         ge=0,
         le=1,
-        description="share of words that no row has, in prompt or completion; numbers are not words",
+        description="share of words that neither a row nor their own prompt has; numbers are not words",
     )
     max_same: float = Field(
         default=0.4, ge=0, le=1, description="share by which the commonest text may exceed that of the rows"

@@ -16,6 +16,7 @@ from evolve.learning.provenance import note_placebo
 from evolve.learning.recipe_rows import shuffle_targets, turn_pairs
 from evolve.learning.recipes import PLACEBO_SUFFIX, placebo_of
 from evolve.learning.taught import Taught
+from evolve.run_files import TRAINING
 from evolve.training.job import TrainingJob, TrainingReport
 from evolve.training.stage import admit_jobs, job_of, train_jobs
 from memory.ledger import publish_bytes
@@ -99,7 +100,7 @@ def twin_job(lab: Lab, candidate: Candidate, taught: Taught) -> TrainingJob:
         recipe,
         shuffle_targets(taught.rows.rows, recipe.seed),
         turn_pairs(taught.pairs.pairs, recipe.seed),
-        out_dir=lab.directory / f"generation-{candidate.generation}" / "training" / recipe.name,
+        out_dir=lab.directory / f"generation-{candidate.generation}" / TRAINING / recipe.name,
     )
 
 

@@ -34,6 +34,9 @@ class Sample(Record):
 
     task_type: str
     text: str
+    asked: frozenset[str] = Field(
+        default=frozenset(), description="words of its prompt, in small letters: to copy a name is no gibberish"
+    )
     finished: bool = Field(default=True, description="False: cut off at the token limit")
 
 
@@ -44,7 +47,7 @@ class Quality(Record):
     empty: float = Field(description="share of texts without a word")
     looping: float = Field(description="share of texts that end in a loop")
     unfinished: float = Field(description="share of texts cut off at the token limit")
-    unseen: float = Field(description="share of words that no row has; 0 without rows")
+    unseen: float = Field(description="share of words that neither their prompt nor any row has; 0 without rows")
     same: float = Field(description="share of the commonest text, by task type, mean weighted by texts")
     same_in_rows: float | None = Field(description="the same for completions of the rows of these task types")
     distinct: float | None = Field(description="different word pairs, against as many words of the rows; 1: as many")
@@ -76,7 +79,12 @@ def check(
 def samples_of(deliberations: Iterable[Deliberation], member: str, phases: Collection[Phase] = _FIRST) -> list[Sample]:
     """What a member wrote in these phases, call by call, whole and as it came."""
     return [
-        Sample(task_type=held.task.type, text=said.text, finished=said.finish_reason != "length")
+        Sample(
+            task_type=held.task.type,
+            text=said.text,
+            asked=_words_in(message.text for message in call.messages),
+            finished=said.finish_reason != "length",
+        )
         for held in deliberations
         for call in held.exchanges
         if call.member == member and call.phase in phases
@@ -88,8 +96,13 @@ def measure(samples: Sequence[Sample], rows: Sequence[TrainingRow]) -> Quality:
     """What the texts look like beside the rows."""
     texts = [sample.text for sample in samples]
     words = [words_of(text) for text in texts]
-    known = {word.lower() for row in rows for text in _texts_of(row) for word in words_of(text)}
-    flat = [word for found in words for word in found if word[0].isalpha()]
+    known = _words_in(text for row in rows for text in _texts_of(row))
+    strange = [
+        word.lower() not in known and word.lower() not in sample.asked
+        for sample, found in zip(samples, words, strict=True)
+        for word in found
+        if word[0].isalpha()
+    ]
     lengths = _lengths(rows)
     ratios = [
         math.log(max(1, len(found)) / lengths[sample.task_type])
@@ -102,7 +115,7 @@ def measure(samples: Sequence[Sample], rows: Sequence[TrainingRow]) -> Quality:
         empty=_share(not found for found in words),
         looping=_share(loop_chars(text) > 0 for text in texts),
         unfinished=_share(not sample.finished for sample in samples),
-        unseen=_share(word.lower() not in known for word in flat) if known else 0.0,
+        unseen=_share(strange) if known else 0.0,
         same=_same((sample.task_type, sample.text) for sample in samples) or 0.0,
         same_in_rows=_same((row.task_type, row.completion) for row in rows if row.task_type in types),
         distinct=_distinct(words, [words_of(row.completion) for row in rows]),
@@ -150,7 +163,7 @@ def _complaints(found: Quality, before: Quality | None, config: QualityConfig) -
             yield f"{share:.0%} of {found.num_texts} texts {words}, more than {allowed:.0%}"
     allowed = _allowed("unseen", config.max_unseen, before, config)
     if found.unseen > allowed:
-        yield f"{found.unseen:.0%} of the words are in no row, more than {allowed:.0%}"
+        yield f"{found.unseen:.0%} of the words are in no row and not in their prompt, more than {allowed:.0%}"
     allowed = _allowed("same", (found.same_in_rows or 0.0) + config.max_same, before, config)
     if found.same > allowed:
         yield f"{found.same:.0%} of the texts of a task type are the same, more than {allowed:.0%}"
@@ -176,6 +189,10 @@ def _drift(found: Quality, before: Quality | None, config: QualityConfig) -> Ite
 
 def _allowed(name: str, limit: float, before: Quality | None, config: QualityConfig) -> float:
     return limit if before is None else max(limit, getattr(before, name) + config.margin)
+
+
+def _words_in(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(word.lower() for text in texts for word in words_of(text))
 
 
 def _texts_of(row: TrainingRow) -> Iterable[str]:

@@ -18,6 +18,7 @@ from evolve.learning.recipes import PLACEBO_SUFFIX
 from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
 from evolve.problems.types import Problem
+from evolve.run_files import TRAINING
 from evolve.seats import base_seats
 from evolve.studies.rival_methods import (
     ArmName,
@@ -217,7 +218,7 @@ def _jobs(
         else:
             training = training_of(lab.config.training, target[member.engine], len(chosen.rows))
             recipe = draft.model_copy(update={"training": training})
-            out = lab.directory / f"generation-{now.number}" / "training" / recipe.name
+            out = lab.directory / f"generation-{now.number}" / TRAINING / recipe.name
             jobs[member.engine] = job_of(lab, recipe, chosen.rows, out_dir=out)
     return jobs, notes
 

@@ -211,8 +211,9 @@ def _tokens_of(config: RunConfig, stage: str) -> int:
 
 
 def test_what_a_kill_left_half_written_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    left = [tmp_path / "steps" / ".a.json.12.0123abcd.tmp", tmp_path / "generation-0" / ".gate.parquet.7.89abcdef.tmp"]
-    others = [tmp_path / "generation-0" / "notes.tmp", tmp_path / "arms" / "rft" / ".a.json.12.0123abcd.tmp"]
+    half, today = ".a.json.12.0123abcd.tmp", tmp_path / "generation-0"
+    left = [tmp_path / half, tmp_path / "steps" / half, today / half, today / "gate-councils" / half]
+    others = [today / "notes.tmp", tmp_path / "arms" / "rft" / half, today / "training" / "g1-ada-own" / half]
     for path in [*left, *others]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

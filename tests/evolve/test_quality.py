@@ -53,6 +53,14 @@ def test_bare_numbers_as_answers_are_fine_though_they_repeat():
     assert check(samples(*(str(number % 5) for number in range(40))), rows) is None
 
 
+def test_words_that_the_question_gave_are_no_gibberish():
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}mund" for n in range(40)]
+    copied = [Sample(task_type="sum", text=f"{name} {name}", asked=frozenset({name})) for name in names]
+    assert measure(copied, ROWS).unseen == 0
+    invented = [one.model_copy(update={"asked": frozenset({"who"})}) for one in copied]
+    assert measure(invented, ROWS).unseen == 1
+
+
 def test_loops_are_found_whatever_repeats():
     assert loop_chars("so " + "and then " * 12) > 100
     assert loop_chars("a" * 40) == 40
