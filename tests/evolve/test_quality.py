@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from evolve.learning.quality import QualityConfig, Sample, check, distinct_n, loop_chars, measure, words_of
+from evolve.learning.quality import QualityConfig, Sample, check, distinct_n, loop_chars, measure, samples_of, words_of
 from evolve.learning.recipe_rows import TrainingRow
-from mesh.types import Message, Part
+from mesh.types import Completion, Deliberation, Exchange, Member, Message, Part, Task, Verdict
 
 SENTENCE = "first add the two numbers then carry over what is left and write down the sum at last"
 WORDS = SENTENCE.split()
@@ -59,6 +59,29 @@ def test_words_that_the_question_gave_are_no_gibberish():
     assert measure(copied, ROWS).unseen == 0
     invented = [one.model_copy(update={"asked": frozenset({"who"})}) for one in copied]
     assert measure(invented, ROWS).unseen == 1
+
+
+def test_a_samples_words_are_those_of_the_prompt_it_answered():
+    verdict = Verdict(answer="Areez", method="m")
+    said = Deliberation(
+        id="1",
+        task=Task(id="t", question="?", type="sum", answer_kind="text"),
+        members=(Member(name="ada", engine="ada", family="f"),),
+        protocol="vote",
+        seed=0,
+        exchanges=(
+            Exchange(
+                member="ada",
+                phase="propose",
+                messages=(Message(role="user", parts=(Part(text="Areez adores tea. Who adores tea?"),)),),
+                completions=(Completion(text="Areez", finish_reason="length"),),
+            ),
+        ),
+        first_verdict=verdict,
+        verdict=verdict,
+    )
+    asked = frozenset({"areez", "adores", "tea", "who", ".", "?"})
+    assert samples_of([said], "ada") == [Sample(task_type="sum", text="Areez", asked=asked, finished=False)]
 
 
 def test_loops_are_found_whatever_repeats():
