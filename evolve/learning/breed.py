@@ -12,6 +12,7 @@ from evolve.candidate import Candidate
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.learning.accumulate import Accumulated
+from evolve.learning.accumulate_pairs import AccumulatedPairs
 from evolve.learning.bandit import replay
 from evolve.learning.credit import PhaseCredit
 from evolve.learning.curate import Curated
@@ -19,7 +20,6 @@ from evolve.learning.curating import Lessons, learn_from, publish_cards, publish
 from evolve.learning.dataset_card import DatasetCard, dataset_card, recipe_card
 from evolve.learning.manifests import Manifest, publish_manifests
 from evolve.learning.past import Past
-from evolve.learning.preferences import ChosenRejected
 from evolve.learning.provenance import note_artefacts
 from evolve.learning.recipe_rows import PairSelection, RowSelection, examples_for, pairs_for, rows_for
 from evolve.learning.recipes import Recipe, recipes_for
@@ -39,7 +39,7 @@ class Brood(Record):
     generation: int = Field(default=0, ge=0, description="number of the generation whose traces were learned from")
     curated: Curated
     accumulated: Accumulated = Accumulated(all=(), used=(), drops=())
-    pairs: tuple[ChosenRejected, ...] = Field(default=(), description="what recipes chose their pairs from")
+    pairs: AccumulatedPairs = Field(default=AccumulatedPairs(), description="what recipes chose their pairs from")
     phases: tuple[PhaseCredit, ...] = Field(default=(), description="every member's record by phase")
     recipes: tuple[Recipe, ...] = Field(default=(), description="every one that was tried")
     selections: dict[str, RowSelection] = Field(description="recipe to the rows it learned from")
@@ -122,7 +122,9 @@ async def breed(
         lab, f"admit-generation-{number}", plan.jobs, reports, generation=number, teachers=plan.teachers
     )
     adapters = {candidate.recipe.name: candidate.member.adapter or "" for candidate in admitted.candidates}
-    note_artefacts(lab, harvest, plan.jobs, adapters, earlier=past.rows, rows=lessons.accumulated.all)
+    note_artefacts(
+        lab, harvest, plan.jobs, adapters, earlier=past.rows, rows=lessons.accumulated.all, pairs=lessons.pairs.all
+    )
     await lab.load_adapters(candidate.member for candidate in admitted.candidates)
     return Brood(
         generation=number,
@@ -164,7 +166,7 @@ def _plan(
     recipes = recipes_of(lab, generation, problems, past)
     examples = lessons.accumulated.examples
     selections = {recipe.name: rows_for(recipe, examples, lab.config.recipes) for recipe in recipes}
-    pairs = {recipe.name: pairs_for(recipe, lessons.pairs) for recipe in recipes}
+    pairs = {recipe.name: pairs_for(recipe, lessons.pairs.pairs) for recipe in recipes}
     row_of = {row.example: row for row in lessons.accumulated.used}
     manifests = {
         recipe.name: Manifest(

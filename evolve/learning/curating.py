@@ -13,6 +13,7 @@ from evolve.evaluate import Judgements
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.learning.accumulate import Accumulated, accumulate, set_rows
+from evolve.learning.accumulate_pairs import AccumulatedPairs, accumulate_pairs, pair_rows
 from evolve.learning.credit import (
     Credit,
     IsCorrect,
@@ -46,7 +47,7 @@ class Lessons(Record):
 
     curated: Curated
     accumulated: Accumulated
-    pairs: tuple[ChosenRejected, ...] = ()
+    pairs: AccumulatedPairs = AccumulatedPairs()
     phases: tuple[PhaseCredit, ...] = ()
     num_held_out: int = Field(default=0, description="canonical keys of DEV, GATE and AUDIT that no used row has")
 
@@ -62,7 +63,7 @@ class Judged(NamedTuple):
 
 
 async def learn_from(lab: Lab, number: int, harvest: Harvest, problems: SplitProblems, past: Past) -> Lessons:
-    """Credit, curate, accumulate and pair what generation `number` said; three journal steps."""
+    """Credit, curate, accumulate and pair what generation `number` said; four journal steps."""
     config = lab.config
     held_out = problems.held_out_keys | frozenset(past.held_out)
     traces = [*harvest.proposals, *harvest.councils]
@@ -81,8 +82,9 @@ async def learn_from(lab: Lab, number: int, harvest: Harvest, problems: SplitPro
 
     curated = await lab.journal.record(f"curate-generation-{number}", inputs, Curated, choose)
 
+    keys = {problem.task.id: problem.key for problem in problems.train}
+
     async def add() -> Accumulated:
-        keys = {problem.task.id: problem.key for problem in problems.train}
         fresh = set_rows(curated.examples, number, keys, _labels_of(curated.examples, judged.labels))
         return accumulate(past.rows, fresh, config.accumulation, held_out=held_out, seed=config.seed)
 
@@ -96,10 +98,18 @@ async def learn_from(lab: Lab, number: int, harvest: Harvest, problems: SplitPro
         return Pairs(pairs=found)
 
     pairs = await lab.journal.record(f"pair-generation-{number}", inputs, Pairs, pair)
+
+    async def add_pairs() -> AccumulatedPairs:
+        fresh = pair_rows(pairs.pairs, number, keys)
+        return accumulate_pairs(past.pairs, fresh, config.accumulation, held_out=held_out, seed=config.seed)
+
+    before = content_hash([row.id for row in past.pairs])
+    together = {"pairs": content_hash(pairs), "earlier": before, "held_out": inputs["held_out"]}
+    name = f"accumulate-pairs-generation-{number}"
     return Lessons(
         curated=curated,
         accumulated=accumulated,
-        pairs=pairs.pairs,
+        pairs=await lab.journal.record(name, together, AccumulatedPairs, add_pairs),
         phases=phases_of(harvest, judged.correct),
         num_held_out=len(held_out),
     )
@@ -145,7 +155,8 @@ def phases_of(harvest: Harvest, correct: IsCorrect) -> tuple[PhaseCredit, ...]:
 def publish_lessons(directory: Path, lessons: Lessons) -> None:
     """What was learned from and what was not, one JSON a line, for people and other tools.
 
-    `examples` and `drops` are the generation's own; `set-all`, `set-used` and `set-drops` are over all generations.
+    `examples` and `drops` are the generation's own; `set-all`, `set-used`, `set-drops` and `pairs` are over all
+    generations.
     """
     reasons = {drop.row: drop.reason for drop in lessons.accumulated.drops}
     rows = [
@@ -154,12 +165,15 @@ def publish_lessons(directory: Path, lessons: Lessons) -> None:
     ]
     _publish(directory / "examples.jsonl", lessons.curated.examples)
     _publish(directory / "drops.jsonl", lessons.curated.drops)
-    publish_bytes(
-        directory / "set-all.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    )
+    publish_bytes(directory / "set-all.jsonl", _lines(rows))
     _publish(directory / "set-used.jsonl", lessons.accumulated.used)
     _publish(directory / "set-drops.jsonl", lessons.accumulated.drops)
-    _publish(directory / "pairs.jsonl", lessons.pairs)
+    unused = {drop.row: drop.reason for drop in lessons.pairs.drops}
+    pairs = [
+        {"id": row.id, "used": row.id not in unused, "reason": unused.get(row.id, "")} | row.model_dump(mode="json")
+        for row in lessons.pairs.all
+    ]
+    publish_bytes(directory / "pairs.jsonl", _lines(pairs))
 
 
 def publish_cards(directory: Path, cards: Iterable[DatasetCard]) -> None:
@@ -172,6 +186,10 @@ def publish_cards(directory: Path, cards: Iterable[DatasetCard]) -> None:
 
 def _labels_of(examples: Iterable[Example], labels: Mapping[str, LabelSource]) -> dict[tuple[str, str], LabelSource]:
     return {(e.task_id, e.completion): labels[e.task_id] for e in examples if e.task_id in labels}
+
+
+def _lines(rows: Iterable[Mapping[str, object]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _publish(path: Path, records: Iterable[Record]) -> None:

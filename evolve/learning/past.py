@@ -6,6 +6,7 @@ from pydantic import Field
 
 from evolve.candidate import Candidate
 from evolve.learning.accumulate import SetRow
+from evolve.learning.accumulate_pairs import PairRow
 from evolve.learning.bandit import ArmResult
 from evolve.learning.recipes import Parent
 from evolve.learning.taught import Taught
@@ -17,6 +18,7 @@ class Past(Record):
     """Everything a generation inherits besides its seats. Derived from the rounds before it, and never stored."""
 
     rows: tuple[SetRow, ...] = Field(default=(), description="verified examples of all earlier generations")
+    pairs: tuple[PairRow, ...] = Field(default=(), description="likewise, of chosen and rejected answers")
     arms: tuple[ArmResult, ...] = Field(default=(), description="what each recipe earned")
     parents: tuple[Parent, ...] = Field(
         default=(), description="adapters to start from or to merge: seated specialists first, then archive elites"

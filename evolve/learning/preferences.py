@@ -31,6 +31,7 @@ class ChosenRejected(Record):
     family: str = Field(description="model family of that member")
     author: str = Field(description="who wrote the chosen text")
     author_family: str = Field(description="model family of the author")
+    adapter: str | None = Field(default=None, description="adapter that wrote the chosen text; None: the base model")
     origin: Origin
     messages: tuple[Message, ...] = Field(description="the task's proposal prompt")
     chosen: str
@@ -92,6 +93,7 @@ def _pairs_of(
             family=family,
             author=example.member,
             author_family=example.family,
+            adapter=example.adapter,
             origin=_origin(example, member, family),
             messages=example.messages,
             chosen=example.completion,

@@ -8,6 +8,7 @@ from evolve.candidate import Candidate
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.learning.accumulate import SetRow
+from evolve.learning.accumulate_pairs import PairRow
 from evolve.training.job import TrainingJob
 from memory.types import Artefact, content_hash
 
@@ -20,6 +21,7 @@ def note_artefacts(
     *,
     earlier: Sequence[SetRow] = (),
     rows: Sequence[SetRow] = (),
+    pairs: Sequence[PairRow] = (),
 ) -> None:
     """Note the set of all rows, each job's dataset and its adapter, and what each was made from.
 
@@ -30,12 +32,14 @@ def note_artefacts(
         jobs: recipe to job.
         adapters: recipe to adapter hash, of those admitted.
         earlier: rows of all generations before this one, `rows` with this one's.
+        pairs: of all generations, this one included; what became of a harvest's pairs counts with its rows.
     """
     if lab.memory is None:
         return
     before = (rows_id(earlier),) if earlier else ()
     if rows:
-        made_from = (*_episodes(harvest, {row.example.task_id for row in rows}), *before)
+        tasks = {row.example.task_id for row in rows} | {row.pair.task_id for row in pairs}
+        made_from = (*_episodes(harvest, tasks), *before)
         lab.memory.record_artefact(Artefact(id=rows_id(rows), kind="dataset", made_from=made_from))
     for recipe, job in jobs.items():
         tasks = {row.task_id for row in job.rows} | {pair.task_id for pair in job.pairs}

@@ -172,15 +172,17 @@ def pairs_for(recipe: Recipe, pairs: Iterable[Pair]) -> PairSelection:
     if settings is None:
         return PairSelection()
     left_out: Counter[str] = Counter()
-    chosen: dict[tuple[str, str, str], PreferenceRow] = {}
+    chosen: dict[tuple[str, ...], PreferenceRow] = {}
     for pair in pairs:
         reason = _unfit_pair(recipe, pair)
-        if reason is None and (pair.task_id, pair.chosen, pair.rejected) in chosen:
+        # Task ids may come again in another generation, for another question.
+        place = (pair.task_id, *(message.text for message in pair.messages[-1:]), pair.chosen, pair.rejected)
+        if reason is None and place in chosen:
             reason = "same task and texts as another pair"
         if reason is not None:
             left_out[reason] += 1
             continue
-        chosen[pair.task_id, pair.chosen, pair.rejected] = PreferenceRow(
+        chosen[place] = PreferenceRow(
             task_id=pair.task_id,
             task_type=pair.task_type,
             messages=pair.messages,

@@ -293,6 +293,6 @@ def flow_view(one: Round) -> FlowView:
         num_all=len(accumulated.all),
         num_used=len(accumulated.used),
         unused=tuple(unused.most_common()),
-        num_pairs=len(one.brood.pairs),
+        num_pairs=len(one.brood.pairs.used),
         anchor_share=accumulated.anchor_share if accumulated.used else None,
     )

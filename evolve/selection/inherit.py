@@ -52,6 +52,7 @@ def inherited(
     levels.update({step.task_type: step.after for step in level_steps(past, problems, harvest, config)})
     return Past(
         rows=brood.accumulated.all,
+        pairs=brood.pairs.all,
         arms=(*past.arms, *_earned(brood, selection, config.recipes.bandit or BanditConfig())),
         parents=tuple(_parents(elites, following, selection, rank_of)),
         archive=selection.archive.archive,

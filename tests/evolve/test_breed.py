@@ -111,7 +111,7 @@ def following(settings: RunConfig, first: Brood, **changes: Any) -> Brood:
             seats = (candidate.member, *founded.seats[1:])
             generation = Generation(number=1, seats=seats, specialists=(specialist,), parent=founded.digest)
             harvest = await gather(lab, generation, problems)
-            past = Past(rows=first.accumulated.all, **changes)
+            past = Past(rows=first.accumulated.all, pairs=first.pairs.all, **changes)
             return await breed(lab, generation, harvest, problems, past)
 
     return asyncio.run(work())
@@ -154,7 +154,9 @@ def test_sets_cards_and_the_reason_of_every_drop_are_left_as_files(tmp_path):
         drop.reason for drop in found.accumulated.drops
     }
     assert len(lines("examples")) == len(found.curated.examples)
-    assert len(lines("pairs")) == len(found.pairs) > 0
+    assert [row["id"] for row in lines("pairs")] == [row.id for row in found.pairs.all] != []
+    assert sum(row["used"] for row in lines("pairs")) == len(found.pairs.used) > 0
+    assert all(row["reason"] for row in lines("pairs") if not row["used"])
     assert [card.name for card in found.cards] == ["generation-0", *found.selections]
     assert "Digest" in (directory / "cards" / "generation-0.md").read_text()
     assert {phase.phase for phase in found.phases} >= {"propose", "revise", "vote"}
@@ -177,6 +179,8 @@ def test_rows_of_earlier_generations_are_learned_from_and_held_out_ones_never(tm
     assert {row.id for row in first.accumulated.all} <= {row.id for row in second.accumulated.all}
     assert all(row.key != key for row in second.accumulated.used)
     assert "contaminated" in {drop.reason for drop in second.accumulated.drops}
+    assert {row.generation for row in second.pairs.used} == {0, 1}
+    assert all(row.key != key for row in second.pairs.used)
     taught = second.selections["g2-ada-own"]
     seated = first.candidates[0].member.adapter
     assert len(taught.rows) > len(first.selections["g1-ada-own"].rows)
@@ -225,7 +229,7 @@ def test_a_bandit_breeds_what_paid(tmp_path):
 
 def test_nothing_harvested_ends_in_no_candidate_with_the_reason_of_every_recipe(tmp_path):
     found = bred(config(tmp_path), proposals=(), councils=(), judged=Judgements(outcomes=()))
-    assert (found.candidates, found.reports, found.pairs) == ((), (), ())
+    assert (found.candidates, found.reports, found.pairs.all) == ((), (), ())
     assert set(found.refused) == {recipe.name for recipe in found.recipes}
     assert "0 rows, fewer than min_rows (1)" in found.reason
     assert "0 rows to learn from" in found.reason
@@ -350,8 +354,8 @@ def test_an_answer_that_nobody_could_judge_is_not_taught_as_wrong(tmp_path):
     def unsure(outcome: Outcome) -> Evidence:
         return outcome.evidence.model_copy(update={"verdict": "unknown"})
 
-    assert paired(tmp_path / "judged", judged_wrong=True).pairs
-    assert paired(tmp_path / "unjudged", judged_wrong=False).pairs == ()
+    assert paired(tmp_path / "judged", judged_wrong=True).pairs.all
+    assert paired(tmp_path / "unjudged", judged_wrong=False).pairs.all == ()
 
 
 def test_every_candidate_has_a_manifest_of_the_very_rows_and_pairs_it_names(tmp_path):
