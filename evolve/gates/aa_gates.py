@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
-from evolve.evaluate import Pool
+from evolve.evaluate import Pool, Precedence
 from evolve.gates.conjunction import Contest, Rival, hold
 from evolve.gates.intervals import Interval, wilson
 from evolve.problems.sealed import Asked
+from evolve.ties import cross_fitted
 from memory.types import Record
 from mesh.seeds import derive_random, derive_seed
 from mesh.tally import plurality
@@ -90,9 +91,12 @@ def hold_aa_gates(
         raise ValueError(
             f"expected at least {needed} samples of every member and problem for one gate, got {fewest}; draw more"
         )
-    held = [_Gate(pool, seats, problems, right, samples_per_member, num_finalists, seed, 0, n) for n in range(count)]
+    ties = cross_fitted(pool, seats, problems, right)
+    held = [
+        _Gate(pool, seats, problems, right, ties, samples_per_member, num_finalists, seed, 0, n) for n in range(count)
+    ]
     again = [
-        _Gate(pool, seats, problems, right, samples_per_member, num_finalists, seed, 1 + number, 0)
+        _Gate(pool, seats, problems, right, ties, samples_per_member, num_finalists, seed, 1 + number, 0)
         for number in range(num_dealt_again)
     ]
     return AAGates(
@@ -116,6 +120,7 @@ class _Gate:
         seats: Sequence[Member],
         problems: Sequence[Asked],
         right: Right,
+        ties: Precedence,
         samples: int,
         num_finalists: int,
         seed: int,
@@ -128,7 +133,7 @@ class _Gate:
         votes: list[list[bool]] = [[] for _ in range(1 + num_finalists)]
         for problem in problems:
             dealt = []
-            for member in seats:
+            for member in ties(seats, problem.task):
                 rng = derive_random(seed, "deal", deal, problem.task.id, member.name)
                 dealt.append(_shuffled(pool.of(member, problem.task), rng))
             for side, found in enumerate(votes):

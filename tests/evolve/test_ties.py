@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolve.evaluate import Pool, Precedence, right_votes
-from evolve.gates.rivals import again
+from evolve.gates.rivals import again, contest_of
 from evolve.gates.shapley import ballot_box, coalition_votes
 from evolve.problems.config import ExactVerifier
 from evolve.problems.types import Problem
@@ -69,6 +69,19 @@ def test_a_tied_vote_takes_the_answer_of_whoever_is_better_at_that_kind_of_task(
     )
     assert right_votes(split, SEATS, fresh, judged(fresh), ties) == (True, True)
     assert right_votes(split, SEATS, fresh, judged(fresh)) == (False, True)
+
+
+def test_both_sides_of_a_contest_have_their_ties_decided_alike() -> None:
+    pool, problems = dev({"sums": SECOND})
+    fresh = [problem(number) for number in range(4)]
+    answers = {FIRST: "7", SECOND: RIGHT}
+    votes = Pool(drawn(one, member, [said] * 2) for one in fresh for member, said in answers.items())
+    right = judged(fresh)
+    ties = by_reliability(standing(pool, SEATS, problems, judged(problems)))
+    measured = contest_of("again", votes, [FIRST, SECOND], {"incumbent": SEATS}, fresh, right, ties=ties)
+    seated = contest_of("again", votes, [FIRST, SECOND], {"incumbent": SEATS}, fresh, right)
+    assert measured.right == measured.rivals[0].right == (True,) * 4
+    assert seated.right == seated.rivals[0].right == (False,) * 4
 
 
 def test_a_majority_is_not_overruled_by_the_better_member() -> None:
