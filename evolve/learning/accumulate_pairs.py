@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -73,8 +74,9 @@ def accumulate_pairs(
     """`earlier` and `fresh` together, and of these what is used; each pair is used or dropped for one reason.
 
     `accumulation`'s caps hold for pairs as for rows: so many of a problem for each family they teach, so many in all, a
-    share of chosen texts by base models. Where room is short the newest generation stays, which holds today's
-    mistakes; then the better origin, then the seeded order. The same pairs give the same set in any order.
+    share of chosen texts by base models. Where room is short anchors stay, as many as the share needs; then the newest
+    generation, which holds today's mistakes; then the better origin, then the seeded order. The same pairs give the
+    same set in any order.
     """
     together = {row.id: row for row in (*earlier, *fresh)}
     everything = tuple(sorted(together.values(), key=lambda row: (row.generation, row.id)))
@@ -94,7 +96,7 @@ def accumulate_pairs(
             texts.add(text)
             counts[place] += 1
             used.append(row)
-    for row in used[config.max_rows :] if config.max_rows is not None else []:
+    for row in _beyond_limit(used, config):
         drops[row.id] = "max_rows"
     for row in _beyond_anchors([row for row in used if row.id not in drops], config.anchor_share):
         drops[row.id] = "anchor_share"
@@ -109,8 +111,18 @@ def accumulate_pairs(
     )
 
 
-def _rank(row: PairRow, seed: int) -> tuple[int, int, str]:
-    return -row.generation, ORIGINS.index(row.pair.origin), content_hash([seed, row.id])
+def _rank(row: PairRow, seed: int) -> tuple[bool, int, int, str]:
+    return not row.is_anchor, -row.generation, ORIGINS.index(row.pair.origin), content_hash([seed, row.id])
+
+
+def _beyond_limit(rows: Sequence[PairRow], config: AccumulationConfig) -> list[PairRow]:
+    """What `max_rows` has no room for, of anchors and of the others by the anchor share."""
+    if config.max_rows is None or len(rows) <= config.max_rows:
+        return []
+    anchors, others = [row for row in rows if row.is_anchor], [row for row in rows if not row.is_anchor]
+    wanted = math.ceil(config.max_rows * config.anchor_share - 1e-9)
+    num_anchors = min(len(anchors), max(wanted, config.max_rows - len(others)))
+    return [*anchors[num_anchors:], *others[config.max_rows - num_anchors :]]
 
 
 def _beyond_anchors(rows: Sequence[PairRow], share: float) -> list[PairRow]:

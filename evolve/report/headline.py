@@ -11,7 +11,8 @@ def share(value: float | None, digits: int = 2) -> str:
     """A share the way tables print it: .31, 1.00; a dash for None."""
     if value is None:
         return "–"
-    text = f"{value:.{digits}f}"
+    # Rounded as a percentage is: 191 of 200 is 96% in a sentence, and would be .95 here.
+    text = f"{round(value * 10**digits) / 10**digits:.{digits}f}"
     return text[1:] if text.startswith("0.") else text
 
 

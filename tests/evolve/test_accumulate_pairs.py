@@ -78,6 +78,16 @@ def test_trained_members_right_answers_stay_within_what_the_anchors_allow() -> N
     assert held((), fresh, anchor_share=0.0).used == tuple(sorted(fresh, key=lambda row: row.id))
 
 
+def test_where_room_is_short_the_anchors_that_the_others_need_stay() -> None:
+    old = rows(0, *(pair(f"t{n}", f"old {n}") for n in range(40)))
+    new = rows(1, *(pair(f"u{n}", f"new {n}", adapter=TRAINED) for n in range(40)))
+    found = held(old, new, max_rows=40, anchor_share=0.25)
+    assert (len(found.used), sum(row.is_anchor for row in found.used)) == (40, 10)
+    again = rows(1, *(pair(f"t{n}", f"new {n} {i}", adapter=TRAINED) for n in range(10) for i in range(4)))
+    crowded = held(old[:10], again, anchor_share=0.25)
+    assert (len(crowded.used), sum(row.is_anchor for row in crowded.used)) == (40, 10)
+
+
 def test_where_room_is_short_the_better_origin_stays() -> None:
     fresh = rows(0, *(pair(f"t{n}", origin, origin=origin) for n, origin in enumerate(reversed(ORIGINS))))
     found = held((), fresh, max_rows=2)

@@ -229,6 +229,12 @@ def parse(page: str) -> Tags:
     return tags
 
 
+def test_a_share_is_the_same_number_in_a_table_and_in_a_sentence():
+    for n in (40, 200, 1000):
+        for count in range(n + 1):
+            assert float(share(count / n)) == float(f"{count / n:.0%}"[:-1]) / 100
+
+
 def test_page_needs_nothing_from_outside_and_runs_nothing(page: str) -> None:
     tags = parse(page)
     names = {name for name, _ in tags.tags}
