@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field
 
@@ -92,13 +93,9 @@ def hold_aa_gates(
             f"expected at least {needed} samples of every member and problem for one gate, got {fewest}; draw more"
         )
     ties = cross_fitted(pool, seats, problems, right)
-    held = [
-        _Gate(pool, seats, problems, right, ties, samples_per_member, num_finalists, seed, 0, n) for n in range(count)
-    ]
-    again = [
-        _Gate(pool, seats, problems, right, ties, samples_per_member, num_finalists, seed, 1 + number, 0)
-        for number in range(num_dealt_again)
-    ]
+    table = _Table(pool, seats, problems, right, ties, samples_per_member, num_finalists, seed)
+    held = [_Gate(table, deal=0, place=number) for number in range(count)]
+    again = [_Gate(table, deal=1 + number, place=0) for number in range(num_dealt_again)]
     return AAGates(
         alpha=alpha,
         num_finalists=num_finalists,
@@ -111,36 +108,38 @@ def hold_aa_gates(
     )
 
 
+@dataclass(frozen=True)
+class _Table:
+    """What all gates are dealt from."""
+
+    pool: Pool
+    seats: Sequence[Member]
+    problems: Sequence[Asked]
+    right: Right
+    ties: Precedence
+    samples: int
+    num_finalists: int
+    seed: int
+
+
 class _Gate:
     """One deal of the samples: slices of each member's samples for the incumbents, then for each arrangement."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        seats: Sequence[Member],
-        problems: Sequence[Asked],
-        right: Right,
-        ties: Precedence,
-        samples: int,
-        num_finalists: int,
-        seed: int,
-        deal: int,
-        place: int,
-    ) -> None:
-        start = place * samples * (1 + num_finalists)
-        self._types = tuple(problem.task.type for problem in problems)
+    def __init__(self, table: _Table, *, deal: int, place: int) -> None:
+        start = place * table.samples * (1 + table.num_finalists)
+        self._types = tuple(problem.task.type for problem in table.problems)
         self.label = f"deal {deal} gate {place}"
-        votes: list[list[bool]] = [[] for _ in range(1 + num_finalists)]
-        for problem in problems:
+        votes: list[list[bool]] = [[] for _ in range(1 + table.num_finalists)]
+        for problem in table.problems:
             dealt = []
-            for member in ties(seats, problem.task):
-                rng = derive_random(seed, "deal", deal, problem.task.id, member.name)
-                dealt.append(_shuffled(pool.of(member, problem.task), rng))
+            for member in table.ties(table.seats, problem.task):
+                rng = derive_random(table.seed, "deal", deal, problem.task.id, member.name)
+                dealt.append(_shuffled(table.pool.of(member, problem.task), rng))
             for side, found in enumerate(votes):
-                first = start + side * samples
-                ballots = [one for own in dealt for one in own[first : first + samples]]
+                first = start + side * table.samples
+                ballots = [one for own in dealt for one in own[first : first + table.samples]]
                 answer = plurality(ballots, problem.task.answer_kind).answer
-                found.append(answer is not None and right.get((problem.task.id, answer), False))
+                found.append(answer is not None and table.right.get((problem.task.id, answer), False))
         self._incumbents, self._anew = tuple(votes[0]), [tuple(one) for one in votes[1:]]
 
     @property
