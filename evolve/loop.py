@@ -104,7 +104,7 @@ async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -
     councils, judged = await last_councils(lab, generation, rounds[-1].problems)
     audited = await audit(lab, rounds, generation, problems, surveyed.constants)
     held = [*(council for one in rounds for council in one.harvest.councils), *councils]
-    exposed = await check_contamination(lab, past.rows, held, [problems, *(one.problems for one in rounds)])
+    exposed = await check_contamination(lab, past.rows, past.pairs, held, [problems, *(one.problems for one in rounds)])
     return Run(
         problems=problems,
         survey=surveyed,

@@ -20,7 +20,7 @@ from evolve.problems.sealed import Asked
 from evolve.problems.splits import Split, normalised_text
 from memory.types import Record
 
-Source = Literal["training example", "memory entry", "recalled text"]
+Source = Literal["training example", "preference pair", "memory entry", "recalled text"]
 Kind = Literal["key", "wording", "wording and answer"]
 
 NUM_WORDS = 13
@@ -83,7 +83,7 @@ class Contamination(Record):
     def sentence(self) -> str:
         """The report in one sentence."""
         if self.clean:
-            return "No training example, memory entry or recalled text overlaps with DEV, GATE or AUDIT."
+            return "No training example or pair, memory entry or recalled text overlaps with DEV, GATE or AUDIT."
         items = len({(overlap.split, overlap.task_id) for overlap in self.overlaps})
         gate = len({o.task_id for o in self.overlaps if o.split in (Split.GATE, Split.AUDIT)})
         overlap = "held-out item overlaps" if items == 1 else "held-out items overlap"
@@ -120,7 +120,7 @@ def contamination(
     """Every overlap between texts and held-out items.
 
     Args:
-        seen: training examples, entries of memory, texts that were recalled for anybody.
+        seen: training examples and pairs, entries of memory, texts that were recalled for anybody.
         held_out: items by split; TRAIN has no place here.
         says_answer: tells whether a text holds an item's answer; None: references stay sealed.
         num_words: length of a shared run of words; items with fewer must be there whole.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from evolve.audit.contamination import Contamination, SaysAnswer, Seen, contamination
 from evolve.lab import Lab
 from evolve.learning.accumulate import SetRow
+from evolve.learning.accumulate_pairs import PairRow
 from evolve.problems.permits import AuditPermit, GatePermit, Permit
 from evolve.problems.sealed import Asked, SealedProblem, SplitProblems
 from evolve.problems.splits import Split
@@ -21,16 +22,18 @@ PERMITS: dict[Split, type[GatePermit] | type[AuditPermit]] = {Split.GATE: GatePe
 async def check_contamination(
     lab: Lab,
     rows: Sequence[SetRow],
+    pairs: Sequence[PairRow],
     councils: Sequence[Deliberation],
     generations: Sequence[SplitProblems],
 ) -> Contamination:
-    """Training examples, what memory holds for this run, and what was recalled, against DEV, GATE and AUDIT.
+    """Training examples and pairs, what memory holds for this run, and what was recalled, against DEV, GATE and AUDIT.
 
     Keys and wording are compared, and whether a text that shares wording with an item also holds its answer. For that
     the seals of GATE and AUDIT items are opened, after the last gate and the audit; only how many do is published.
 
     Args:
         rows: the examples of all generations.
+        pairs: likewise, the chosen and rejected answers that preference training may use.
         councils: deliberations that may have recalled something.
         generations: the problems of each generation; AUDIT is with the first.
     """
@@ -39,7 +42,7 @@ async def check_contamination(
         for split, items in held_out.items():
             found: Sequence[Asked] = problems.of(split)
             items.update({item.key: item for item in found})
-    seen = [*_examples(rows), *_recalled(councils), *_entries(lab)]
+    seen = [*_examples(rows), *_pairs(pairs), *_recalled(councils), *_entries(lab)]
     inputs = [[one.model_dump(mode="json") for one in seen], {s.value: sorted(items) for s, items in held_out.items()}]
 
     async def work() -> Contamination:
@@ -67,6 +70,13 @@ def _examples(rows: Iterable[SetRow]) -> Iterator[Seen]:
         prompt = "\n".join(message.text for message in row.example.messages)
         text = f"{prompt}\n{row.example.completion}"
         yield Seen(source="training example", id=row.example.task_id, text=text, key=row.key)
+
+
+def _pairs(pairs: Iterable[PairRow]) -> Iterator[Seen]:
+    for row in pairs:
+        prompt = "\n".join(message.text for message in row.pair.messages)
+        text = f"{prompt}\n{row.pair.chosen}\n{row.pair.rejected}"
+        yield Seen(source="preference pair", id=row.pair.task_id, text=text, key=row.key)
 
 
 def _recalled(councils: Iterable[Deliberation]) -> Iterator[Seen]:

@@ -9,7 +9,8 @@ The choice is pure (`wear_of`, `level_after`); the ledger only remembers.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -171,17 +172,35 @@ class WearLedger:
             ValueError: this run's generation is there with other items.
             memory.ledger.AlreadyLocked: another process is writing.
         """
-        with exclusive_lock(self._path.with_name(f".{self._path.name}.lock")):
-            for one in self.holdings:
-                if one.name == held.name:
-                    if one.keys != held.keys:
-                        raise ValueError(
-                            f"generation {held.generation} of run '{held.run}' has held its gate on other items; "
-                            "restore this run's problems, or start a new one"
-                        )
-                    return False
-            Ledger(self._path).append(KIND, held.model_dump(mode="json"))
-            return True
+        with self._locked():
+            return self._note(held)
+
+    def decide(self, held: Holding, level_of: Callable[[Sequence[Holding]], Level]) -> Level:
+        """The level of a holding after all others, and the holding written down if it may be held and tests anything.
+
+        Both happen under one lock: of two runs on one file the second to come sees the first one's holding.
+        Raises as `note` does.
+        """
+        with self._locked():
+            level = level_of(self.holdings)
+            if level.alpha is not None and held.num_finalists:
+                self._note(held)
+            return level
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return exclusive_lock(self._path.with_name(f".{self._path.name}.lock"))
+
+    def _note(self, held: Holding) -> bool:
+        for one in self.holdings:
+            if one.name == held.name:
+                if one.keys != held.keys:
+                    raise ValueError(
+                        f"generation {held.generation} of run '{held.run}' has held its gate on other items; "
+                        "restore this run's problems, or start a new one"
+                    )
+                return False
+        Ledger(self._path).append(KIND, held.model_dump(mode="json"))
+        return True
 
 
 def _hashed(keys: Iterable[str]) -> tuple[str, ...]:

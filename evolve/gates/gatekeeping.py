@@ -15,7 +15,17 @@ from evolve.gates.conjunction import ConjunctionRecord, Contest, Rival, RivalKin
 from evolve.gates.council_trials import Councils
 from evolve.gates.dev import DevRecord, measure_twins
 from evolve.gates.gate import ArmKind
-from evolve.gates.gate_wear import GateWear, Level, WearLedger, holding, level_after, run_of, wear_of, wear_path
+from evolve.gates.gate_wear import (
+    GateWear,
+    Holding,
+    Level,
+    WearLedger,
+    holding,
+    level_after,
+    run_of,
+    wear_of,
+    wear_path,
+)
 from evolve.gates.paired import PairedTest, paired_test
 from evolve.gates.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
 from evolve.gates.roles import council_rivals, helping
@@ -296,12 +306,12 @@ async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_fina
     ledger, reused = WearLedger(wear_path(config.problems, lab.directory)), isinstance(config.problems, FileProblems)
     run = run_of(config.name, identity_of(lab.directory))
 
+    def level_of(holdings: Sequence[Holding]) -> Level:
+        wear = wear_of(keys, holdings, run=run, generation=number)
+        return level_after(wear, config.gate.alpha, config.gate.wear, will_reuse=reused)
+
     async def work() -> Level:
-        wear = wear_of(keys, ledger.holdings, run=run, generation=number)
-        level = level_after(wear, config.gate.alpha, config.gate.wear, will_reuse=reused)
-        if level.alpha is not None and num_finalists:
-            ledger.note(holding(run, number, keys, num_finalists))
-        return level
+        return ledger.decide(holding(run, number, keys, num_finalists), level_of)
 
     return await lab.journal.record(f"gate-level-generation-{number}", [keys, num_finalists], Level, work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from evolve.config import ConfigError, load_config
 from evolve.governance.audit_log import AuditLog
 from evolve.governance.claims import Claims, claims_of
 from evolve.governance.config import DemotionConfig
-from evolve.governance.demotion import LiveRecord, demotion_event, judge_live, live_answers, said_by
+from evolve.governance.demotion import LiveOutcome, LiveRecord, demotion_event, judge_live, live_answers, said_by
 from evolve.governance.rosters import Target, generations_of, roster_of
 from evolve.lineage import Generation, Lineage, Specialist, successor
 from evolve.run_files import CONFIG, GENERATIONS, REPORT_DATA
@@ -32,7 +31,7 @@ class LiveAnswer(Record):
     adapter: str
     task_id: str = Field(description="id of the task, and a hash of its question")
     task_type: str
-    right: bool
+    right: bool | None = Field(description="None: the label does not tell, see `demotion.live_answers`")
 
 
 class Standing(Record):
@@ -54,7 +53,9 @@ class Weighed(Record):
     standings: tuple[Standing, ...] = ()
     demoted: tuple[str, ...] = Field(default=(), description="names whose seats were taken back now")
     confirmed: tuple[str, ...] = Field(default=(), description="names that are confirmed now")
-    generation: int | None = Field(default=None, description="the generation without the demoted; None: none was made")
+    generation: int | None = Field(
+        default=None, description="the generation without the demoted; None: none was made, nor given to a channel"
+    )
     channels: tuple[str, ...] = Field(default=(), description="channels that serve it now")
     notes: tuple[str, ...] = ()
 
@@ -65,8 +66,9 @@ def weigh(
     """Hold new labels of some traces against the run's seated specialists, together with all labels before.
 
     Labels told again change nothing. A specialist that is shown to be worse than it was seated for loses its seat to
-    whoever sat there before it, in a new generation of the run; channels that serve the run's last generation get the
-    new one, unless they are frozen. Every verdict is in the run's audit log.
+    whoever sat there before it, in a new generation of the run. Channels that serve the specialist get the new one,
+    unless they are frozen, or serve an earlier generation than the one it was taken from; an import that was cut off
+    before it reached them is made good by the next. Every verdict is in the run's audit log.
 
     Args:
         run: directory of the run; its own configuration says whether demotion is on.
@@ -98,9 +100,13 @@ def weigh(
     new = [event for event in events if event is not None]
     AuditLog(run).add(new)
     found = found.model_copy(update={"confirmed": tuple(one.subject for one in new if one.kind == "confirmed")})
-    verdicts = _verdicts(run)
-    failed = [specialist for adapter, specialist in seated.items() if verdicts.get(adapter) == "demoted"]
-    return _take_back(run, found, failed, channels) if failed else found
+    demoted = frozenset(adapter for adapter, kind in _verdicts(run).items() if kind == "demoted")
+    if not demoted:
+        return found
+    if not (run / REPORT_DATA).is_file():
+        note = f"{run} is still under way: import the labels again when it has ended, and the seat is taken back."
+        return found.model_copy(update={"notes": (note,)}) if demoted & seated.keys() else found
+    return _tell_channels(run, _take_back(run, found, demoted), demoted, channels)
 
 
 def note_live(run: Path, answers: Iterable[LiveAnswer]) -> list[LiveAnswer]:
@@ -136,7 +142,7 @@ def standing_in(run: Path, specialist: Specialist) -> Standing | None:
 def standing_of(
     specialist: Specialist, answers: Sequence[LiveAnswer], claims: Claims, config: DemotionConfig
 ) -> Standing:
-    """A specialist beside what was promised of it, see `Claims.promised`, weighted as the live tasks are.
+    """A specialist beside what was promised of it for tasks of each type, see `Claims.promised`.
 
     Only task types that it was measured on count; on others nothing was promised.
     """
@@ -145,11 +151,16 @@ def standing_of(
     )
     kinds = dict.fromkeys(one.task_type for one in answers)
     promised = {kind: share for kind in kinds if (share := claims.promised(member, kind)) is not None}
-    counted = [one for one in answers if one.task_type in promised]
-    claimed = math.fsum(promised[one.task_type] for one in counted) / max(1, len(counted))
+    counted = [
+        LiveOutcome(right=one.right, promised=promised[one.task_type]) for one in answers if one.task_type in promised
+    ]
     skipped = Counter(one.task_type for one in answers if one.task_type not in promised)
-    live = judge_live([one.right for one in counted], claimed, config)
-    return Standing(name=specialist.name, adapter=specialist.adapter, live=live, skipped=dict(sorted(skipped.items())))
+    return Standing(
+        name=specialist.name,
+        adapter=specialist.adapter,
+        live=judge_live(counted, config),
+        skipped=dict(sorted(skipped.items())),
+    )
 
 
 def without(generations: Sequence[Generation], failed: Sequence[Specialist]) -> Generation:
@@ -181,40 +192,66 @@ def weighed_lines(found: Weighed) -> list[str]:
             lines.append(f"{one.name}: it was never measured on what these are about, so they do not count: {kinds}.")
     if not found.enabled and lines:
         lines.append(f"governance.demotion.enabled is false in {found.run}: nothing was changed.")
-    if found.generation is not None:
+    if found.demoted:
         lines.append(f"{', '.join(found.demoted)} lost the seat: {found.run}@{found.generation} is without it.")
     lines += [f"Channel {name} serves {found.run}@{found.generation} now." for name in found.channels]
     return [*lines, *found.notes]
 
 
-def _take_back(run: Path, found: Weighed, failed: Sequence[Specialist], channels: Sequence[Channel]) -> Weighed:
-    if not (run / REPORT_DATA).is_file():
-        note = f"{run} is still under way: import the labels again when it has ended, and the seat is taken back."
-        return found.model_copy(update={"notes": (*found.notes, note)})
+def _take_back(run: Path, found: Weighed, demoted: frozenset[str]) -> Weighed:
+    """A generation without the demoted, unless the last one is."""
     with exclusive_lock(run / "driver"):
         generations = generations_of(run)
+        failed = [one for one in generations[-1].specialists if one.adapter in demoted]
+        if not failed:
+            return found
         following = without(generations, failed)
         Lineage(run / GENERATIONS).append(following)
-    names, notes = [], []
+    return found.model_copy(update={"demoted": tuple(one.name for one in failed), "generation": following.number})
+
+
+def _tell_channels(run: Path, found: Weighed, demoted: frozenset[str], channels: Sequence[Channel]) -> Weighed:
+    """The last generation for every channel that still serves a specialist whose seat was taken back."""
+    generations = generations_of(run)
+    last, names, notes = generations[-1].number, [], []
     for channel in channels:
-        served = channel.current().roster
-        source = None if served is None else Target.parse(served.source)
-        if source is None or source.run.resolve() != run.resolve():
+        served = _served(channel, run, generations)
+        failed = [one.name for one in served.specialists if one.adapter in demoted] if served else []
+        if served is None or not failed:
             continue
         if channel.current().standing.is_frozen:
-            notes.append(f"Channel {channel.name} is frozen and still serves {served.source if served else ''}.")
-            continue
-        roster = roster_of(Target(source.run, following.number), channel.name)
-        reason = f"live outcomes: {', '.join(one.name for one in failed)} demoted"
-        channel.promote(roster, reason=reason, by="live outcomes")
-        names.append(channel.name)
+            notes.append(f"Channel {channel.name} is frozen and still serves {run}@{served.number}.")
+        elif _has_news(served, generations):
+            notes.append(
+                f"Channel {channel.name} was left at {run}@{served.number}, where {', '.join(failed)} sits: promote "
+                f"{run}@{last} to it, which seats others as well, or roll it back."
+            )
+        else:
+            reason = f"live outcomes: {', '.join(failed)} demoted"
+            channel.promote(roster_of(Target(run, last), channel.name), reason=reason, by="live outcomes")
+            names.append(channel.name)
     return found.model_copy(
         update={
-            "demoted": tuple(one.name for one in failed),
-            "generation": following.number,
+            "generation": last if names else found.generation,
             "channels": tuple(names),
             "notes": (*found.notes, *notes),
         }
+    )
+
+
+def _served(channel: Channel, run: Path, generations: Sequence[Generation]) -> Generation | None:
+    """The generation of this run that a channel serves; None: it serves another run, or nothing of any."""
+    roster = channel.current().roster
+    target = Target.parse(roster.source) if roster is not None and roster.source else None
+    if target is None or target.run.resolve() != run.resolve():
+        return None
+    return generations[-1 if target.number is None else target.number]
+
+
+def _has_news(served: Generation, generations: Sequence[Generation]) -> bool:
+    """Whether a later generation seats what was bred since, so that more than a lost seat tells them apart."""
+    return any(
+        one.generation > served.number for later in generations[served.number + 1 :] for one in later.specialists
     )
 
 

@@ -62,10 +62,10 @@ def rule(
     """
     if isinstance(policy, AutomaticPromotion):
         return Ruling(state="granted", reason="it passed the gate, and nobody has to agree", by=("gate",))
-    heard = _heard(proposed, decisions, policy.approvers)
     ends = proposed_at + 3600.0 * policy.window_hours if isinstance(policy, VetoedPromotion) else None
-    if ends is not None:
-        heard = [one for one in heard if one.at <= ends]
+    # What comes too late does not count, so it cannot take the place of a word that was in time either.
+    in_time = [one for one in decisions if ends is None or one.at <= ends]
+    heard = _heard(proposed, in_time, policy.approvers)
     vetoed = [one for one in heard if one.verdict == "vetoed"]
     approved = [one for one in heard if one.verdict == "approved"]
     if vetoed:

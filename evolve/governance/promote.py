@@ -72,7 +72,7 @@ async def promote(
                 for candidate in candidates
                 if candidate.member.name in selection.chosen.candidates and candidate.member.adapter not in before
             ]
-        seats = [_or_base(member, selection, taken) for member in taken]
+        seats = _or_bases(taken, selection)
         return successor(generation, seats, promoted, returning=before.values())
 
     name = f"promote-generation-{generation.number}"
@@ -139,13 +139,17 @@ def _specialist(candidate: Candidate, generation: Generation, selection: Selecti
     )
 
 
-def _or_base(member: Member, selection: Selection, seats: Sequence[Member]) -> Member:
-    """The member, or its engine's base model where it was retired and is still in its place."""
-    if member.name not in selection.retired:
-        return member
-    taken = {one.name for one in seats}
-    name = next(n for n in (member.engine, *(f"{member.engine}-{k}" for k in range(2, 99))) if n not in taken)
-    return member.model_copy(update={"adapter": None, "name": name})
+def _or_bases(seats: Sequence[Member], selection: Selection) -> list[Member]:
+    """The seats, with its engine's base model for everybody who was retired and is still in its place."""
+    taken, found = {one.name for one in seats}, []
+    for member in seats:
+        if member.name in selection.retired:
+            names = (member.engine, *(f"{member.engine}-{number}" for number in range(2, len(seats) + 2)))
+            name = next(one for one in names if one not in taken)
+            taken.add(name)
+            member = member.model_copy(update={"adapter": None, "name": name})
+        found.append(member)
+    return found
 
 
 def _log_retired(lab: Lab, generation: Generation, selection: Selection, taken: Sequence[Member]) -> None:

@@ -16,7 +16,7 @@ TIMED_OUT = 124
 
 def main() -> int:
     """Exit status of the program; 124 where its time by the clock was up."""
-    limits = json.loads(sys.argv[1])
+    limits, started = json.loads(sys.argv[1]), sys.argv[2].encode()
 
     def limit() -> None:
         room = limits["memory_mb"] * 1024**2
@@ -25,8 +25,9 @@ def main() -> int:
         _at_most(resource.RLIMIT_CPU, limits["cpu_s"])
         _at_most(resource.RLIMIT_NPROC, limits["num_processes"])
         _at_most(resource.RLIMIT_CORE, 0)
+        os.write(2, started)  # the last word before the program: whoever reads it knows that the sandbox came up
 
-    program = subprocess.Popen(sys.argv[2:], preexec_fn=limit, start_new_session=True)
+    program = subprocess.Popen(sys.argv[3:], preexec_fn=limit, start_new_session=True)
     try:
         code = program.wait(timeout=limits["wall_s"])
     except subprocess.TimeoutExpired:

@@ -164,10 +164,7 @@ def probe_isolation(run: Run, name: str) -> None:
         found = None
     if not isinstance(found, list):
         said = (ran.stderr.strip().splitlines() or [f"exit status {ran.exit_code}"])[-1]
-        raise IsolationError(
-            f"expected {name} to run a program, got: {said[:300]}; where user namespaces are forbidden, allow them or "
-            "set verifier.runner to kind: container"
-        )
+        raise IsolationError(f"expected {name} to run a program that prints what it sees, got: {said[:300]}; {_HINT}")
     if found or touched:
         raise IsolationError(
             f"{name} does not isolate: a program in it {', '.join([*map(str, found), *touched])}; no model's program "
@@ -232,17 +229,9 @@ def _ran(
     limits: RunLimits,
     environment: Mapping[str, str],
 ) -> Ran:
-    supervised = [
-        *command,
-        python,
-        "-I",
-        "-S",
-        f"{WORK}/{SUPERVISOR.name}",
-        limits.model_dump_json(),
-        python,
-        "-I",
-        "-B",
-    ]
+    started = f"{secrets.token_hex(8)}\n"
+    supervisor = [python, "-I", "-S", f"{WORK}/{SUPERVISOR.name}", limits.model_dump_json(), started]
+    supervised = [*command, *supervisor, python, "-I", "-B"]
     program, *rest = arguments
     child = subprocess.Popen(
         [*supervised, f"{WORK}/{program}", *rest],
@@ -262,6 +251,10 @@ def _ran(
                 pipe.close()
         child.wait()
     texts = (out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+    if started not in texts[1] and stopped != "output":  # what floods one pipe is stopped before the other is read
+        said = (texts[1].strip().splitlines() or [f"exit status {child.returncode}"])[-1]
+        raise IsolationError(f"expected '{command[0]}' to come up and run a program, got: {said[:300]}; {_HINT}")
+    texts = (texts[0], texts[1].replace(started, "", 1))
     code = None if stopped else child.returncode
     if code == TIMED_OUT:
         code, stopped = None, "time"
@@ -337,6 +330,7 @@ def _process(word: str) -> Iterator[None]:
 
 
 TIMED_OUT = 124
+_HINT = "where user namespaces are forbidden, allow them or set verifier.runner to kind: container"
 
 PROBE = """
 import json, os, socket, sys

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from evolve.judging.runner import Ran, Runner
+from evolve.judging.runner import IsolationError, Ran, Runner
 from evolve.problems.types import Case, UnitTestsRule
 
 _FENCED = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -24,12 +24,18 @@ _FENCED = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.
 def passes(rule: UnitTestsRule, answer: str, runner: Runner) -> tuple[bool | None, str]:
     """(whether the program passes, why not); None: nobody knows, for the reason.
 
-    Raises:
-        IsolationError: the sandbox does not come up.
+    A sandbox that does not come up this time says nothing of the program.
     """
     program = program_in(answer)
     if not program.strip():
         return False, "there is no program"
+    try:
+        return _passes(rule, program, runner)
+    except IsolationError as error:
+        return None, str(error)
+
+
+def _passes(rule: UnitTestsRule, program: str, runner: Runner) -> tuple[bool | None, str]:
     if rule.test:
         return _passes_test(rule, program, runner)
     for number, case in enumerate(rule.cases, start=1):

@@ -9,13 +9,15 @@ import pytest
 from evolve.audit.contamination import Contamination, Seen, contamination
 from evolve.audit.exposure import check_contamination
 from evolve.judging.judge import Judge
+from evolve.learning.accumulate_pairs import PairRow
+from evolve.learning.preferences import ChosenRejected
 from evolve.problems.config import ExactVerifier
 from evolve.problems.permits import GatePermit
 from evolve.problems.sealed import SealError, seal
 from evolve.problems.splits import Split
 from evolve.problems.types import Problem
 from memory.types import Recollection
-from mesh.types import Deliberation, Task, Verdict
+from mesh.types import Deliberation, Message, Part, Task, Verdict
 from tests.evolve.small_mesh import ADA, dealt, small_lab, sums
 
 LONG = (
@@ -95,6 +97,12 @@ def test_a_run_looks_for_the_answers_of_every_held_out_split(tmp_path: Path) -> 
         Recollection(experience_id=name, kind="solution", text=text, task_type="", score=1.0, lane="text", why="")
         for name, text in told.items()
     )
+    taught = ChosenRejected(
+        task_id="t", task_type="sums", member="ada", family="f", author="ada", author_family="f", origin="own_samples",
+        messages=(Message(role="user", parts=(Part(text=problems.gate[0].task.question),)),),
+        chosen="right", rejected="wrong",
+    )  # fmt: skip
+    pairs = [PairRow(pair=taught, generation=0, key="of TRAIN")]
     verdict = Verdict(answer=None, method="none")
     held = Deliberation(
         id="d", task=problems.dev[0].task, protocol="council", seed=0, members=(ADA,), recalled=recalled,
@@ -103,7 +111,7 @@ def test_a_run_looks_for_the_answers_of_every_held_out_split(tmp_path: Path) -> 
 
     async def work() -> Contamination:
         async with small_lab(tmp_path) as lab:
-            found = await check_contamination(lab, [], [held], [problems])
+            found = await check_contamination(lab, [], pairs, [held], [problems])
             assert {(one.purpose, one.split) for one in lab.judge.openings} == {
                 ("contamination", "gate"),
                 ("contamination", "audit"),
@@ -112,12 +120,18 @@ def test_a_run_looks_for_the_answers_of_every_held_out_split(tmp_path: Path) -> 
 
     found = asyncio.run(work())
     assert found.answers_checked
-    assert {row.split: (row.by_wording, row.by_answer) for row in found.rows} == {
+    assert {row.split: row.by_wording for row in found.rows if row.source == "preference pair"} == {
+        Split.DEV: 0,
+        Split.GATE: 1,
+        Split.AUDIT: 0,
+    }
+    recalled_rows = [row for row in found.rows if row.source == "recalled text"]
+    assert {row.split: (row.by_wording, row.by_answer) for row in recalled_rows} == {
         Split.DEV: (1, 1),
         Split.GATE: (1, 1),
         Split.AUDIT: (1, 0),
     }
-    assert {overlap.task_id: overlap.kind for overlap in found.overlaps} == {
+    assert {overlap.task_id: overlap.kind for overlap in found.overlaps if overlap.source == "recalled text"} == {
         "dev-0": "wording and answer",
         "gate-1": "wording",
         "audit-0": "wording",

@@ -12,6 +12,7 @@ from evolve.governance.audit_log import AuditLog
 from evolve.governance.claims import Claims
 from evolve.governance.config import DemotionConfig
 from evolve.governance.demoting import LiveAnswer, Weighed, runs_of, standing_of, weigh, weighed_lines, without
+from evolve.governance.rosters import Target, roster_of
 from evolve.lineage import Generation, Lineage, Specialist, founders, successor
 from memory.ledger import publish_json
 from memory.types import Evidence
@@ -145,6 +146,34 @@ def test_a_specialist_that_fails_live_loses_its_seat_and_the_channel_that_served
     told = " ".join(weighed_lines(found))
     assert "shown to be worse" in told
     assert "Channel prod serves" in told
+
+
+def test_an_import_that_was_cut_off_before_it_reached_the_channels_is_made_good_by_the_next(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    prod = channel(tmp_path, run)
+    bring(run, [False] * 40)  # as if it had ended here: the generation is made, and no channel knows
+    found = bring(run, [False] * 40, [prod])
+    assert (found.demoted, found.generation, found.channels) == ((), 2, ("prod",))
+    assert prod.current().roster == roster_of(Target(run, 2), "prod")
+    assert weighed_lines(found)[-1] == f"Channel prod serves {run}@2 now."
+    assert bring(run, [False] * 40, [prod]).channels == ()
+    assert last(run).number == 2
+
+
+def test_a_channel_that_serves_another_generation_is_left_where_a_person_put_it(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    back = Channel(tmp_path / "channels", "back")
+    back.promote(Roster(channel="back", seats=(ADA, BEN), safe="ada", source=f"{run}@0"), by="kim")
+    newer = specialist("g2-ben-own", "b" * 64, 2).model_copy(update={"engine": "ben", "family": "beta"})
+    lineage = Lineage(run / "generations.jsonl")
+    ben = BEN.model_copy(update={"name": newer.name, "adapter": newer.adapter})
+    lineage.append(successor(lineage.generations()[-1], [SEAT, ben], [newer]))
+    early = channel(tmp_path, run)
+    found = bring(run, [False] * 40, [back, early])
+    assert (found.generation, found.channels) == (3, ())
+    assert [one.current().roster.source for one in (back, early)] == [f"{run}@0", f"{run}@1"]  # type: ignore[union-attr]
+    (note,) = found.notes
+    assert note.startswith(f"Channel prod was left at {run}@1, where g1-ada-own sits: promote {run}@3")
 
 
 def test_labels_told_again_change_nothing(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from evolve.gates.gate_wear import (
     GateWear,
+    Holding,
+    Level,
     WearConfig,
     WearLedger,
     holding,
@@ -16,7 +19,7 @@ from evolve.gates.gate_wear import (
     spending,
     wear_of,
 )
-from memory.ledger import LedgerError
+from memory.ledger import AlreadyLocked, LedgerError
 
 ITEMS = [f"k{n}" for n in range(10)]
 SPEND, REFUSE = WearConfig(), WearConfig(policy="refuse", max_uses=2)
@@ -94,6 +97,30 @@ def test_the_ledger_keeps_a_holding_once_and_no_question(tmp_path: Path) -> None
     assert ledger.note(holding("b", 0, ITEMS, 1))
     assert ledger.holdings == (first, holding("b", 0, ITEMS, 1))
     assert "k1" not in (tmp_path / "gate.jsonl").read_text()
+
+
+def test_a_level_is_decided_and_the_holding_written_down_under_one_lock(tmp_path: Path) -> None:
+    first, second = WearLedger(tmp_path / "gate.jsonl"), WearLedger(tmp_path / "gate.jsonl")
+
+    def level_of(holdings: Sequence[Holding]) -> Level:
+        return level_after(wear_of(ITEMS, holdings), 0.05, SPEND, will_reuse=True)
+
+    def while_another_run_comes(holdings: Sequence[Holding]) -> Level:
+        with pytest.raises(AlreadyLocked):
+            second.decide(holding("b", 0, ITEMS, 1), level_of)
+        return level_of(holdings)
+
+    levels = [first.decide(holding("a", 0, ITEMS, 1), while_another_run_comes)]
+    levels.append(second.decide(holding("b", 0, ITEMS, 1), level_of))
+    assert [level.alpha for level in levels] == pytest.approx([0.05 * spending(1), 0.05 * spending(2)])
+    assert [one.run for one in first.holdings] == ["a", "b"]
+
+
+def test_a_gate_without_a_finalist_or_without_a_level_wears_nothing(tmp_path: Path) -> None:
+    ledger = WearLedger(tmp_path / "gate.jsonl")
+    ledger.decide(holding("a", 0, ITEMS, 0), lambda _: level_after(worn(0), 0.05, SPEND, will_reuse=True))
+    ledger.decide(holding("a", 0, ITEMS, 2), lambda _: level_after(worn(2), 0.05, REFUSE, will_reuse=True))
+    assert ledger.holdings == ()
 
 
 def test_a_run_that_holds_a_generations_gate_on_other_items_is_an_error(tmp_path: Path) -> None:

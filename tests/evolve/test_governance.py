@@ -64,6 +64,13 @@ def test_a_veto_window_ends_by_itself_and_a_late_veto_changes_nothing() -> None:
     assert state(policy, word("approved"), now=HOUR) == "granted"
 
 
+def test_whoever_speaks_again_too_late_does_not_take_back_a_veto_that_was_in_time() -> None:
+    policy = VetoedPromotion(window_hours=24)
+    in_time, late = word("vetoed", at=2 * HOUR), [word("approved", at=25 * HOUR), word("vetoed", at=26 * HOUR)]
+    assert state(policy, in_time, *late, now=100 * HOUR) == "refused"
+    assert state(policy, word("approved", at=2 * HOUR), word("vetoed", at=25 * HOUR), now=100 * HOUR) == "granted"
+
+
 def test_a_final_ruling_is_for_the_log_and_a_waiting_one_is_not() -> None:
     granted = rule(PROPOSED, [word("approved")], ApprovedPromotion(), proposed_at=0.0, now=HOUR)
     (event,) = audit_events(PROPOSED, granted, at=HOUR)

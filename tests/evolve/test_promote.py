@@ -70,7 +70,7 @@ LOUD = AARecord(levels=(0.05, 0.05), num_would_pass=2)
 
 
 def seated(
-    settings: RunConfig, *rounds: tuple[Candidate | None, tuple[str, ...]], aa: AARecord = QUIET
+    settings: RunConfig, *rounds: tuple[tuple[Candidate, ...], tuple[str, ...]], aa: AARecord = QUIET
 ) -> list[Generation]:
     """Generation by generation: who passed the gate, and who is retired."""
 
@@ -81,8 +81,7 @@ def seated(
             async with Lab(settings, journal=journal, judge=judge, memory=None, observer=Silent()) as lab:
                 generation = founders(base_seats(settings))
                 enter_first(lab, generation)
-                for one, retired in rounds:
-                    people = () if one is None else (one,)
+                for people, retired in rounds:
                     brood = Brood(curated=Curated(examples=(), drops=()), selections={})
                     selection = chosen(generation, *people, retired=retired)
                     generation, _ = await promote(lab, generation, brood, people, selection, aa)
@@ -94,7 +93,7 @@ def seated(
 def test_an_elite_that_takes_its_seat_again_keeps_the_record_of_the_first_time(tmp_path: Path) -> None:
     settings = config(tmp_path)
     first, second = candidate(settings, "g1-ada-a", 0), candidate(settings, "g2-ada-b", 1)
-    found = seated(settings, (first, ()), (second, ()), (first, ()))
+    found = seated(settings, ((first,), ()), ((second,), ()), ((first,), ()))
     assert [one.seats[0].name for one in found] == ["ada", "g1-ada-a", "g2-ada-b", "g1-ada-a"]
     assert found[3].specialists == found[1].specialists
     assert found[3].specialists[0].generation == 1
@@ -103,7 +102,7 @@ def test_an_elite_that_takes_its_seat_again_keeps_the_record_of_the_first_time(t
 def test_a_specialist_that_is_retired_leaves_its_seat_to_generation_0s_member(tmp_path: Path) -> None:
     settings = config(tmp_path)
     one = candidate(settings, "g1-ada-a", 0)
-    found = seated(settings, (one, ()), (None, (one.member.name,)))
+    found = seated(settings, ((one,), ()), ((), (one.member.name,)))
     assert found[2].seats == found[0].seats
     assert found[2].specialists == ()
     [event] = [event for event in AuditLog(settings.run_dir).events() if event.kind == "retired"]
@@ -111,11 +110,23 @@ def test_a_specialist_that_is_retired_leaves_its_seat_to_generation_0s_member(tm
     assert event.reason == "it takes away from the vote"
 
 
+def test_two_specialists_of_one_engine_that_are_retired_together_leave_two_seats_with_two_names(
+    tmp_path: Path,
+) -> None:
+    settings = config(tmp_path)
+    settings = settings.model_copy(update={"seats_per_engine": 2})
+    one, other = candidate(settings, "g1-ada-a", 0), candidate(settings, "g1-ada-b", 0)
+    found = seated(settings, ((one, other), ()), ((), (one.member.name, other.member.name)))
+    assert [seat.name for seat in found[1].seats] == ["g1-ada-a", "g1-ada-b", "ada-2", "ben-2"]
+    assert [seat.name for seat in found[2].seats] == ["ada", "ada-3", "ada-2", "ben-2"]
+    assert {seat.adapter for seat in found[2].seats} == {None}
+
+
 def test_while_the_aa_alarm_is_on_nothing_that_passes_the_gate_is_seated_and_nobody_is_asked(tmp_path: Path) -> None:
     settings = config(tmp_path)
     waiting = settings.governance.model_copy(update={"promotion": ApprovedPromotion()})
     settings = settings.model_copy(update={"governance": waiting})
-    found = seated(settings, (candidate(settings, "g1-ada-a", 0), ()), aa=LOUD)
+    found = seated(settings, ((candidate(settings, "g1-ada-a", 0),), ()), aa=LOUD)
     assert found[1].seats == found[0].seats
     [event] = AuditLog(settings.run_dir).events()
     assert (event.kind, event.by) == ("not_promoted", "gate")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -106,6 +107,27 @@ def test_input_that_nobody_reads_and_memory_that_is_not_there_end_in_a_status(op
     greedy = runner.run({"s.py": "x = 'a' * 10**9"}, ["s.py"], "", LIMITS)
     assert greedy.exit_code == 1
     assert "MemoryError" in greedy.stderr
+
+
+def test_a_sandbox_that_does_not_come_up_says_nothing_of_the_program(tmp_path: Path) -> None:
+    broken = script(tmp_path / "door", "#!/bin/sh\necho 'no room for another container' >&2\nexit 1\n")
+    runner = Container(ContainerRunner(command=(str(broken), "{dir}"), python=sys.executable))
+    rule = UnitTestsRule(cases=(Case(input="", output="1"),), verifier=UnitTestsVerifier(limits=LIMITS))
+    right, reason = passes(rule, "print(1)", runner)
+    assert right is None
+    assert "no room for another container" in reason
+    with pytest.raises(IsolationError):
+        runner.run({"s.py": "print(1)"}, ["s.py"], "", LIMITS)
+
+
+def test_a_program_that_fails_says_nothing_of_the_sandbox(open_door: ContainerRunner) -> None:
+    runner = Container(open_door)
+    failed = runner.run({"s.py": "import sys; print('mine', file=sys.stderr); sys.exit(3)"}, ["s.py"], "", LIMITS)
+    assert (failed.exit_code, failed.stderr) == (3, "mine\n")
+    one_second = LIMITS.model_copy(update={"cpu_s": 1})
+    busy = runner.run({"s.py": "while True: pass"}, ["s.py"], "", one_second)
+    assert busy.stopped == ""
+    assert busy.exit_code in (128 + signal.SIGXCPU, 128 + signal.SIGKILL)
 
 
 @needs_bwrap
