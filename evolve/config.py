@@ -27,6 +27,10 @@ from serving.endpoint.config import EndpointConfig
 _Config = TypeVar("_Config", bound="MeshConfig")
 
 
+MAX_SEATS = 12
+"""Shares in the vote are exact: over 4,096 coalitions, which each seat more would double."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the file, the key and what to do."""
 
@@ -53,7 +57,7 @@ class GateConfig(Record):
     alpha: float = Field(
         default=0.05, gt=0.0, lt=0.5, description="chance of promoting what is no better, all finalists"
     )
-    max_finalists: int = Field(default=3, ge=1, le=8, description="arrangements that may go to the gate")
+    max_finalists: int = Field(default=3, ge=1, le=3, description="arrangements that may go to the gate")
     expected_discordance: float = Field(
         default=0.2, gt=0.0, le=1.0, description="share of problems expected to differ; for the plan, not the decision"
     )
@@ -191,6 +195,16 @@ class RunConfig(MeshConfig):
     )
     budget: RunBudget = Field(default=RunBudget(), description="what the run may cost")
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="where numbers go besides the report")
+
+    @model_validator(mode="after")
+    def _seats_can_be_told_apart(self) -> RunConfig:
+        seats = self.seats_per_engine * len(self.serving.engines)
+        if seats > MAX_SEATS:
+            raise ValueError(
+                f"expected at most {MAX_SEATS} seats, whose shares in the vote are worked out exactly, got {seats}: "
+                f"{len(self.serving.engines)} engines with {self.seats_per_engine}; lower seats_per_engine"
+            )
+        return self
 
     @model_validator(mode="after")
     def _required_rivals_are_bred(self) -> RunConfig:

@@ -26,6 +26,8 @@ from evolve.problems.permits import Permit
 from evolve.problems.sealed import Asked, SealedProblem, SealError, SplitProblems
 from evolve.problems.types import Problem, clusters_sentence
 from evolve.progress import Observer, StageTime
+from evolve.run_files import TRAINING
+from evolve.training.job import ADAPTER_NAME
 from evolve.training.scripted_train import scripted_shape
 from memory.ledger import Ledger
 from memory.store import Memory
@@ -34,7 +36,7 @@ from mesh.config import ProtocolConfig
 from mesh.deliberate import deliberate
 from mesh.job import Job
 from mesh.types import Deliberation, Member, Outcome, Task
-from serving.adapters import AdapterStore
+from serving.adapters import Adapter, AdapterCorrupt, AdapterMissing, AdapterRefused, AdapterStore
 from serving.admission import BaseModelShape
 from serving.config import EngineSpec, ScriptedSpec, VllmSpec, prices
 from serving.fleet import Fleet
@@ -130,11 +132,31 @@ class Lab:
         for engine, adapter in dict.fromkeys((m.engine, adapter) for m in members for adapter in m.adapters):
             if (engine, adapter) in self._loaded:
                 continue
-            took = await fleet.load_adapter(engine, self.adapters.get(adapter))
+            took = await fleet.load_adapter(engine, await asyncio.to_thread(self._whole, engine, adapter))
             seconds[adapter] = took
             self.note_time(StageTime(stage=f"{LOAD}{adapter}", seconds=took))
             self._loaded.add((engine, adapter))
         return seconds
+
+    def _whole(self, engine: str, adapter: str) -> Adapter:
+        """An admitted adapter as it was admitted; one that was damaged since is taken from where it was trained.
+
+        Raises:
+            AdapterMissing, AdapterCorrupt: there is no whole copy of it in the run.
+        """
+        try:
+            self.adapters.path(adapter)
+        except (AdapterMissing, AdapterCorrupt) as error:
+            spec = self.spec(engine)
+            assert spec.kind != "remote", "a remote engine has no adapters"
+            for trained in sorted(self.directory.glob(f"generation-*/{TRAINING}/*/{ADAPTER_NAME}")):
+                with suppress(AdapterRefused):
+                    if self.adapters.restore(adapter, trained, self.base_shape(engine), max_rank=spec.max_lora_rank):
+                        self.observer.say(f"adapter {adapter[:12]} was damaged and is restored from {trained}: {error}")
+                        break
+            else:
+                raise
+        return self.adapters.get(adapter)
 
     @asynccontextmanager
     async def training_room(self) -> AsyncIterator[tuple[GpuPlace, ...]]:

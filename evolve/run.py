@@ -29,6 +29,7 @@ from evolve.report.tracking import check_tracking, track
 from evolve.report.view import Facts, report_of
 from evolve.run_files import CONFIG, ESTIMATE, FACTS
 from evolve.run_memory import open_memory
+from evolve.stopped import leaving_reason
 from evolve.training.footprint import Footprint
 from memory.ledger import exclusive_lock, publish_bytes, publish_json, read_record
 from memory.upkeep import tidy
@@ -68,27 +69,33 @@ async def run(
         if finished is not None:
             return finished
         check_tracking(config.tracking)
-        facts = _facts(directory, config)
-        with ExitStack() as stack, Footprint() as footprint:
-            judge = stack.enter_context(Judge())
-            memory = None
-            if config.memory.enabled:
-                memory = stack.enter_context(open_memory(directory, config.memory))
-            journal = Journal(directory, on_commit=on_commit)
-            # A run that has accepted nothing is a new one, whatever an earlier one left here.
-            identity_of(directory, anew=len(journal) == 0)
-            async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
-                result = await evolve(lab, lambda one: track_round(one, config, lab.times, facts.started_at))
-                if memory is not None:
-                    tidy(memory, time.time())
-                stats = memory.stats() if memory is not None else None
-                held = holdings_of(memory, lab.reads) if memory is not None else None
-                ended = _finish(facts, footprint.peak_gib)
-                data = report_of(config, result, ended, lab.times, stats, held, all_unchecked(directory))
-        observer.finished()
-        leave_report(directory, data)
-        track(data, directory, config.tracking)
-        return data
+        with leaving_reason(directory):
+            return await _carry_on(config, observer, on_commit)
+
+
+async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[str], None] | None) -> ReportData:
+    directory = config.run_dir
+    facts = _facts(directory, config)
+    with ExitStack() as stack, Footprint() as footprint:
+        judge = stack.enter_context(Judge())
+        memory = None
+        if config.memory.enabled:
+            memory = stack.enter_context(open_memory(directory, config.memory))
+        journal = Journal(directory, on_commit=on_commit)
+        # A run that has accepted nothing is a new one, whatever an earlier one left here.
+        identity_of(directory, anew=len(journal) == 0)
+        async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
+            result = await evolve(lab, lambda one: track_round(one, config, lab.times, facts.started_at))
+            if memory is not None:
+                tidy(memory, time.time())
+            stats = memory.stats() if memory is not None else None
+            held = holdings_of(memory, lab.reads) if memory is not None else None
+            ended = _finish(facts, footprint.peak_gib)
+            data = report_of(config, result, ended, lab.times, stats, held, all_unchecked(directory))
+    observer.finished()
+    leave_report(directory, data)
+    track(data, directory, config.tracking)
+    return data
 
 
 def _claim(directory: Path, config: RunConfig) -> None:

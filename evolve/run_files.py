@@ -1,6 +1,8 @@
 """The names of what a run leaves in its directory, for whoever looks there without carrying one on."""
 
 REPORT, REPORT_DATA, CONFIG, FACTS = "report.html", "report.json", "config.yaml", "facts.json"
+STOPPED = "stopped.json"
+"""Why the last start of a run that has not ended came to a stop; gone as soon as it goes on."""
 IDENTITY = "identity"
 JOURNAL, GENERATIONS = "journal.jsonl", "generations.jsonl"
 """Accepted steps, and the lineage; both hash-chained."""

@@ -151,6 +151,26 @@ class AdapterStore:
             )
         return directory
 
+    def restore(self, adapter_hash: str, directory: Path, base: BaseModelShape, *, max_rank: int) -> Adapter | None:
+        """Admits `directory` in the place of an adapter that is damaged or gone; None: it holds another adapter.
+
+        The content must have the hash, so whatever was measured of the adapter holds for what is there afterwards.
+
+        Raises:
+            AdapterRefused: as `admit`.
+        """
+        target = self.root / check_hash(adapter_hash)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".admit-", dir=self.root) as name:
+            aside = AdapterStore(Path(name) / "store")
+            if aside.admit(directory, base, max_rank=max_rank).hash != adapter_hash:
+                return None
+            if target.exists():
+                target.rename(Path(name) / "damaged")
+            (aside.root / adapter_hash).rename(target)
+            sync_directory(self.root)
+        return self.get(adapter_hash)
+
     def list(self) -> tuple[Adapter, ...]:
         """Records of all admitted adapters, by hash."""
         found = sorted(file.parent.name for file in self.root.glob(f"*/{RECORD_FILE}") if _HASH.match(file.parent.name))

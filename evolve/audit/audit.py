@@ -32,8 +32,9 @@ from evolve.audit.tuning import Tuned
 from evolve.audit.verdict import NoveltyVerdict, novelty_or_noise
 from evolve.audit.vitals import SeatHealth, seat_health
 from evolve.audit.wording import right_texts, vectors_of
+from evolve.config import MAX_SEATS
 from evolve.evaluate import Judgements, Pool, Precedence
-from evolve.gates.shapley import MAX_MEMBERS, Contributions, ballot_box, contributions
+from evolve.gates.shapley import Contributions, ballot_box, contributions
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.lineage import Generation, seat
@@ -278,7 +279,7 @@ def _shares(
     clusters = [scores.items.clusters[problem.task.id] for problem in items]
     found = []
     for (number, seats), ask in zip(numbered, scores.rosters, strict=True):
-        if len(seats) <= MAX_MEMBERS and items:
+        if len(seats) <= MAX_SEATS and items:
             counts = RosterAsk(name=ask.name, members=seats, samples_each=ask.samples_each, ballots=ask.ballots).shares
             box = ballot_box(FirstOf(pool, counts), seats, items, right, ties)
             found.append(GenerationShares(generation=number, contributions=contributions(box, clusters)))

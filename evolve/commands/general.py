@@ -210,12 +210,16 @@ def report_command(directory: Path, *, as_json: bool) -> None:
     """`evomesh report`."""
     from evolve.commands.summary import print_summary
     from evolve.report.finished import read_report
+    from evolve.stopped import why_stopped
 
     data = read_report(directory)
     if data is None:
+        stopped = why_stopped(directory)
         raise ConfigError(
-            f"{directory}: expected a finished run (report.json), found none; give the run_dir of a run that has "
-            "ended, or let it end with `evomesh evolve`"
+            f"{directory}: expected a finished run (report.json), found none"
+            + (f", for it came to a stop ({stopped})" if stopped else "")
+            + "; give the run_dir of a run that has ended, or let it end with `evomesh evolve`. What its generations "
+            f"decided so far: `evomesh lineage {directory}`"
         )
     if as_json:
         print_json(data)

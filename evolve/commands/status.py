@@ -18,6 +18,7 @@ from evolve.commands.fleet import FleetView, view_fleet
 from evolve.config import MeshConfig
 from evolve.lineage import Lineage, LineageError
 from evolve.run_files import CONFIG, GENERATIONS, REPORT_DATA
+from evolve.stopped import why_stopped
 from memory.ledger import LOCK_NAME, LedgerError
 from memory.types import Record
 from serving.batch_journal import ERRORS, JOURNAL, PARTS
@@ -235,7 +236,8 @@ def _run_status(path: Path) -> RunStatus:
     state: Work = "finished" if (path / REPORT_DATA).is_file() else "stopped" if pid is None else "running"
     partial = sorted(path.glob("*/*.partial.jsonl"))
     doing = f", in {partial[-1].parent.name}/{partial[-1].name.partition('.')[0]}" if partial else ""
-    detail = f"{number}, {_num_lines(path / JOURNAL)} steps{doing}"
+    why = why_stopped(path) if state == "stopped" else ""
+    detail = f"{number}, {_num_lines(path / JOURNAL)} steps{doing}{f'; {why}' if why else ''}"
     return RunStatus(directory=str(path), kind="run", state=state, detail=detail, pid=pid, changed_at=changed)
 
 

@@ -94,11 +94,11 @@ async def hold_study(config: RunConfig, options: StudyOptions, observer: Observe
     """
     directory = config.run_dir
     directory.mkdir(parents=True, exist_ok=True)
-    items, left_out = study_items(config, options)
+    items = study_items(config, options)
     with exclusive_lock(directory / "driver"), ExitStack() as stack:
         judge = stack.enter_context(Judge())
         async with Lab(config, journal=Journal(directory), judge=judge, memory=None, observer=observer) as lab:
-            found = await study(lab, items, options, left_out)
+            found = await study(lab, items, options)
     found = found.model_copy(update={"asked": asked})
     observer.finished()
     publish_json(directory / STUDY, found)

@@ -267,6 +267,13 @@ async def _stop_broken(
         return {}
     await drawing.draw(SCREEN, [c.member for c in contenders.values()], 0, count)
     pool, items, stopped = drawing.pool, drawing.items[:count], {}
+    config = drawing.lab.config
+    num_texts, least = count * config.evaluation.dev_samples_per_member, config.quality.min_texts
+    if num_texts < least:
+        drawing.lab.observer.say(
+            f"no candidate's wording is looked at: the screen asks for {num_texts} texts, and {least} are the least to "
+            "judge (quality.min_texts); raise evaluation.screen_items"
+        )
     for name, candidate in contenders.items():
         base = next(m for m in seats if m.engine == candidate.member.engine)
         reason = screen(
@@ -275,7 +282,7 @@ async def _stop_broken(
         if reason is None:
             rows = selections[name].rows if name in selections else ()
             said = drawing.held_on(items)
-            limits, before = drawing.lab.config.quality, samples_of(said, base.name)
+            limits, before = config.quality, samples_of(said, base.name)
             reason = check(samples_of(said, name), rows, limits, before=before)
         if reason is not None:
             stopped[name] = f"stopped by the screen: {reason}"

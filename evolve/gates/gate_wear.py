@@ -104,7 +104,7 @@ def level_after(wear: GateWear, alpha: float, config: WearConfig, *, will_reuse:
         return Level(alpha=alpha, wear=wear, reason="no gate was held on these items before")
     if config.policy == "refuse":
         if uses >= config.max_uses:
-            return Level(alpha=None, wear=wear, reason=f"{held}, the most is {config.max_uses}; add GATE items")
+            return Level(alpha=None, wear=wear, reason=f"{held}, the most is {config.max_uses}; give new tasks")
         return Level(alpha=alpha, wear=wear, reason=f"{held}, the most is {config.max_uses}")
     spent = alpha * spending(uses + 1)
     if uses == 0:

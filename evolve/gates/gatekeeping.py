@@ -98,7 +98,7 @@ async def hold_gate(
     if level.alpha is None:
         return GateHeld(level=level, reason=f"no gate was held: {level.reason}")
     with_controls = suspected or aa_is_due(number, settings.aa_every)
-    if not items or not (dev.finalists or with_controls):
+    if not items or not dev.members or not (dev.finalists or with_controls):
         return GateHeld(level=level, reason=dev.reason or "there are no GATE problems")
     seats = seat(generation)
     placebos = await bred_placebos() if with_controls or "placebo" in settings.required else Placebos()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
 from scipy.special import stdtr, stdtrit
 
+from evolve.config import MAX_SEATS
 from evolve.evaluate import Pool, Precedence, as_seated
 from evolve.gates.intervals import Interval
 from evolve.gates.paired import clustered_error
@@ -17,9 +18,6 @@ from evolve.problems.sealed import Asked
 from memory.types import Record
 from mesh.equivalence import canonical
 from mesh.types import Member
-
-MAX_MEMBERS = 12
-"""4,096 coalitions; each member more doubles them."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,11 @@ def coalition_votes(box: BallotBox) -> np.ndarray:
     The tie rule is that of `mesh.tally.plurality`. The empty coalition is always wrong.
 
     Raises:
-        ValueError: more than `MAX_MEMBERS` members, or none.
+        ValueError: more than `MAX_SEATS` members, or none.
     """
     count = len(box.names)
-    if not 1 <= count <= MAX_MEMBERS:
-        raise ValueError(f"expected 1 to {MAX_MEMBERS} members, got {count}; leave out the ones that change nothing")
+    if not 1 <= count <= MAX_SEATS:
+        raise ValueError(f"expected 1 to {MAX_SEATS} members, got {count}; leave out the ones that change nothing")
     seated = (np.arange(2**count)[:, None] >> np.arange(count)[None, :] & 1).astype(bool)
     votes = np.zeros((2**count, len(box.problems)), dtype=bool)
     replayed: dict[tuple[Ballot, ...], np.ndarray] = {}
@@ -150,23 +148,20 @@ def contributions(box: BallotBox, clusters: Sequence[str] = ()) -> Contributions
     )
 
 
-def to_retire(found: Contributions, *, min_seats: int = 2, level: float = 0.05) -> dict[str, str]:
-    """Members whose seat should be freed, with the reason: shown to take away from the vote, the worst first.
+def to_retire(found: Contributions, among: Collection[str], *, level: float = 0.05) -> dict[str, str]:
+    """Of the members `among` the one that takes most from the vote, if that is shown, with the reason.
 
-    Holm over the members; at least `min_seats` stay. A member that merely adds nothing may stay: it costs tokens, and
-    that is the operator's choice.
+    Corrected for all of them (Bonferroni). One at a time: with it gone the shares of the others are different ones. A
+    base model's share is no question here, for nothing would take its seat. A member that merely adds nothing may stay:
+    it costs tokens, and that is the operator's choice.
     """
-    ranked = sorted(found.members, key=lambda one: (one.p_harms, one.value))
-    retired: dict[str, str] = {}
-    for place, one in enumerate(ranked):
-        left = len(ranked) - place
-        if one.p_harms > level / left or len(ranked) - len(retired) <= min_seats:
-            break
-        retired[one.member] = (
-            f"its share in the vote is {one.value * 100:+.1f} points [{one.interval.low * 100:+.1f}, "
-            f"{one.interval.high * 100:+.1f}] over {found.num_problems} problems"
-        )
-    return retired
+    asked = [one for one in found.members if one.member in among]
+    worst = min(asked, key=lambda one: (one.p_harms, one.value), default=None)
+    if worst is None or worst.p_harms > level / len(asked):
+        return {}
+    interval = worst.interval
+    figures = f"{worst.value * 100:+.1f} points [{interval.low * 100:+.1f}, {interval.high * 100:+.1f}]"
+    return {worst.member: f"its share in the vote is {figures} over {found.num_problems} problems"}
 
 
 def _contribution(name: str, values: np.ndarray, groups: np.ndarray, votes: np.ndarray, member: int) -> Contribution:

@@ -16,6 +16,8 @@ from memory.ledger import Ledger, exclusive_lock
 from memory.types import Record, content_hash
 
 APPROVALS, APPROVALS_LOCK = "approvals.jsonl", "approvals.lock"
+SETTLED = ("promoted", "not_promoted")
+"""Kinds of events after which nobody is asked any more."""
 
 
 class ApprovalError(ValueError):
@@ -98,7 +100,7 @@ class ApprovalDesk:
             content: what the person looked at, or how its hash begins; another proposal is then refused.
 
         Raises:
-            ApprovalError: no such proposal, not what was looked at, or nobody is named.
+            ApprovalError: no such proposal, not what was looked at, nobody is named, or it is settled already.
         """
         if not by.strip():
             raise ApprovalError("expected who decides, got nothing; give --by NAME")
@@ -113,6 +115,7 @@ class ApprovalDesk:
             said = [Decision.model_validate(e.payload) for e in ledger.entries() if e.kind == "decision"]
             mine = [one for one in said if (one.by, one.proposal) == (by, proposed.content)]
             if not mine or mine[-1].verdict != verdict:
+                self._refuse_late(proposed)
                 ledger.append("decision", made.model_dump(mode="json"))
                 mine.append(made)
         event = AuditEvent(
@@ -127,6 +130,16 @@ class ApprovalDesk:
         )
         AuditLog(self._run).add([event])
         return filed
+
+    def _refuse_late(self, proposed: Proposed) -> None:
+        settled = [e for e in AuditLog(self._run).events() if e.kind in SETTLED and e.evidence == proposed.content]
+        if settled:
+            took = "is seated" if settled[0].kind == "promoted" else "was not seated"
+            raise ApprovalError(
+                f"{self._run}: expected a proposal that waits, but {proposed.arrangement} {took} already "
+                f"({settled[0].reason}); a word now changes nothing. `evomesh rollback` changes what a channel "
+                "serves"
+            )
 
     @contextmanager
     def _writing(self) -> Iterator[Ledger]:

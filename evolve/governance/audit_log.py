@@ -14,8 +14,8 @@ from memory.types import Record, content_hash
 AUDIT_LOG, AUDIT_LOCK = "audit.jsonl", "audit.lock"
 
 EventKind = Literal[
-    "trained", "quarantined", "refused_admission", "gate_passed", "gate_refused", "proposed", "approved", "vetoed",
-    "promoted", "not_promoted", "retired", "confirmed", "demoted",
+    "not_trained", "trained", "quarantined", "refused_admission", "stopped_on_dev", "gate_passed", "gate_refused",
+    "proposed", "approved", "vetoed", "promoted", "not_promoted", "retired", "confirmed", "demoted",
 ]  # fmt: skip
 
 

@@ -181,10 +181,14 @@ def _log(lab: Lab, generation: Generation, brood: Brood, selection: Selection) -
         kind = "quarantined" if bad else "trained"
         events.append(AuditEvent(kind=kind, subject=report.recipe, generation=number, reason=reason, at=now))
     admitted = {candidate.member.name for candidate in (*brood.candidates, *placebos.candidates)}
-    trained = {report.recipe for report in (*brood.reports, *placebos.reports) if report.status == "ok"}
+    tried = {report.recipe: report.status for report in (*brood.reports, *placebos.reports)}
     for name, reason in (brood.refused | placebos.refused).items():
-        if name in trained - admitted:
+        if name not in tried:
+            events.append(AuditEvent(kind="not_trained", subject=name, generation=number, reason=reason, at=now))
+        elif tried[name] == "ok" and name not in admitted:
             events.append(AuditEvent(kind="refused_admission", subject=name, generation=number, reason=reason, at=now))
+    for name, reason in selection.dev.stopped.items():
+        events.append(AuditEvent(kind="stopped_on_dev", subject=name, generation=number, reason=reason, at=now))
     for result in selection.gate.results if selection.gate else ():
         if result.kind == "candidate":
             events.append(

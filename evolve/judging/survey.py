@@ -92,19 +92,20 @@ def _constants(by_type: Mapping[str, Sequence[Problem]], judge: Judge) -> dict[s
 
 
 def _refuse_dead(by_type: Mapping[str, Sequence[Problem]], judge: Judge) -> None:
-    """Raises ProblemsError where no type's verifier can judge what it must accept; a panel, what it must look at."""
-    tried = [
-        (problem, CONSTANTS[0] if isinstance(problem.verifier, PanelRule) else problem.reference)
-        for group in by_type.values()
-        for problem in [p for p in group if p.reference][:TRIED_FIRST]
-    ]
-    outcomes = judge.judge_many(tried)
-    unknown = [outcome for outcome in outcomes if outcome.evidence and outcome.evidence.verdict == "unknown"]
-    if tried and len(unknown) == len(tried):
-        raise ProblemsError(
-            f"expected verifiers that judge their own reference answers, but none of {len(tried)} could be judged: "
-            f"{judge.incidents[-1].reason}; nothing was spent; mend the verifier"
-        )
+    """Raises ProblemsError where a type's verifier cannot judge what it must accept; a panel, what it must look at."""
+    for task_type, group in by_type.items():
+        tried = [
+            (problem, CONSTANTS[0] if isinstance(problem.verifier, PanelRule) else problem.reference)
+            for problem in [p for p in group if p.reference][:TRIED_FIRST]
+        ]
+        outcomes = judge.judge_many(tried)
+        unknown = [outcome for outcome in outcomes if outcome.evidence and outcome.evidence.verdict == "unknown"]
+        if tried and len(unknown) == len(tried):
+            raise ProblemsError(
+                f"expected verifiers that judge their own reference answers, but none of {len(tried)} of {task_type} "
+                f"could be judged: {judge.incidents[-1].reason}; nothing was spent; mend the verifier, or leave that "
+                "type out"
+            )
 
 
 def _refuse_blind(audit: VerifierAudit) -> None:

@@ -145,13 +145,16 @@ def _rank(row: SetRow, seed: int) -> tuple[int, bool, str]:
 
 
 def _per_problem(rows: Iterable[SetRow], config: AccumulationConfig, drops: dict[str, SetDropReason]) -> list[SetRow]:
-    """Rows that say something new of their problem, as many as it may have."""
+    """Rows that say something new of their problem, as many as it may have.
+
+    Family by family: what one wrote as well as another is the own answer of both.
+    """
     texts: set[tuple[str, ...]] = set()
     paths: set[tuple[str, ...]] = set()
     counts: Counter[tuple[str, ...]] = Counter()
     left = []
     for row in rows:
-        place = (row.key, row.example.role)
+        place = (row.key, row.example.role, row.example.family)
         text = (*place, " ".join(row.example.completion.split()))
         # An objection has no steps to an answer: its wording is all there is.
         is_step_free = row.example.role == "critic"

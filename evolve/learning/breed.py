@@ -28,7 +28,7 @@ from evolve.lineage import Generation, seat
 from evolve.problems.sealed import SplitProblems
 from evolve.run_files import TRAINING
 from evolve.training.job import TrainingJob, TrainingReport
-from evolve.training.stage import Ahead, HeadStart, admit_jobs, job_of, train_jobs
+from evolve.training.stage import Ahead, HeadStart, admit_jobs, job_of, load_candidates, train_jobs
 from memory.types import Record
 from serving.adapters import AdapterCorrupt, AdapterMissing
 
@@ -125,7 +125,7 @@ async def breed(
     note_artefacts(
         lab, harvest, plan.jobs, adapters, earlier=past.rows, rows=lessons.accumulated.all, pairs=lessons.pairs.all
     )
-    await lab.load_adapters(candidate.member for candidate in admitted.candidates)
+    candidates, unusable = await load_candidates(lab, f"load-generation-{number}", admitted.candidates)
     return Brood(
         generation=number,
         curated=lessons.curated,
@@ -137,8 +137,8 @@ async def breed(
         pair_selections=plan.pairs,
         cards=plan.cards,
         reports=reports,
-        candidates=admitted.candidates,
-        refused=plan.refused | admitted.refused,
+        candidates=candidates,
+        refused=plan.refused | admitted.refused | unusable,
     )
 
 

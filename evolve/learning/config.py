@@ -37,7 +37,7 @@ class AccumulationConfig(Record):
         "too few of them is cut down until it holds",
     )  # fmt: skip
     max_rows: int | None = Field(default=None, ge=1, description="rows used at most; null: all that are left")
-    max_per_problem: int = Field(default=4, ge=1, description="rows of one problem, of all members and generations")
+    max_per_problem: int = Field(default=4, ge=1, description="rows of one problem and family, of all generations")
     max_source_share: float = Field(
         default=1.0,
         gt=0.0,

@@ -18,7 +18,7 @@ from evolve.learning.recipes import PLACEBO_SUFFIX, placebo_of
 from evolve.learning.taught import Taught
 from evolve.run_files import TRAINING
 from evolve.training.job import TrainingJob, TrainingReport
-from evolve.training.stage import admit_jobs, job_of, train_jobs
+from evolve.training.stage import admit_jobs, job_of, load_candidates, train_jobs
 from memory.ledger import publish_bytes
 from memory.types import Record
 from mesh.types import Member
@@ -84,8 +84,14 @@ async def breed_placebos(
         teachers = {placebo_of(c.recipe).name: taught[c.recipe.name].rows.adapters for c in missing}
         found = await _trained(lab, number, found, jobs, teachers)
         _keep_records(lab, missing, found, taught)
-    await lab.load_adapters(found.twins.values())
-    return found
+    usable, unusable = await load_candidates(lab, f"load-placebos-generation-{number}", found.everyone)
+    return found.model_copy(
+        update={
+            "earlier": tuple(one for one in found.earlier if one in usable),
+            "candidates": tuple(one for one in found.candidates if one in usable),
+            "refused": found.refused | unusable,
+        }
+    )
 
 
 def twin_job(lab: Lab, candidate: Candidate, taught: Taught) -> TrainingJob:

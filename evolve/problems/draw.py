@@ -6,8 +6,9 @@ and `draw_undealt` for a study of finished seats; `tests/evolve/test_sealed.py` 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
+from typing import TypeVar
 
 from evolve.problems.config import FileProblems, GymProblems, ProblemsConfig, UnitTestsVerifier
 from evolve.problems.curriculum import sizes_by_family, sizes_by_level
@@ -40,6 +41,8 @@ __all__ = [
     "draw_problems",
     "draw_undealt",
 ]
+
+_T = TypeVar("_T")
 
 UNDIVIDED = SplitShares(train=1.0, dev=0.0, gate=0.0, audit=0.0)
 """Every item in one split, where nothing is learned or decided."""
@@ -82,8 +85,9 @@ def draw_open(
     return _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
 
 
-def draw_undealt(config: FileProblems, seed: int) -> tuple[Problem, ...]:
-    """Every usable task of a user's file but its demonstrations, in the open, in the order that `seed` makes.
+def draw_undealt(config: FileProblems, seed: int) -> tuple[tuple[Problem, ...], dict[str, str]]:
+    """Every usable task of a user's file but its demonstrations, in the open, in the order that `seed` makes; and the
+    id of each that has near duplicates to its cluster.
 
     For a study alone, which leaves out what a run had. Splits play no part: neither the configuration's shares nor the
     ledger that `problems add` keeps, which other settings would not fit.
@@ -92,7 +96,8 @@ def draw_undealt(config: FileProblems, seed: int) -> tuple[Problem, ...]:
         ProblemsError: no file, or no usable line.
     """
     whole = config.model_copy(update={"shares": UNDIVIDED, "sizes": None})
-    return draw_file(whole, seed, pinned=False).of(Split.TRAIN)
+    drawn = draw_file(whole, seed, pinned=False)
+    return drawn.of(Split.TRAIN), drawn.clusters
 
 
 def draw_generation(
@@ -158,7 +163,7 @@ def _draw_gym(
                 of_family[split].append(items)
         reports.append(_together(parts, sizes))
         for split, lists in of_family.items():
-            by_split[split].append(_alternate(lists))
+            by_split[split].append(spread(lists))
             if any(lists):
                 demonstrations[family.type] = shown
     problems = {split: tuple(_alternate(lists)) for split, lists in by_split.items()}
@@ -197,6 +202,12 @@ def check_problems(config: ProblemsConfig) -> None:
 def _alternate(lists: Iterable[list[Problem]]) -> list[Problem]:
     """First of each, second of each...: a prefix of the result holds all families."""
     return [problem for row in zip_longest(*lists) for problem in row if problem is not None]
+
+
+def spread(lists: Sequence[Sequence[_T]]) -> list[_T]:
+    """The levels of one family, each spread evenly: a slice anywhere holds them in the shares that the whole does."""
+    placed = [((i + 0.5) / len(items), level, one) for level, items in enumerate(lists) for i, one in enumerate(items)]
+    return [one for _, _, one in sorted(placed, key=lambda place: place[:2])]
 
 
 def _together(parts: list[FamilyDraw], asked: SplitSizes) -> FamilyDraw:

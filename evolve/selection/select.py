@@ -24,6 +24,7 @@ from evolve.problems.config import FileProblems
 from evolve.problems.sealed import SplitProblems
 from evolve.selection.archive import Archive, Elite, Niche, Update, bank_digest, preference, update
 from evolve.training.config import Role
+from evolve.training.stage import load_candidates
 from memory.types import Record
 
 PER_NICHE = 4
@@ -61,10 +62,11 @@ async def select(
     Specialists of the archive without a seat are tried again beside the candidates, as many as `evaluation.max_elites`
     allows. `suspected`: A/A arms of earlier gates raised an alarm, so one rides along.
     """
-    elites = _unseated(generation, past)[: lab.config.evaluation.max_elites]
+    wanted = _unseated(generation, past)[: lab.config.evaluation.max_elites]
+    elites, unusable = await load_candidates(lab, f"load-elites-generation-{generation.number}", wanted)
     contenders = [*brood.candidates, *elites]
-    await lab.load_adapters(candidate.member for candidate in contenders)
     dev = await compare_on_dev(lab, generation, contenders, brood.selections, problems)
+    dev = dev.model_copy(update={"stopped": unusable | dev.stopped})
 
     async def bred_placebos() -> Placebos:
         taught = past.taught | brood.taught
@@ -77,7 +79,7 @@ async def select(
     is_finite = isinstance(lab.config.problems, FileProblems)
     flattery = {} if chosen is None or again is None or is_finite else flattery_of(generation, chosen, dev, again)
     specialists = {member.name for member in generation.seats if member.adapter is not None}
-    harmful = to_retire(dev.contributions) if dev.contributions else {}
+    retired = to_retire(dev.contributions, specialists) if dev.contributions else {}
     return Selection(
         dev=dev,
         level=held.level,
@@ -88,7 +90,7 @@ async def select(
         chosen=chosen,
         remeasured=again,
         archive=archived(past.archive, generation, contenders, dev, flattery, seed=lab.config.seed),
-        retired={name: reason for name, reason in harmful.items() if name in specialists},
+        retired=retired,
         reason=_reason(dev, chosen, held.reason, gate_was_held=held.record is not None),
     )
 

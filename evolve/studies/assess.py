@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from evolve.evaluate import Pool, member_scores
+from evolve.gates.gains import gain
 from evolve.gates.gate_wear import Level
 from evolve.judging.judge import Judge, Probe
 from evolve.judging.verifiers import read_number
@@ -17,7 +18,7 @@ from evolve.planning.gates_ahead import GateAhead
 from evolve.planning.rates import Rates
 from evolve.problems.splits import normalised_text
 from evolve.problems.types import Problem
-from evolve.report.measure import Accuracy, Difference, accuracy, paired_difference
+from evolve.report.measure import Accuracy, Difference, accuracy
 from evolve.ties import cross_fitted
 from memory.types import Record, content_hash
 from mesh.tally import plurality
@@ -49,9 +50,16 @@ class Arm(Record):
         """Share right; 0 without items."""
         return math.fsum(self.scores) / len(self.scores) if self.scores else 0.0
 
-    def against(self, other: Arm) -> Difference | None:
-        """This arm minus `other`, paired; None without items."""
-        return paired_difference(other.scores, self.scores)
+    def against(self, other: Arm, clusters: Sequence[str] = ()) -> Difference | None:
+        """This arm minus `other`, paired, errors within a cluster of items taken as one draw; None without items.
+
+        `clusters`: one for each item; empty: every item stands alone.
+        """
+        found = gain(other.scores, self.scores, clusters, seed=0)
+        if found is None:
+            return None
+        bounds = found.absolute
+        return Difference(mean=found.after - found.before, low=bounds.low, high=bounds.high, n=found.n)
 
 
 class Night(Record):
@@ -69,6 +77,9 @@ class Findings(Record):
         description="what the verifier accepts: references, constants, empty, shuffled..."
     )
     num_items: int
+    clusters: tuple[str, ...] = Field(
+        default=(), repr=False, description="of near duplicates, for each item; empty: every item stands alone"
+    )
     constant: Arm = Field(description="each task type's best constant answer, chosen on these very items")
     copied: Arm | None = Field(
         default=None, description="the answer that is parsed out of the question itself; None: not tried"
@@ -313,7 +324,7 @@ def _guessing_is_as_good(findings: Findings) -> str | None:
     best = max((findings.mesh, findings.consistency, findings.single), key=lambda arm: arm.mean)
     guesses = [findings.constant, *([findings.copied] if findings.copied is not None else [])]
     guess = max(guesses, key=lambda arm: arm.mean)
-    difference = best.against(guess)
+    difference = best.against(guess, findings.clusters)
     if difference is None or difference.low > 0.0:
         return None
     what = "a constant answer" if guess is findings.constant else "copying from the question"
@@ -361,7 +372,7 @@ _RULES: tuple[Callable[[Findings], str | None], ...] = (
 
 
 def _note_mesh(findings: Findings) -> str | None:
-    difference = findings.mesh.against(findings.consistency)
+    difference = findings.mesh.against(findings.consistency, findings.clusters)
     if difference is None:
         return None
     shown = "not shown to differ"

@@ -187,6 +187,7 @@ def _findings(
     return Findings(
         probes=seen.probes,
         num_items=len(items),
+        clusters=tuple(problems.cluster_of(item) for item in items),
         constant=seen.constant,
         copied=seen.copied,
         alone=tuple(

@@ -128,9 +128,12 @@ def compare_arms(
     budget: int,
     investment: float | None = None,
     left_out: LeftOut = NOTHING_LEFT_OUT,
+    clusters: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Study:
     """Put the arms side by side; the first must be the evolved mesh, and all answer the same tasks in one order.
+
+    `clusters`: of near duplicates, for each task; their errors count as one draw. Empty: every task stands alone.
 
     Raises:
         ValueError: no evolved arm first, or arms of different tasks.
@@ -147,7 +150,7 @@ def compare_arms(
             role=one.role,
             accuracy=one.arm.accuracy,
             num_samples=one.arm.num_samples,
-            difference=None if one is evolved else evolved.arm.against(one.arm),
+            difference=None if one is evolved else evolved.arm.against(one.arm, clusters),
             tokens_per_task=one.output_tokens,
             tokens_per_correct=one.tokens_per_correct,
             money_per_correct=one.money_per_correct,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -20,7 +21,7 @@ from evolve.problems.types import Problem
 from evolve.studies.assess import Arm, best_single
 from evolve.studies.fresh_tasks import LeftOut, fresh_tasks, questions_seen
 from evolve.studies.rival_arms import arm_directory, read_arm, run_of
-from evolve.studies.study import NOTHING_LEFT_OUT, ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
+from evolve.studies.study import ArmRole, Spend, Study, StudyArm, arm_cost, compare_arms
 from evolve.ties import by_reliability
 from memory.types import Record, content_hash
 from mesh.reliability import seat_key
@@ -58,8 +59,18 @@ def study_config(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"problems": problems})
 
 
-def study_items(config: RunConfig, options: StudyOptions) -> tuple[list[Problem], LeftOut]:
-    """(tasks to measure on, tasks left out because one of the runs had them, or nearly the same).
+class StudyItems(NamedTuple):
+    """What a study measures on."""
+
+    tasks: list[Problem]
+    clusters: list[str]
+    """Of near duplicates, for each task; its own id where it stands alone."""
+    left_out: LeftOut
+    """Tasks that one of the runs had, or nearly the same."""
+
+
+def study_items(config: RunConfig, options: StudyOptions) -> StudyItems:
+    """The tasks of the file that none of the runs had.
 
     Of a run's own file AUDIT remains, which steered nothing, and what was added since.
 
@@ -69,14 +80,16 @@ def study_items(config: RunConfig, options: StudyOptions) -> tuple[list[Problem]
     if not isinstance(problems, FileProblems):
         raise ConfigError("expected tasks in a file, got another source of problems")
     seen = questions_seen(runs_behind(options))
-    fresh, left_out = fresh_tasks(draw_undealt(problems, config.seed), seen, problems.near_duplicates)
+    tasks, clusters = draw_undealt(problems, config.seed)
+    fresh, left_out = fresh_tasks(tasks, seen, problems.near_duplicates)
     if not fresh:
         raise ConfigError(
             f"expected tasks that the run has not learned from or chosen by, got none: it had {left_out.num_same} "
             f"itself, and {left_out.num_near or 0} are near duplicates of what it had; give other tasks, or set "
             "problems.near_duplicates: null in the configuration if they are different tasks in one wording"
         )
-    return fresh[: options.num_tasks], left_out
+    taken = fresh[: options.num_tasks]
+    return StudyItems(taken, [clusters.get(one.task.id, one.task.id) for one in taken], left_out)
 
 
 def runs_behind(options: StudyOptions) -> tuple[Path, ...]:
@@ -114,10 +127,9 @@ def rft_of(options: StudyOptions) -> tuple[Path, tuple[Member, ...]] | None:
     return where, tuple(member for member in members if member.adapter is not None)
 
 
-async def study(
-    lab: Lab, items: Sequence[Problem], options: StudyOptions, left_out: LeftOut = NOTHING_LEFT_OUT
-) -> Study:
+async def study(lab: Lab, given: StudyItems, options: StudyOptions) -> Study:
     """Draw, judge and compare. Draws are journalled, so the same command goes on where it was cut off."""
+    items = given.tasks
     founders, evolved, rft = _seats(lab, options)
     budget = options.votes_each * len(evolved)
     baseline = _baseline(lab, options)
@@ -159,7 +171,8 @@ async def study(
         arms,
         budget=budget,
         investment=investment_of(lab.config, options.run),
-        left_out=left_out,
+        left_out=given.left_out,
+        clusters=given.clusters,
         notes=(*notes_of(options), *([] if measured.answers else [NO_TIES.format(run=options.run)])),
     )
 

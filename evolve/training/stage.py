@@ -17,7 +17,7 @@ from evolve.training.job import ParentAdapter, TrainingJob, TrainingProgress, Tr
 from evolve.training.store import TrainingStore
 from evolve.training.train_here import train_or_say_why
 from memory.types import Record
-from serving.adapters import AdapterRefused
+from serving.adapters import AdapterCorrupt, AdapterMissing, AdapterRefused
 from serving.placement import GpuPlace
 
 Ahead = Callable[[Candidate], Awaitable[None]]
@@ -127,6 +127,37 @@ async def admit_jobs(
         return Admitted(candidates=tuple(candidates), refused=refused)
 
     return await lab.journal.record(name, [job.digest for job in jobs.values()], Admitted, work)
+
+
+class Unusable(Record):
+    """Whose adapter could not be put into its engine, and why."""
+
+    reasons: dict[str, str] = Field(default_factory=dict, description="name of a candidate to the reason")
+
+
+async def load_candidates(
+    lab: Lab, name: str, candidates: Sequence[Candidate]
+) -> tuple[tuple[Candidate, ...], dict[str, str]]:
+    """Candidates in the running engines, and why the others are not there, as the journal step `name`.
+
+    An adapter that was damaged after its admission, with no whole copy left in the run, takes its candidate out of this
+    generation. Once a candidate was found usable it has to stay so, since others were measured beside it.
+    """
+
+    async def work() -> Unusable:
+        reasons = {}
+        for candidate in candidates:
+            try:
+                await lab.load_adapters([candidate.member])
+            except (AdapterMissing, AdapterCorrupt) as error:
+                reasons[candidate.member.name] = f"its adapter cannot be used: {error}"
+        return Unusable(reasons=reasons)
+
+    adapters = [candidate.member.adapter for candidate in candidates]
+    reasons = (await lab.journal.record(name, adapters, Unusable, work)).reasons
+    usable = tuple(candidate for candidate in candidates if candidate.member.name not in reasons)
+    await lab.load_adapters(candidate.member for candidate in usable)
+    return usable, reasons
 
 
 def admit(

@@ -50,7 +50,10 @@ class TrainingStore:
         source = self._place(job)
         if source is None or not (source / REPORT_NAME).is_file():
             return None
-        report = read_record(source / REPORT_NAME, TrainingReport)
+        try:
+            report = read_record(source / REPORT_NAME, TrainingReport)
+        except ValueError:
+            return None  # damaged: what the job leaves here once it is trained is no better than this run's own
         weights = source / ADAPTER_NAME / WEIGHTS_FILE
         if report.job != job.digest or not weights.is_file() or sha256_of(weights) != report.adapter_sha256:
             return None

@@ -43,6 +43,11 @@ def test_what_is_known_already_is_not_learned_twice_and_stays_on_record() -> Non
     assert (len(found.all), len(found.used), reasons(found)) == (3, 1, {"duplicate": 1, "same_path": 1})
 
 
+def test_what_two_families_wrote_in_the_same_words_is_the_own_answer_of_both() -> None:
+    found = run([], [row("a", "3 + 4 = 7", member="ada"), row("a", "3 + 4 = 7", member="ben")], max_per_problem=1)
+    assert (len(found.used), reasons(found)) == (2, {})
+
+
 def test_a_problem_gives_only_so_many_rows_over_all_generations() -> None:
     rows = [row("a", f"{n} + 0 = {n}", n) for n in range(6)]
     found = run(rows[:3], rows[3:], max_per_problem=2)

@@ -13,21 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from evolve.cli import app
 from evolve.commands.codes import code_of
 from evolve.config import ConfigError, RunConfig
+from evolve.governance.audit_log import AuditLog
 from evolve.journal import Journal
 from evolve.judging.judge import Judge
 from evolve.judging.scorer import GymScorer
 from evolve.judging.survey import survey
 from evolve.lab import Lab
 from evolve.lineage import Lineage
+from evolve.problems.config import ExactVerifier
 from evolve.problems.types import Problem, ProblemsError, ReasoningGymVerifier
 from evolve.progress import Silent, merged_times, read_times
+from evolve.stopped import why_stopped
 from memory.ledger import Entry, Ledger
 from memory.types import Record
 from mesh.types import Task
-from serving.adapters import AdapterCorrupt
+from serving.adapters import AdapterCorrupt, AdapterMissing
 from tests.evolve.quick_run import ENGINES, Stop, quick_config, ran, steps_of, stop_at
 
 DYING = "import json, os, sys\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\nos._exit(3)"
@@ -40,6 +45,13 @@ def config_of(directory: Path, **changes: Any) -> RunConfig:
     return quick_config(
         directory, sizes={"train": 6, "dev": 8, "gate": 16, "audit": 3}, grid=(10, 8), **(plain | changes)
     )
+
+
+def promoting(directory: Path, **changes: Any) -> RunConfig:
+    """The same on enough problems for the gate to see that the specialists are better."""
+    directory.mkdir(exist_ok=True)
+    settings = {"recipes": {"min_rows": 1, "placebo": False}, "gate": {"required": ["budget"]}} | changes
+    return quick_config(directory, sizes={"train": 12, "dev": 12, "gate": 60, "audit": 3}, **settings)
 
 
 def seated_adapters(config: RunConfig) -> list[str]:
@@ -113,11 +125,22 @@ def test_a_verifier_that_crashes_or_hangs_stops_the_run_before_anything_is_asked
         )
         for n in range(50)
     ]
+    items += [  # another type, which can be judged, does not hide it
+        Problem(task=Task(id=f"s{n}", question="q?"), reference=str(n), verifier=ExactVerifier(), key=f"s{n}")
+        for n in range(3)
+    ]
     with (
         Judge(scorer=GymScorer(timeout_s=0.2, command=[sys.executable, "-c", child])) as judge,
-        pytest.raises(ProblemsError, match=f"none of 3 could be judged: .*{reason}"),
+        pytest.raises(ProblemsError, match=f"none of 3 of made_up could be judged: .*{reason}"),
     ):
         asyncio.run(survey(_Desk(judge), _Items(items)))  # type: ignore[arg-type]
+
+
+def test_without_dev_items_nobody_is_chosen_and_the_run_ends(tmp_path: Path) -> None:
+    config = quick_config(tmp_path, sizes={"train": 12, "dev": 0, "gate": 24, "audit": 3})
+    data = ran(config)
+    assert seated_adapters(config) == []
+    assert "there are no DEV problems to choose by" in data.generations[-1].note
 
 
 def test_an_adapter_damaged_after_training_is_refused_and_the_incumbents_stay(tmp_path: Path) -> None:
@@ -133,18 +156,63 @@ def test_an_adapter_damaged_after_training_is_refused_and_the_incumbents_stay(tm
     assert all("the adapter is not the one that was trained" in reason for reason in reasons)
 
 
-def test_an_admitted_adapter_that_is_damaged_stops_the_run_and_restored_it_goes_on(tmp_path: Path) -> None:
+def test_an_admitted_adapter_that_is_damaged_is_taken_from_where_it_was_trained(tmp_path: Path) -> None:
+    config, spared = (promoting(tmp_path / name) for name in "ab")
+    for one in (config, spared):
+        with pytest.raises(Stop):
+            ran(one, stop_at("admit-generation-0"))
+    for record in (config.run_dir / "adapters").glob("*/adapter.json"):
+        record.write_bytes(b"\0" * 100)
+        weights = record.with_name("adapter_model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-8] + b"\0" * 8)
+    assert ran(config).generations[-1].number == 1
+    ran(spared)
+    assert seated_adapters(config) == seated_adapters(spared) != []
+    assert [path.name for path in (config.run_dir / "adapters").iterdir() if path.name.startswith(".admit")] == []
+
+
+def test_a_candidate_of_which_no_whole_copy_is_left_is_out_and_the_generation_ends(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     with pytest.raises(Stop):
         ran(config, stop_at("admit-generation-0"))
-    record = next((config.run_dir / "adapters").glob("*/adapter.json"))
-    kept = record.read_bytes()
-    record.write_bytes(b"\0" * len(kept))
-    with pytest.raises(AdapterCorrupt, match=r"adapter\.json") as caught:
+    damage_every_copy(config)
+    data = ran(config)
+    assert data.generations[-1].number == 1
+    assert seated_adapters(config) == []
+    reasons = [candidate.reason for candidate in data.candidates]
+    assert reasons
+    assert all("its adapter cannot be used" in reason for reason in reasons)
+    assert "refused_admission" in {event.kind for event in AuditLog(config.run_dir).events()}
+
+
+def test_a_seated_specialist_of_which_no_whole_copy_is_left_stops_the_run_and_restored_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    config = promoting(tmp_path, num_generations=2)
+    with pytest.raises(Stop):
+        ran(config, stop_at("generation-1-harvest"))
+    seated = seated_adapters(config)
+    assert seated
+    kept = damage_every_copy(config)
+    with pytest.raises((AdapterMissing, AdapterCorrupt)) as caught:
         ran(config)
     assert code_of(caught.value) is not None
-    record.write_bytes(kept)
-    assert ran(config).generations[-1].number == 1
+    assert str(caught.value) in why_stopped(config.run_dir)
+    told = CliRunner().invoke(app, ["report", str(config.run_dir)])
+    assert told.exit_code == 2
+    assert "it came to a stop (Adapter" in " ".join(told.stderr.split())
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert ran(config).generations[-1].number == 2
+    assert why_stopped(config.run_dir) == ""
+
+
+def damage_every_copy(config: RunConfig) -> dict[Path, bytes]:
+    """All weights of the run, as they were."""
+    kept = {path: path.read_bytes() for path in config.run_dir.rglob("*.safetensors")}
+    for path, content in kept.items():
+        path.write_bytes(content[:-8] + b"\0" * 8)
+    return kept
 
 
 def test_a_kill_between_a_stage_and_its_times_does_not_make_its_tokens_free(tmp_path: Path) -> None:

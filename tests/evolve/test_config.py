@@ -53,6 +53,14 @@ def test_more_worked_examples_than_any_task_has_cannot_be_tried(tmp_path: Path) 
         load_config(write(tmp_path, evaluation={"demonstrations": [0, 3]}))
 
 
+def test_more_seats_than_the_vote_can_be_shared_out_among_are_refused(tmp_path: Path) -> None:
+    engines = [{"kind": "scripted", "name": f"e{n}", "family": f"f{n}"} for n in range(3)]
+    serving = {"in_process": True, "engines": engines}
+    assert load_config(write(tmp_path, serving=serving, seats_per_engine=4)).seats_per_engine == 4
+    with pytest.raises(ConfigError, match=r"expected at most 12 seats.*got 15: 3 engines with 5"):
+        load_config(write(tmp_path, serving=serving, seats_per_engine=5))
+
+
 def test_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate.alpha: expected a finite number, got nan"):
         load_config(write(tmp_path, gate={"alpha": float("nan")}))

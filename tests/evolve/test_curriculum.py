@@ -18,7 +18,7 @@ from evolve.problems.curriculum import (
     solve_rates,
     start_levels,
 )
-from evolve.problems.draw import check_problems, draw_generation, draw_problems
+from evolve.problems.draw import check_problems, draw_generation, draw_problems, spread
 from evolve.problems.permits import GatePermit
 from evolve.problems.sealed import open_seal
 from evolve.problems.splits import Split, SplitSizes
@@ -73,6 +73,15 @@ def test_train_stands_at_its_level_with_review_and_the_rest_is_even_over_all_lev
     assert [part.train for part in sizes_by_level(SUMS, SIZES, curriculum, None)] == [20, 0, 0]
     assert [part.train for part in sizes_by_level(SUMS, SIZES, None, 2)] == [7, 7, 6]
     assert sizes_by_level(FACTORS, SIZES, curriculum, 2) == [SIZES]
+
+
+def test_any_slice_holds_the_levels_in_the_shares_of_the_whole() -> None:
+    dealt = spread([["a1", "a2"], ["b1", "b2"], [f"c{n}" for n in range(16)]])
+    assert len(dealt) == 20
+    for half in (dealt[:10], dealt[10:]):
+        assert [sum(name.startswith(level) for name in half) for level in "abc"] == [1, 1, 8]
+    assert spread([["x", "y"]]) == ["x", "y"]
+    assert spread([[], ["x"]]) == ["x"]
 
 
 def test_generations_share_no_item_and_none_of_them_meets_audit() -> None:

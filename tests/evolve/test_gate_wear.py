@@ -63,7 +63,7 @@ def test_a_gate_is_refused_after_its_uses() -> None:
     assert level_after(worn(1), 0.05, REFUSE, will_reuse=True).alpha == 0.05
     refused = level_after(worn(2), 0.05, REFUSE, will_reuse=True)
     assert refused.alpha is None
-    assert refused.reason == "2 earlier gates were held on 10 of these 10 items, the most is 2; add GATE items"
+    assert refused.reason == "2 earlier gates were held on 10 of these 10 items, the most is 2; give new tasks"
 
 
 def test_wear_that_is_ignored_is_still_said() -> None:

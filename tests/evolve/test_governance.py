@@ -79,6 +79,18 @@ def test_a_final_ruling_is_for_the_log_and_a_waiting_one_is_not() -> None:
     assert audit_events(PROPOSED, waiting, at=HOUR) == ()
 
 
+def test_a_word_about_what_is_settled_is_refused_and_not_written_down(tmp_path: Path) -> None:
+    policy, desk = ApprovedPromotion(), ApprovalDesk(tmp_path)
+    settle(tmp_path, PROPOSED, policy, now=0.0)
+    desk.decide(None, "approved", by="kim", at=HOUR)
+    assert settle(tmp_path, PROPOSED, policy, now=HOUR).state == "granted"
+    with pytest.raises(ApprovalError, match=r"is seated already .*a word now changes nothing"):
+        desk.decide(None, "vetoed", by="lee", at=2 * HOUR)
+    desk.decide(None, "approved", by="kim", at=2 * HOUR)  # said again, nothing changes
+    assert [one.by for one in desk.decisions()] == ["kim"]
+    assert [event.kind for event in AuditLog(tmp_path).events()] == ["proposed", "approved", "promoted"]
+
+
 def test_the_log_holds_every_decision_once_and_notices_a_change(tmp_path: Path) -> None:
     log = AuditLog(tmp_path)
     assert log.events() == []

@@ -109,8 +109,21 @@ def test_a_member_that_harms_is_retired_and_one_that_may_only_be_unlucky_is_not(
         )
     found = contributions(BallotBox(("a", "b", "c"), ("f", "g", "h"), tuple(rows)))
     assert found.members[0].value < 0 < found.members[1].value
-    assert list(to_retire(found)) == ["a"]
-    assert to_retire(found, min_seats=3) == {}
+    assert list(to_retire(found, "abc")) == ["a"]
+    assert to_retire(found, "bc") == {}
+
+
+def test_a_base_model_that_harms_takes_no_specialists_place_among_those_that_are_asked_about() -> None:
+    """Two seats drown the one that is right; the base is as bad as the specialist."""
+    both_wrong = (Ballot(0, "w", "w", False), Ballot(1, "w", "w", False), Ballot(2, "r", "r", True))
+    found = contributions(BallotBox(("base", "specialist", "right"), ("f", "f", "g"), (both_wrong,) * 60))
+    assert list(to_retire(found, ["specialist"])) == ["specialist"]
+
+
+def test_of_two_seats_the_one_that_is_shown_to_harm_is_given_back_too() -> None:
+    first_wrong = (Ballot(0, "w", "w", False), Ballot(1, "r", "r", True))
+    found = contributions(BallotBox(("specialist", "base"), ("f", "g"), (first_wrong,) * 60))
+    assert list(to_retire(found, ["specialist"])) == ["specialist"]
 
 
 def test_harm_on_every_problem_counts_as_evidence_by_the_number_of_problems() -> None:
@@ -119,7 +132,7 @@ def test_harm_on_every_problem_counts_as_evidence_by_the_number_of_problems() ->
     many = contributions(BallotBox(("a", "b", "c"), ("f", "f", "g"), (wrong_twice,) * 60))
     assert few.members[0].value == pytest.approx(many.members[0].value) == pytest.approx(-1 / 6)
     assert few.members[0].p_harms == 0.125
-    assert (list(to_retire(few)), list(to_retire(many))) == ([], ["a"])
+    assert (list(to_retire(few, "abc")), list(to_retire(many, "abc"))) == ([], ["a"])
 
 
 def test_copies_in_one_cluster_widen_the_interval() -> None:

@@ -77,6 +77,18 @@ def test_the_sentence_is_about_what_the_user_has_today_and_tells_what_is_shown()
     assert "nothing to compare it with" in alone.sentence
 
 
+def test_near_duplicates_count_as_one_draw() -> None:
+    """Ten questions, each ten times: what looks like a hundred tasks is ten."""
+    arms = [arm("evolved", "evolved mesh", 60, None), arm("baseline", "old", 45, None)]
+    alone = compare_arms(arms, budget=4).results[1].difference
+    copied = compare_arms(arms, budget=4, clusters=[str(index // 10) for index in range(100)]).results[1].difference
+    assert alone is not None
+    assert copied is not None
+    assert alone.mean == copied.mean == pytest.approx(0.15)
+    assert alone.is_clear
+    assert not copied.is_clear
+
+
 def test_what_was_left_out_is_told_with_its_reason() -> None:
     def told(left_out: LeftOut) -> str:
         return compare_arms([arm("evolved", "e", 1, None)], budget=4, left_out=left_out).left_out_sentence

@@ -394,6 +394,8 @@ def test_a_damaged_or_quarantined_result_is_not_taken_from_the_store(tmp_path):
     weights = tmp_path / "store" / work.digest / "adapter/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert store.adopt(work.model_copy(update={"out_dir": str(tmp_path / "b")})) is None
+    (tmp_path / "store" / work.digest / "training_report.json").write_text("{torn")
+    assert store.adopt(work.model_copy(update={"out_dir": str(tmp_path / "b")})) is None
     bad = job(tmp_path / "c", training=ScriptedTraining(diverges=True)).model_copy(update={"base_fingerprint": "aa"})
     run([bad], store=store)
     assert store.adopt(bad) is None
