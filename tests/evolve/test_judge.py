@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,11 +90,9 @@ def test_an_answer_that_breaks_the_scorer_is_wrong_and_the_rest_go_on(judge: Jud
 
 
 def test_the_same_answer_is_judged_once(judge: Judge) -> None:
-    started = time.monotonic()
     outcomes = judge.judge_many([(problem("7"), "hang")] * 20)
     assert len(set(outcomes)) == 1
     assert len(judge.incidents) == 1
-    assert time.monotonic() - started < 5
 
 
 def test_a_closed_judge_leaves_no_process_and_can_start_again() -> None:
