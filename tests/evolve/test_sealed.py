@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "read_rows": ("evolve/problems/adding.py",),
 }
 """What opens seals or holds keys that are not sealed yet, and the only modules that take it in, besides the one that
-defines it. A name that is here in vain would let its module begin to without anybody noticing."""
+defines it. A module that stands here in vain could begin to without anybody noticing."""
 
 READS_KEYS = (
     "evolve/studies/assess.py",  # open problems alone: it tries a user's verifier before there is a run

@@ -138,7 +138,7 @@ def objection(directory: Path, so_far: list[float], **budget: float) -> str:
 
 
 def test_another_generation_is_expected_to_train_as_much_as_the_last(tmp_path: Path) -> None:
-    """Scripted bases have no weights, so the audit after it trains nothing and the numbers are whole."""
+    """For bases without weights no operations are planned, so only those that were reported count here."""
     assert objection(tmp_path / "enough", [1e9, 3e9], flops=7e9) == ""
     told = objection(tmp_path / "short", [1e9, 3e9], flops=6.9e9)
     assert told == "another generation would exceed budget.flops (6.9e+09)"
