@@ -215,12 +215,8 @@ def _pack_machine(archive: _Archive) -> None:
 def _pack_doctor(archive: _Archive, config: MeshConfig | None) -> None:
     found = diagnose() if config is None else diagnose(config.serving.model_store)
     placed = () if config is None else check_placement(config.serving)
-    # Only where no cluster could be asked does a finding quote somebody else's message.
-    told = [
-        one.model_copy(update={"advice": message(one.advice)}) if one.name == "placement" else one for one in placed
-    ]
-    report = DoctorReport(findings=(*found.findings, *told))
-    archive.add("doctor.json", {"ok": report.ok, **report.model_dump(mode="json")})
+    report = DoctorReport(findings=(*found.findings, *placed))
+    archive.add("doctor.json", {"ok": report.ok, **plain(report.model_dump(mode="json"), archive.names)})
 
 
 def _pack_config(archive: _Archive, config: MeshConfig, directories: Sequence[Path]) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from memory.types import Record
 
 MAX_EXACT = 50_000
-"""Sets of seats that are all looked at; beyond, the greedy choice is taken."""
+"""Sets of seats that are all looked at unless the caller says otherwise."""
 
 
 class Seating(Record):
@@ -34,6 +34,7 @@ def choose_seats(
     max_per_group: int | Mapping[str, int] = 1,
     weights: Sequence[float] | None = None,
     required: Sequence[str] = (),
+    max_exact: int = MAX_EXACT,
 ) -> Seating:
     """`num_seats` members with the largest coverage: the mean over problems of 1 - product of (1 - score).
 
@@ -48,6 +49,7 @@ def choose_seats(
         max_per_group: how many members of one group may be seated, or of each group.
         weights: weight of each problem, e.g. its difficulty; None: all alike.
         required: members that are seated in any case.
+        max_exact: sets of seats that are all looked at; where there are more, the greedy choice is taken.
 
     Raises:
         ValueError: no members, other numbers of problems, an unknown or too many required members.
@@ -59,7 +61,7 @@ def choose_seats(
         raise ValueError(f"expected required members among {names} that fit {num_seats} seats, got {list(required)}")
     greedy = _greedy(missed, weight, num_seats, limits, fixed)
     free = len(names) - len(fixed)
-    is_exact = math.comb(free, max(0, len(greedy) - len(fixed))) <= MAX_EXACT
+    is_exact = math.comb(free, max(0, len(greedy) - len(fixed))) <= max_exact
     chosen = _best(missed, weight, len(greedy), limits, fixed) if is_exact else greedy
     order = _greedy(missed, weight, len(chosen), _Limits(names, {}, len(names)), [], among=chosen)
     gains, seen = [], np.ones(missed.shape[1])

@@ -155,9 +155,13 @@ def update(
 
 
 def rank(elites: Sequence[Elite], *, seed: int = 0) -> list[Standing]:
-    """The elites of one niche, measured on one bank, best first: what they solve beyond fitter ones, then fitness."""
+    """The elites of one niche, measured on one bank, best first: what they solve beyond fitter ones, then fitness.
+
+    Of copies the first by `seed` and name is the one that counts, in whichever order they are given.
+    """
     if not elites:
         return []
+    elites = sorted(elites, key=lambda elite: content_hash([seed, elite.name]))
     table = score_table({elite.name: elite.scores for elite in elites})
     shared = shared_fitness(table)
     novelty = dominated_novelty(shared, solves_beyond(table))
@@ -172,10 +176,7 @@ def rank(elites: Sequence[Elite], *, seed: int = 0) -> list[Standing]:
         )
         for index, elite in enumerate(elites)
     ]
-    order = sorted(
-        range(len(elites)),
-        key=lambda i: (-novelty[i], -round(float(shared[i]), 9), content_hash([seed, elites[i].name])),
-    )
+    order = sorted(range(len(elites)), key=lambda i: (-novelty[i], -round(float(shared[i]), 9), i))
     return [standings[index] for index in order]
 
 

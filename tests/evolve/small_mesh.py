@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from evolve.config import RunConfig
@@ -50,7 +51,13 @@ def dealt(num_train: int = 4, num_dev: int = 4, num_audit: int = 6) -> SplitProb
     )
 
 
-def small_lab(directory: Path, *, skills: tuple[float, float] = (0.5, 0.4), **evaluation: object) -> Lab:
+def small_lab(
+    directory: Path,
+    *,
+    skills: tuple[float, float] = (0.5, 0.4),
+    gate: Mapping[str, object] | None = None,
+    **evaluation: object,
+) -> Lab:
     """A lab in `directory`; as an async context manager it ends its engines."""
     config = RunConfig.model_validate(
         {
@@ -64,10 +71,11 @@ def small_lab(directory: Path, *, skills: tuple[float, float] = (0.5, 0.4), **ev
                     {"kind": "scripted", "name": "ben", "family": "beta", "skill": skills[1]},
                 ],
             },
-            "problems": {"kind": "file", "path": "unused.jsonl", "verifier": {"kind": "numeric"}},
+            "problems": {"kind": "file", "path": str(directory / "unused.jsonl"), "verifier": {"kind": "numeric"}},
             "training": {"kind": "scripted"},
             "memory": {"enabled": False},
             "evaluation": evaluation,
+            "gate": gate or {},
             "concurrency": 4,
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,28 +98,38 @@ def test_where_room_is_short_the_better_origin_stays() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from("abcd"), st.booleans()),
-        max_size=30,
+        st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from("abcd"), st.booleans(), st.sampled_from("fg")),
+        max_size=40,
         unique=True,
     ),
     st.integers(1, 3),
     st.sampled_from([0.0, 0.25, 0.5]),
     st.one_of(st.none(), st.integers(1, 12)),
+    st.frozensets(st.sampled_from(["key-t0", "key-t1", "key-t2"]), max_size=2),
     st.randoms(use_true_random=False),
 )
 def test_the_same_pairs_give_the_same_set_in_any_order_and_the_shares_hold(
-    drawn: list[tuple[int, int, str, bool]], cap: int, share: float, most: int | None, rng: random.Random
+    drawn: list[tuple[int, int, str, bool, str]],
+    cap: int,
+    share: float,
+    most: int | None,
+    held_out: frozenset[str],
+    rng: random.Random,
 ) -> None:
     everything = [
-        rows(generation, pair(f"t{task}", text, adapter=TRAINED if trained else None))[0]
-        for generation, task, text, trained in drawn
+        rows(generation, pair(f"t{task}", text, adapter=TRAINED if trained else None, family=family))[0]
+        for generation, task, text, trained, family in drawn
     ]
-    settings = {"max_per_problem": cap, "anchor_share": share, "max_rows": most}
+    settings = {"max_per_problem": cap, "anchor_share": share, "max_rows": most, "held_out": held_out}
     found = held((), tuple(everything), **settings)
     rng.shuffle(everything)
     cut = rng.randint(0, len(everything))
     assert held(tuple(everything[:cut]), tuple(everything[cut:]), **settings) == found
     assert len(found.used) + len(found.drops) == len(found.all)
+    of_a_problem = Counter((row.key, row.pair.family) for row in found.used)
+    assert max(of_a_problem.values(), default=0) <= cap
+    contaminated = {drop.row for drop in found.drops if drop.reason == "contaminated"}
+    assert contaminated == {row.id for row in found.all if row.key in held_out}
     if found.used:
         assert sum(row.is_anchor for row in found.used) >= share * len(found.used)
         assert most is None or len(found.used) <= most

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evolve.selection.archive import (
     Archive,
@@ -59,6 +62,7 @@ def test_a_niche_keeps_the_unlike_and_not_the_copies() -> None:
         [elite("best", 1, 1, 1, 0), elite("copy", 1, 1, 1, 0), elite("odd", 0, 0, 0, 1), elite("weak", 1, 1, 0, 0)],
         BANKS,
         per_niche=2,
+        seed=3,  # of the two copies the one that is called "best" counts
     )
     assert [one.name for one in found.archive.of(SUMS)] == ["odd", "best"] or [
         one.name for one in found.archive.of(SUMS)
@@ -115,12 +119,36 @@ def test_critics_are_measured_on_councils_and_stale_by_those_alone() -> None:
     assert {one.name for one in again.archive.elites} == {"a", "c"}
 
 
-def test_the_order_of_measuring_changes_nothing_that_is_kept() -> None:
-    rng = np.random.default_rng(0)
-    many = [elite(str(i), *(rng.random(4) < 0.5).astype(float).tolist()) for i in range(9)]
-    kept = {one.name for one in update(Archive(), many, BANKS, per_niche=4).archive.elites}
-    assert len(kept) == 4
-    assert update(Archive(), many, BANKS, per_niche=4) == update(Archive(), many, BANKS, per_niche=4)
+SCORES = st.tuples(*[st.sampled_from([0.0, 1 / 3, 1.0])] * 4)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(SCORES, min_size=1, max_size=8), st.integers(1, 4), st.integers(0, 3), st.randoms(use_true_random=False)
+)
+def test_the_order_of_measuring_changes_nothing(
+    rows: list[tuple[float, ...]], per_niche: int, seed: int, rng: random.Random
+) -> None:
+    many = [elite(str(number), *row) for number, row in enumerate(rows)]
+    found = update(Archive(), many, BANKS, per_niche=per_niche, seed=seed)
+    rng.shuffle(many)
+    cut = rng.randint(0, len(many))
+    again = update(Archive(elites=tuple(many[:cut])), many[cut:], BANKS, per_niche=per_niche, seed=seed)
+    assert again == found
+    assert len(found.archive.elites) == min(per_niche, len(rows))
+
+
+def test_which_of_two_copies_is_kept_is_dealt_by_the_seed_and_not_by_who_was_measured_first() -> None:
+    first, second = elite("best", 1, 1, 1, 0), elite("copy", 1, 1, 1, 0)
+    kept = []
+    for seed in range(8):
+        one, other = (
+            update(Archive(), measured, BANKS, per_niche=1, seed=seed).archive.elites[0].name
+            for measured in ([first, second], [second, first])
+        )
+        assert one == other
+        kept.append(one)
+    assert set(kept) == {"best", "copy"}
 
 
 def test_of_elites_that_wait_to_be_measured_again_a_niche_keeps_those_measured_last() -> None:

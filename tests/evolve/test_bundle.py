@@ -23,7 +23,7 @@ from evolve.commands.bundle_logs import log_lines
 from evolve.commands.bundle_redact import TEXT_KEYS, Pseudonyms, plain, removed, without_secrets
 from evolve.commands.bundle_words import known_errors, told
 from evolve.config import RunConfig, load_mesh
-from evolve.planning.doctor import DoctorReport
+from evolve.planning.doctor import DoctorReport, Finding
 from mesh.config import CouncilConfig
 from serving.batch import run_batch
 from serving.batch_types import BatchPace
@@ -41,8 +41,9 @@ SECRET = "s3cr3t-Zebra-value"
 
 @pytest.fixture(autouse=True)
 def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashing every model of this machine is the doctor's own test."""
-    monkeypatch.setattr(bundle, "diagnose", lambda *_: DoctorReport(findings=()))
+    """Hashing every model of this machine is the doctor's own test. This one quotes what a file said."""
+    told = Finding(name="model m", level="fail", found="none", advice=f"run `make setup`: {CANARY}")
+    monkeypatch.setattr(bundle, "diagnose", lambda *_: DoctorReport(findings=(told,)))
 
 
 def config_in(directory: Path, **more: Any) -> Path:
@@ -153,6 +154,11 @@ def test_no_byte_of_what_was_asked_answered_named_or_hidden_is_in_the_archive(
     kept = {path.read_bytes() for path in (batch / "answers.jsonl", tmp_path / "tasks.jsonl")}
     assert all(WORD.encode() in data for data in kept), "the canary was really there"
     assert manifest.damaged == ()
+    doctor = json.loads(members["doctor.json"])
+    assert not doctor["ok"]
+    assert doctor["findings"][0] == {
+        "name": "model m", "level": "fail", "found": "none", "advice": "run `make setup`[...]",
+    }  # fmt: skip
 
     requests = rows(members["door/requests.jsonl"])  # team-1 is the one in the configuration
     assert (requests[0]["code"], requests[0]["team"], requests[0]["key_id"]) == (200, "team-2", "key-1")

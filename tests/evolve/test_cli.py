@@ -1,6 +1,7 @@
 """The command line as the shell sees it: exit codes, JSON, messages, and an answer in no time."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from evolve.cli import app
+from evolve.lineage import Lineage, Specialist, successor
+from evolve.run_files import GENERATIONS
+from evolve.training.scripted_train import scripted_shape
+from mesh.types import Member
+from serving.adapters import AdapterStore
 
 SIMULATED = "configs/simulated.yaml"
 
@@ -94,12 +100,37 @@ def test_memory_of_a_run_is_searched_counted_and_summed_up(finished_run: Path) -
     assert isinstance(json.loads(evomesh("memory", "search", str(finished_run), "sum", "--json").stdout), list)
 
 
-def test_deliberate_prints_the_transcript_with_the_seats_of_a_run(finished_run: Path) -> None:
-    config = str(finished_run.parent / "simulated.yaml")
-    done = evomesh("deliberate", "What is 17 + 25?", "--number", "-c", config, "--run", str(finished_run))
-    assert done.exit_code == 0, done.stderr
+def seat_a_specialist(run: Path) -> str:
+    """A generation more, in which one of the adapters that a run has trained sits; its name."""
+    lineage, base = Lineage(run / GENERATIONS), scripted_shape("ada").fingerprint
+    adapter = next(one.hash for one in AdapterStore(run / "adapters").list() if one.base == base)
+    last = lineage.latest()
+    assert last is not None
+    of_ada = Member(name="ada-who-learned-sums", engine="ada", family="alpha", adapter=adapter)
+    seats = [of_ada, *(member for member in last.seats if member.engine != "ada")]
+    specialist = Specialist(
+        name=of_ada.name, engine="ada", family="alpha", adapter=adapter, generation=last.number + 1, recipe="own",
+        data_digest="d", gate_digest="g",
+    )  # fmt: skip
+    known = lineage.specialists()
+    if adapter in known:
+        lineage.append(successor(last, seats, returning=known.values()))
+    else:
+        lineage.append(successor(last, seats, [specialist], returning=known.values()))
+    return of_ada.name
+
+
+def test_deliberate_prints_the_transcript_with_the_seats_of_a_run(finished_run: Path, tmp_path: Path) -> None:
+    config, run = str(finished_run.parent / "simulated.yaml"), tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    name = seat_a_specialist(run)
+    question = ("deliberate", "What is 17 + 25?", "--number", "-c", config)
+    done, of_bases = evomesh(*question, "--run", str(run)), evomesh(*question)
+    assert (done.exit_code, of_bases.exit_code) == (0, 0), done.stderr + of_bases.stderr
     assert "First proposals" in done.stdout
     assert "Verdict:" in done.stdout
+    assert name in done.stdout
+    assert name not in of_bases.stdout
 
 
 def test_batch_records_a_bad_line_and_answers_the_rest(tmp_path: Path) -> None:

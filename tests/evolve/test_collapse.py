@@ -77,7 +77,23 @@ def test_shrinking_wording_and_growing_length_are_named() -> None:
     assert decline.alarms[0].sentence.startswith("decline: pass@4 fell")
 
 
-def test_other_problems_are_compared_without_pairs() -> None:
+def test_the_same_problems_are_compared_in_pairs_and_others_are_not() -> None:
+    lengths = tuple(float(words) for words in range(10, 201, 10))
+    before = Vitals(
+        name="new", generation=0, keys=tuple(f"p{words:g}" for words in lengths), right=(1,) * 20, drawn=(2,) * 20,
+        distinct_n=(1.0,) * 20, word_entropy=(3.0,) * 20, answer_entropy=(1.0,) * 20, length=lengths,
+    )  # fmt: skip
+    after = before.model_copy(update={"length": tuple(1.3 * words for words in lengths)})
+    moved = after.model_copy(update={"keys": tuple(f"other {key}" for key in after.keys)})
+    [alarm] = examine(before, after, k=2).alarms
+    assert (alarm.sign, alarm.before, alarm.after) == ("length", 105.0, pytest.approx(136.5))
+    assert alarm.p < 1e-5
+    assert examine(before, moved, k=2).alarms == (), "a third more is little where problems differ so much in length"
+    [loose] = examine(before, moved, k=2, level=0.2).alarms
+    assert (loose.sign, loose.p) == ("length", pytest.approx(0.155, abs=0.005))
+
+
+def test_other_problems_raise_no_alarm_by_being_others() -> None:
     rng = np.random.default_rng(4)
     before, after = draw(rng, chances(4)), draw(rng, chances(5))
     moved = after.model_copy(update={"keys": tuple(f"other {key}" for key in after.keys)})

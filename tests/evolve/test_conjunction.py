@@ -108,11 +108,35 @@ def test_harm_to_one_task_type_refuses() -> None:
     assert "shown to harm gcd (0 won, 10 lost)" in result.reason
 
 
+def test_harm_within_one_cluster_of_copies_is_one_loss_and_refuses_nobody() -> None:
+    one = Contest(
+        name="new",
+        right=right(60),
+        rivals=(Rival(kind="incumbent", name="now", right=right(10, 70)),),
+        task_types=("sums",) * 60 + ("gcd",) * 60,
+        clusters=tuple("copies" if 70 <= index < 80 else f"alone {index}" for index in range(N)),
+    )
+    result = hold([one], 0.05, seed=0).results[0]
+    assert [(guard.task_type, guard.wins, guard.losses) for guard in result.guards] == [("sums", 60, 0), ("gcd", 0, 10)]
+    assert (result.harmed, result.passed) == ((), True)
+    apart = hold([one.model_copy(update={"clusters": ()})], 0.05, seed=0).results[0]
+    assert [guard.task_type for guard in apart.harmed] == ["gcd"]
+
+
 def test_clusters_take_away_what_copies_gave() -> None:
     one = contest(candidate=64)
     copied = one.model_copy(update={"clusters": tuple(str(index // 20) for index in range(N))})
     assert hold_one(one).passed
     assert not hold_one(copied).passed
+
+
+def test_two_calculations_of_p_that_contradict_each_other_refuse() -> None:
+    result = hold_one(contest())
+    first, *others = result.versus
+    broken = first.model_copy(update={"test": first.test.model_copy(update={"p_flips": 0.9})})
+    defect = result.model_copy(update={"versus": (broken, *others)})
+    assert (result.inconsistent, result.would_pass, result.passed) == ((), True, True)
+    assert (defect.inconsistent, defect.would_pass, defect.passed) == (("incumbent",), False, False)
 
 
 def against_the_incumbents(name: str, wins: int, losses: int, same: int = 60, kind: str = "candidate") -> Contest:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.gates import coverage as module
 from evolve.gates.coverage import choose_seats
 
 SCORES = {"strong": [1, 1, 1, 1, 0, 0], "twin": [1, 1, 1, 1, 0, 0], "odd": [0, 0, 0, 0, 1, 1]}
@@ -37,13 +37,23 @@ def test_small_cases_are_the_best_of_all_and_greedy_is_not_far(seed: int, size: 
     table = np.random.default_rng(seed).random((6, 8)) ** 2
     scores = {str(index): row.tolist() for index, row in enumerate(table)}
     best = max(1 - np.prod(1 - table[list(one)], axis=0).mean() for one in combinations(range(6), size))
-    assert choose_seats(scores, size).coverage == pytest.approx(best)
+    exact, greedy = choose_seats(scores, size), choose_seats(scores, size, max_exact=0)
+    assert (exact.is_exact, greedy.is_exact) == (True, False)
+    assert exact.coverage == pytest.approx(best)
+    assert (1 - 1 / math.e) * best - 1e-9 <= greedy.coverage <= best + 1e-9
+    assert len(greedy.members) == size
 
 
-def test_large_cases_are_chosen_greedily_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_EXACT", 1)
-    found = choose_seats(SCORES, 2)
+def test_large_cases_are_chosen_greedily_and_say_so() -> None:
+    found = choose_seats(SCORES, 2, max_exact=1)
     assert (found.members, found.is_exact) == (("strong", "odd"), False)
+
+
+def test_greedy_takes_the_best_alone_first_even_where_two_others_cover_more_together() -> None:
+    scores = {"wide": [1, 1, 0, 1, 1, 0], "left": [1, 1, 1, 0, 0, 0], "right": [0, 0, 0, 1, 1, 1]}
+    greedy, exact = choose_seats(scores, 2, max_exact=0), choose_seats(scores, 2)
+    assert (greedy.members, greedy.coverage) == (("wide", "left"), pytest.approx(5 / 6))
+    assert (exact.members, exact.coverage) == (("left", "right"), pytest.approx(1.0))
 
 
 def test_nonsense_is_refused() -> None:

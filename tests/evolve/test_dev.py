@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from evolve.candidate import Candidate
 from evolve.config import RunConfig
-from evolve.gates.dev import divided
+from evolve.gates.dev import compare_on_dev, divided, head_start
+from evolve.learning.recipes import Recipe
+from evolve.lineage import founders
 from evolve.problems.config import GymProblems
-from tests.evolve.small_mesh import dealt, small_lab
+from evolve.training.config import Role, ScriptedTraining
+from memory.ledger import Ledger
+from mesh.types import Member
+from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
 
 PROBLEMS = dealt(num_dev=40)
 
@@ -33,3 +40,49 @@ def test_fresh_problems_are_divided_anew_in_every_generation(config: RunConfig) 
     fresh = config.model_copy(update={"problems": GymProblems(families=[{"name": "chain_sum"}])})
     assert kept_in(fresh, 0) != kept_in(fresh, 1)
     assert not kept_in(fresh, 0) & {problem.key for problem in divided(PROBLEMS, fresh, 0)[0]}
+
+
+def candidate(role: Role = "proposer") -> Candidate:
+    recipe = Recipe(
+        name="new", base="ada", family="alpha", mix=("own_correct",), training=ScriptedTraining(), seed=0, role=role
+    )
+    return Candidate(member=Member(name="new", engine="ada", family="alpha"), recipe=recipe, data_digest="d")
+
+
+def drawn_ahead(path: Path) -> set[tuple[str, str]]:
+    """Task and member of every deliberation that was held ahead; none where there is no such file."""
+    entries = Ledger(path, readonly=True).entries() if path.exists() else ()
+    held = [entry.payload["deliberation"] for entry in entries]
+    return {(one["task"]["id"], member["name"]) for one in held for member in one["members"]}
+
+
+def test_the_screen_is_drawn_while_others_train_and_nothing_of_it_is_asked_again(tmp_path: Path) -> None:
+    problems, generation = dealt(num_dev=8), founders([ADA, BEN])
+
+    async def calls(name: str, *, overlap: bool) -> tuple[int, int]:
+        """Calls until DEV is measured: ahead of it, and in it."""
+        async with small_lab(tmp_path / name, screen_items=3, dev_samples_per_member=2) as lab:
+            if overlap:
+                await head_start(lab, generation, problems)(candidate())
+            ahead = lab.job.purse.spent.num_calls
+            await compare_on_dev(lab, generation, [candidate()], {}, problems)
+            return ahead, lab.job.purse.spent.num_calls - ahead
+
+    (none, all_of_it), (ahead, rest) = (
+        asyncio.run(calls(name, overlap=overlap)) for name, overlap in (("a", False), ("b", True))
+    )
+    screened = divided(problems, small_lab(tmp_path / "c").config, 0)[0][:3]
+    assert drawn_ahead(tmp_path / "b" / "ahead.jsonl") == {(problem.task.id, "new") for problem in screened}
+    assert drawn_ahead(tmp_path / "a" / "ahead.jsonl") == set()
+    assert none == 0
+    assert ahead >= 3
+    assert ahead + rest == all_of_it
+
+
+def test_a_critic_has_no_screen_to_draw_ahead(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with small_lab(tmp_path) as lab:
+            await head_start(lab, founders([ADA, BEN]), PROBLEMS)(candidate("critic"))
+
+    asyncio.run(work())
+    assert drawn_ahead(tmp_path / "ahead.jsonl") == set()

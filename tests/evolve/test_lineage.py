@@ -96,6 +96,19 @@ def test_a_generation_out_of_order_or_of_another_parent_is_refused(tmp_path, lin
         lineage.append(stranger)
 
 
+def test_a_specialist_that_was_recorded_otherwise_before_is_refused(tmp_path, line):
+    lineage = Lineage(tmp_path / "lineage.jsonl")
+    lineage.append(line[0])
+    lineage.append(line[1])
+    other = specialist("a1", 1).model_copy(update={"recipe": "another"})
+    with pytest.raises(LineageError, match="specialist s-a1 was recorded otherwise before; records do not change"):
+        lineage.append(
+            successor(line[1], line[1].seats, returning=[other]).model_copy(update={"specialists": (other,)})
+        )
+    lineage.append(successor(line[1], line[1].seats))
+    assert lineage.verify() == 3
+
+
 def test_a_parent_that_never_had_a_seat_is_kept_and_no_ancestor(tmp_path, line):
     """Archive elites may be trained further or merged without ever having sat."""
     lineage = Lineage(tmp_path / "lineage.jsonl")

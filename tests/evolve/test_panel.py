@@ -209,6 +209,7 @@ def test_a_panel_that_agrees_with_enough_labels_may_gate() -> None:
         (99, 50, 99, "it was held against 99 human labels, 100 are needed"),
         (100, 100, 100, "all labels say the same, so agreement means nothing; label right and wrong answers"),
         (100, 50, 60, "its kappa is 0.20, at least"),
+        (100, 50, 85, "its kappa is 0.70, at least 0.58; 0.6 is needed"),
     ],
 )
 def test_a_panel_without_enough_labels_or_agreement_may_not_gate(

@@ -175,6 +175,21 @@ def test_of_two_families_each_judges_the_other_and_is_held_against_people_alone(
     asyncio.run(work())
 
 
+def test_where_a_judge_was_held_against_no_label_no_gate_is_held_however_well_the_others_agree(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.jsonl", families=("gamma",))
+    config = config_of(tmp_path, labels)
+
+    async def work() -> str:
+        async with lab_of(config) as lab:
+            found = await panel_standings(lab)
+            assert found is not None
+            assert found.may_gate
+            return await gate_refusal(lab)
+
+    told = asyncio.run(work())
+    assert told.startswith(f"Some judges gave no verdict on any label of {labels}. The panel may gate by the 150")
+
+
 def test_judges_are_the_engines_as_they_were_before_anything_was_learned(tmp_path: Path) -> None:
     judges = judges_of(config_of(tmp_path, None, seats_per_engine=2))
     assert [(judge.name, judge.adapter) for judge in judges] == [(one["name"], None) for one in THREE]

@@ -95,7 +95,8 @@ def test_one_sentence_says_whether_evolution_paid(evolved: ReportData) -> None:
     flat = _sample().evolved(gains=(0.0, 0.01, 0.0, 0.005))
     assert headline(flat).startswith("It is not shown that evolution paid")
     worse = _sample().evolved(gains=(0.0, -0.02, -0.05, -0.09))
-    assert sure_card(worse).figure in ("harm is shown", "not shown")
+    assert (sure_card(worse).figure, sure_card(worse).tone) == ("harm is shown", "bad")
+    assert (sure_card(flat).figure, sure_card(flat).tone) == ("not shown", "mute")
 
 
 def test_a_run_that_promoted_nothing_says_why_for_each_generation(evolved: ReportData) -> None:

@@ -1,5 +1,6 @@
 """What a run has cost, and the boundary at which another generation is no longer begun."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,23 @@ from typer.testing import CliRunner
 from evolve.cli import app
 from evolve.commands.codes import code_of
 from evolve.config import RunBudget, RunConfig, dump_config
+from evolve.journal import Journal
+from evolve.judging.judge import Judge
+from evolve.lab import Lab
 from evolve.planning.plan import plan_end, plan_generation
 from evolve.planning.rates import Basis, assumed_for
-from evolve.planning.spending import BudgetTooSmall, Spent, check_budget, limit_in_the_way, planned, spent, spent_in
+from evolve.planning.spending import (
+    BudgetTooSmall,
+    Purse,
+    Spent,
+    check_budget,
+    limit_in_the_way,
+    planned,
+    spent,
+    spent_in,
+)
 from evolve.preflight import draw
-from evolve.progress import StageTime
+from evolve.progress import Silent, StageTime
 from tests.evolve.quick_run import quick_config, ran, steps_of
 
 GIB = 2**30
@@ -108,3 +121,30 @@ def test_a_limit_that_a_second_generation_would_exceed_ends_the_run_after_the_fi
     assert f"another generation would exceed budget.{name}" in data.evolution.stopped
     assert "audit-proposals" in steps_of(config.run_dir)
     assert ran(config) == data
+
+
+def objection(directory: Path, so_far: list[float], **budget: float) -> str:
+    """What a run says to another generation after those that took so many FLOPs, and an hour for the last."""
+    directory.mkdir()
+    config = quick_config(directory, budget=budget)
+
+    async def work() -> str:
+        lab = Lab(config, journal=Journal(config.run_dir), judge=Judge(), memory=None, observer=Silent())
+        async with lab:
+            lab.note_time(StageTime(stage=f"generation {len(so_far) - 1} harvest", seconds=3600.0))
+            return await Purse(lab, draw(config)).objection(so_far)
+
+    return asyncio.run(work())
+
+
+def test_another_generation_is_expected_to_train_as_much_as_the_last(tmp_path: Path) -> None:
+    """For bases without weights no operations are planned, so only those that were reported count here."""
+    assert objection(tmp_path / "enough", [1e9, 3e9], flops=7e9) == ""
+    told = objection(tmp_path / "short", [1e9, 3e9], flops=6.9e9)
+    assert told == "another generation would exceed budget.flops (6.9e+09)"
+
+
+def test_another_generation_is_expected_to_take_as_long_as_the_last(tmp_path: Path) -> None:
+    assert objection(tmp_path / "enough", [0.0], hours=3.0) == ""
+    told = objection(tmp_path / "short", [0.0], hours=1.9)
+    assert told == "another generation would exceed budget.hours (1.9)"
