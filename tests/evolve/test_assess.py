@@ -128,7 +128,7 @@ def test_the_mesh_is_compared_with_one_member_asked_as_often() -> None:
 
 def test_items_on_which_no_gate_may_be_held_any_more_speak_against_a_run() -> None:
     wear = GateWear(num_items=400, num_used=400, num_holdings=8, num_tests=8)
-    refused = Level(alpha=None, wear=wear, reason="8 earlier gates were held, the most is 8; add GATE items")
+    refused = Level(alpha=None, wear=wear, reason="8 earlier gates were held, the most is 8; give new tasks")
     found = advice(detectable=None, gate_level=refused)
     assert found.sentence == f"Don't, because no gate may be held on these items any more: {refused.reason}."
 

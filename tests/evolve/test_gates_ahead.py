@@ -143,7 +143,7 @@ def test_a_gate_that_will_be_refused_is_told_once_and_one_that_is_refused_at_onc
     assert (refused.detectable, refused.expected, refused.later) == (None, None, ())
     first, second, *_ = bill_lines(refused)
     assert first == "The gate may not be held, so nothing can be seated."
-    assert second.endswith("the most is 1; add GATE items.")
+    assert second.endswith("the most is 1; give new tasks.")
 
 
 def test_near_duplicates_count_as_one_draw_before_a_gate_was_held(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_judges_that_all_fail_stop_the_run_before_anything_is_asked(
         ran(config)
     problems = config.problems.model_copy(update={"sizes": config.problems.sizes.without(Split.GATE)})
     without = config.model_copy(update={"problems": problems, "run_dir": tmp_path / "other"})
-    with pytest.raises(ProblemsError, match="none of 3 could be judged: nobody could judge it"):
+    with pytest.raises(ProblemsError, match="none of 3 of sum could be judged: nobody could judge it"):
         ran(without)
 
 

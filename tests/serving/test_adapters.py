@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,21 @@ def test_damaged_weights_are_refused_never_a_crash(
     except HeaderError:
         return
     assert all(header_end <= info.begin <= info.end <= len(raw) for info in tensors.values())
+
+
+def test_what_was_damaged_or_lost_is_restored_by_its_hash_and_by_nothing_else(tmp_path: Path) -> None:
+    trained, other = write_adapter(tmp_path / "trained"), write_adapter(tmp_path / "other", lora(dtype="float16"))
+    adapter, store, base = admit(tmp_path, trained), AdapterStore(tmp_path / "store"), base_model(tmp_path)
+    weights = tmp_path / "store" / adapter.hash / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert store.restore(adapter.hash, other, base, max_rank=16) is None
+    with pytest.raises(AdapterCorrupt):
+        store.path(adapter.hash)
+    assert store.restore(adapter.hash, trained, base, max_rank=16) == adapter
+    assert store.path(adapter.hash) == weights.parent.resolve()
+    shutil.rmtree(weights.parent)
+    assert store.restore(adapter.hash, trained, base, max_rank=16) == adapter
+    assert sorted(path.name for path in store.root.iterdir()) == [adapter.hash]
 
 
 def test_header_larger_than_allowed_is_not_read(tmp_path: Path) -> None:
