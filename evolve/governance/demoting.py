@@ -245,7 +245,8 @@ def _served(channel: Channel, run: Path, generations: Sequence[Generation]) -> G
     target = Target.parse(roster.source) if roster is not None and roster.source else None
     if target is None or target.run.resolve() != run.resolve():
         return None
-    return generations[-1 if target.number is None else target.number]
+    number = len(generations) - 1 if target.number is None else target.number
+    return generations[number] if number < len(generations) else None
 
 
 def _has_news(served: Generation, generations: Sequence[Generation]) -> bool:
