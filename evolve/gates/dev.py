@@ -10,8 +10,9 @@ from evolve.asks import first_of_each_type, proposal_asks
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements, Pool, member_scores, right_votes
-from evolve.gates.arrangements import Arrangement, alone, distinct, one_of_each, together, weakest_places, widest
+from evolve.gates.arrangements import Arrangement, alone, distinct, together, weakest_places, widest
 from evolve.gates.council_trials import Councils, Trials, try_in_councils
+from evolve.gates.finalists import Shown, finalists_of
 from evolve.gates.halving import balanced_order, next_step, plan_halving
 from evolve.gates.paired import PairedTest, paired_test
 from evolve.gates.remeasure import Remeasured, remeasured
@@ -70,7 +71,9 @@ class DevRecord(Record):
     contributions: Contributions | None = Field(default=None, description="of the seats, exact, on these problems")
     trials: Trials | None = Field(default=None, description="of critics and synthesisers in councils; None: of nobody")
     stopped: dict[str, str] = Field(default_factory=dict, description="candidate to why it got no further")
-    finalists: tuple[Arrangement, ...] = ()
+    finalists: tuple[Arrangement, ...] = Field(
+        default=(), description="what goes to the gate; the first that passes there is seated"
+    )
     reason: str = Field(default="", description="why nothing goes to the gate; empty when something does")
 
     def member(self, name: str) -> Measured | None:
@@ -121,28 +124,38 @@ async def compare_on_dev(
     arrangements = distinct(
         [*(alone(seats, m, places) for m in ranked), together(seats, ranked, places), widest(seats, ranked, scores)]
     )
-    base = drawing.votes(seats, items, people)
+    base, clusters = drawing.votes(seats, items, people), drawing.clusters(problems)
+    coming = [one for one in arrangements if one.candidates]
+    votes = [drawing.votes(one.seats, items, people) for one in coming]
     tested = [
         DevScore(
             arrangement=one,
             test=paired_test(
                 base,
-                drawing.votes(one.seats, items, people),
-                drawing.clusters(problems),
+                vote,
+                clusters,
                 seed=derive_seed(lab.config.seed, "dev", generation.number, one.name),
             ),
         )
-        for one in arrangements
-        if one.candidates
+        for one, vote in zip(coming, votes, strict=True)
     ]
     trials = await try_in_councils(lab, generation, helpers, selections, items)
-    tested += _in_councils(trials, lab.config.seed, generation.number, problems, items)
-    better = sorted((score for score in tested if score.gain > 0), key=lambda score: -score.gain)
-    finalists = tuple(one_of_each(score.arrangement for score in better)[: lab.config.gate.max_finalists])
+    talking = _in_councils(trials, lab.config.seed, generation.number, problems, items)
+    finalists = finalists_of(
+        [
+            *(Shown(score.arrangement, score.gain, vote) for score, vote in zip(tested, votes, strict=True)),
+            *(Shown(score.arrangement, score.gain) for score in talking),
+        ],
+        scores,
+        seats,
+        clusters,
+        at_most=lab.config.gate.max_finalists,
+        seed=derive_seed(lab.config.seed, "finalists", generation.number),
+    )
     return DevRecord(
         task_types=tuple(problem.task.type for problem in items),
         keys=tuple(problem.key for problem in items),
-        scores=tuple(tested),
+        scores=(*tested, *talking),
         members=tuple(
             Measured(name=m.name, scores=scores[m.name], num_samples=lab.config.evaluation.dev_samples_per_member)
             for m in people

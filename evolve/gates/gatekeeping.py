@@ -317,6 +317,6 @@ async def _level(lab: Lab, number: int, items: Sequence[SealedProblem], num_fina
 
 
 def chosen_of(dev: DevRecord, held: GateHeld) -> Arrangement | None:
-    """Of the finalists that passed the one that was best on DEV: only pass or fail leaves the gate."""
+    """Of the finalists that passed the one that DEV put first: only pass or fail leaves the gate."""
     passed = {result.name for result in held.record.promoted} if held.record else set()
     return next((one for one in dev.finalists if one.name in passed), None)
