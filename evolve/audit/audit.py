@@ -27,7 +27,7 @@ from evolve.audit.councils import hold_audit_councils, only_the_council, with_co
 from evolve.audit.draws import Measured, measure_rosters
 from evolve.audit.internalise import Learned
 from evolve.audit.novelty import Internalisation, internalised
-from evolve.audit.tables import VOTE, Pair, before_and_after, merge_rows, table_rows
+from evolve.audit.tables import before_and_after
 from evolve.audit.tuning import Tuned
 from evolve.audit.verdict import NoveltyVerdict, novelty_or_noise
 from evolve.audit.vitals import SeatHealth, seat_health
@@ -49,8 +49,6 @@ from memory.ledger import publish_json
 from memory.types import Record
 from mesh.reliability import judged_answers, seat_key
 from mesh.types import Deliberation, Member
-
-__all__ = ["VOTE", "Audit", "AuditScores", "Pair", "audit", "audit_rosters", "merge_rows", "table_rows"]
 
 SCORES = "audit/scores.json"
 """Where in the run's directory `AuditScores` is published."""
@@ -158,7 +156,9 @@ async def audit(
     encoder = None if lab.memory is None else lab.memory.embedder
     health = seat_health(numbered, pool, items, right, samples)
     return Audit(
-        table=before_and_after(scores.rosters[0], scores.rosters[-1], items, some, constants),
+        table=before_and_after(
+            scores.rosters[0], scores.rosters[-1], scores.items, constants, scores.constant, seed=seed
+        ),
         before=tuple(councils["before"]),
         after=tuple(councils.get("after", ())),
         judged=judged,

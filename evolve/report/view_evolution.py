@@ -9,6 +9,8 @@ from evolve.audit.audited import METHODS, Line, Method, NamedGain
 from evolve.audit.collapse import Health
 from evolve.audit.novelty import EmergenceReport, Internalisation
 from evolve.config import RunConfig
+from evolve.gates.gate import holm
+from evolve.gates.intervals import LEVEL
 from evolve.loop import Round, Run
 from evolve.progress import StageTime, generation_of, merged_times
 from evolve.report.evolution import (
@@ -60,7 +62,7 @@ def evolution_view(config: RunConfig, run: Run, times: Sequence[StageTime]) -> E
         curves=tuple(curves(audit.lines)),
         gains=tuple(gain_view(one) for one in audit.gains),
         by_type=tuple(gain_view(one) for one in audit.gains_by_type),
-        beside=tuple(_beside(one) for one in audit.rivals),
+        beside=tuple(beside_rivals(audit.rivals)),
         answer=audit.novelty.sentence,
         evidence=audit.novelty.evidence,
         limits=audit.novelty.limits,
@@ -122,6 +124,15 @@ def gain_view(one: NamedGain) -> Gain:
     return _gain(
         one, method=_LABELS[one.method], against=one.before, task_type=one.task_type, detectable=found.detectable
     )
+
+
+def beside_rivals(rivals: Sequence[NamedGain]) -> list[Gain]:
+    """The mesh at the end against each rival; each p also after Holm over all of them, for one mesh claims several."""
+    found = holm([one.gain.p for one in rivals], LEVEL)
+    return [
+        _beside(one).model_copy(update={"p_adjusted": adjusted})
+        for one, (adjusted, _, _) in zip(rivals, found, strict=True)
+    ]
 
 
 def _beside(one: NamedGain) -> Gain:

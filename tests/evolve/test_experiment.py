@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evolve.audit.audit import AuditScores
-from evolve.audit.audited import AuditedRoster, AuditItems, better_than_best_single
+from evolve.audit.audited import SINCE_THEN, AuditedRoster, AuditItems, better_than_best_single
 from evolve.progress import Silent
 from evolve.report.answer import rival_sentences
 from evolve.report.finished import read_report
@@ -59,8 +59,11 @@ def test_a_seat_that_audit_would_have_chosen_before_dev_s_best_single_is_named()
     assert better_than_best_single(even) == ""
     better = even.model_copy(update={"alone": even.alone | {"ben": roster("other", 60).alone["ben"]}})
     assert better_than_best_single(better) == (
-        "The best single seat was chosen on DEV: ada, 50.0% right on AUDIT. ben alone is right on 60.0% there, so that "
-        "the mesh beside the best single seat looks better than it is."
+        "The best single seat of generation 1 was chosen on DEV: ada, 50.0% right on AUDIT. ben alone is right on "
+        "60.0% there, so that the mesh beside the best single seat looks better than it is."
+    )
+    assert better_than_best_single(better, SINCE_THEN).endswith(
+        "so that what the best single seat gained since looks larger than it is."
     )
 
 

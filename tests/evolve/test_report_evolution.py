@@ -24,7 +24,7 @@ from evolve.report.headline import caveats, headline
 from evolve.report.page import render
 from evolve.report.svg import ticks
 from evolve.report.tree_plot import tree_plot
-from evolve.report.view_evolution import gain_view
+from evolve.report.view_evolution import beside_rivals, gain_view
 
 
 def _sample() -> ModuleType:
@@ -134,6 +134,42 @@ def test_rivals_are_said_to_be_beaten_only_where_that_is_shown(evolved: ReportDa
     view = evolved.evolution.model_copy(update={"beside": (*evolved.evolution.beside, weighed)})
     *_, last = rival_sentences(evolved.model_copy(update={"evolution": view}))
     assert last.startswith("At the end the mesh's vote weighed on DEV is above the best constant answers")
+
+
+def test_of_several_claims_beside_rivals_what_holm_takes_back_is_not_made(evolved: ReportData) -> None:
+    first = evolved.evolution.beside[0]
+    assert first.is_shown
+    lucky = first.model_copy(update={"p": 0.047, "p_adjusted": 0.14})
+    assert not lucky.is_shown
+    view = evolved.evolution.model_copy(update={"beside": (lucky,)})
+    (sentence,) = rival_sentences(evolved.model_copy(update={"evolution": view}))
+    assert "is not distinguishable from the best constant answers" in sentence
+    assert "but p = .047 is .14 after Holm over these comparisons" in sentence
+
+
+def test_every_comparison_beside_a_rival_is_corrected_for_all_of_them() -> None:
+    def named(*, wins: int) -> NamedGain:
+        found = gain([0.0] * 40, [float(index < wins) for index in range(40)], seed=0)
+        assert found is not None
+        return NamedGain(method="single", before="ada", after="generation 1, vote", gain=found)
+
+    strong, weak = beside_rivals([named(wins=12), named(wins=6)])
+    assert strong.p is not None
+    assert weak.p is not None
+    assert strong.p_adjusted == pytest.approx(2 * strong.p)
+    assert weak.p_adjusted == pytest.approx(weak.p)
+    assert weak.p > strong.p
+
+
+def test_placebos_are_counted_beside_the_candidates_and_their_tokens_told(evolved: ReportData) -> None:
+    candidate = evolved.candidates[0]
+    twin = candidate.model_copy(update={"name": "twin", "promoted": False, "is_placebo": True, "trained_tokens": 1234})
+    plain = cost_card(evolved.model_copy(update={"candidates": (candidate,)})).lines
+    beside = cost_card(evolved.model_copy(update={"candidates": (candidate, twin)})).lines
+    count = f"{int(candidate.promoted)} of 1 candidates took a seat"
+    assert count in plain
+    assert f"{count}, beside 1 placebo that may not" in beside
+    assert beside[0].endswith("trained tokens, 1,234 of these for placebos")
 
 
 def test_signs_of_collapse_are_alarms(evolved: ReportData, page: str) -> None:
