@@ -124,38 +124,24 @@ async def compare_on_dev(
     arrangements = distinct(
         [*(alone(seats, m, places) for m in ranked), together(seats, ranked, places), widest(seats, ranked, scores)]
     )
-    base, clusters = drawing.votes(seats, items, people), drawing.clusters(problems)
-    coming = [one for one in arrangements if one.candidates]
-    votes = [drawing.votes(one.seats, items, people) for one in coming]
-    tested = [
-        DevScore(
-            arrangement=one,
-            test=paired_test(
-                base,
-                vote,
-                clusters,
-                seed=derive_seed(lab.config.seed, "dev", generation.number, one.name),
-            ),
-        )
-        for one, vote in zip(coming, votes, strict=True)
-    ]
+    by_vote = _by_vote(drawing, seats, people, [one for one in arrangements if one.candidates], problems)
     trials = await try_in_councils(lab, generation, helpers, selections, items)
     talking = _in_councils(trials, lab.config.seed, generation.number, problems, items)
     finalists = finalists_of(
         [
-            *(Shown(score.arrangement, score.gain, vote) for score, vote in zip(tested, votes, strict=True)),
+            *(Shown(score.arrangement, score.gain, right) for score, right in by_vote),
             *(Shown(score.arrangement, score.gain) for score in talking),
         ],
         scores,
         seats,
-        clusters,
+        drawing.clusters(problems),
         at_most=lab.config.gate.max_finalists,
         seed=derive_seed(lab.config.seed, "finalists", generation.number),
     )
     return DevRecord(
         task_types=tuple(problem.task.type for problem in items),
         keys=tuple(problem.key for problem in items),
-        scores=(*tested, *talking),
+        scores=(*(score for score, _ in by_vote), *talking),
         members=tuple(
             Measured(name=m.name, scores=scores[m.name], num_samples=lab.config.evaluation.dev_samples_per_member)
             for m in people
@@ -346,6 +332,23 @@ def _sampled(pool: Pool, member: Member, items: Sequence[Problem], judged: Mappi
         ),
         num_chars=tuple(0 if one is None else len(one.text) for one in first),
     )
+
+
+def _by_vote(
+    drawing: _Drawing,
+    seats: Sequence[Member],
+    people: Sequence[Member],
+    arrangements: Sequence[Arrangement],
+    problems: SplitProblems,
+) -> list[tuple[DevScore, tuple[bool, ...]]]:
+    """Each arrangement beside today's seats, and whether its vote was right, problem by problem."""
+    base, clusters = drawing.votes(seats, drawing.items, people), drawing.clusters(problems)
+    found = []
+    for one in arrangements:
+        right = drawing.votes(one.seats, drawing.items, people)
+        seed = derive_seed(drawing.lab.config.seed, "dev", drawing.number, one.name)
+        found.append((DevScore(arrangement=one, test=paired_test(base, right, clusters, seed=seed)), right))
+    return found
 
 
 def _in_councils(
