@@ -30,6 +30,7 @@ RUN_LEDGERS = {
     APPROVALS: "the first proposal that people may speak about",
     GENERATIONS: "generation 0",
     JOURNAL: "the first accepted step",
+    f"reviews/{REVIEWS}": "the first question that `deliberate` puts to a person",
 }
 """What a run keeps hash-chained, and with what each begins."""
 MARKS_OF_A_RUN = (CONFIG, GENERATIONS, AUDIT_LOG)

@@ -27,7 +27,8 @@ from evolve.training.config import ScriptedTraining
 from evolve.training.job import TrainingReport
 from memory.ledger import Ledger, publish_json
 from memory.types import Evidence, content_hash
-from mesh.types import Member, Outcome
+from mesh.reviews import ReviewDesk
+from mesh.types import Member, Outcome, Question
 from serving.config import ScriptedSpec
 
 BASES = [Member(name=name, engine=name, family=f"{name}-family") for name in ("ada", "ben")]
@@ -272,11 +273,18 @@ def test_of_a_run_under_way_the_logs_that_are_there_are_checked_and_the_others_n
     assert "EM-LEDGER" in evomesh("audit", "verify", run).stderr
 
 
+def test_what_people_were_asked_about_a_run_is_checked_with_it(run: Path) -> None:
+    ReviewDesk(run / "reviews").put(
+        Question(deliberation="d", task_id="t", reason="a tie", question="?", choices=("7",))
+    )
+    assert "reviews/reviews.jsonl is intact: 1 entries" in evomesh("audit", "verify", run).stdout
+
+
 def test_a_run_that_has_just_begun_is_no_batch_without_questions(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     found = evomesh("audit", "verify", tmp_path)
     assert found.exit_code == 0, found.stderr
-    assert found.stdout.count("is not there") == 4
+    assert found.stdout.count("is not there") == 5
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,8 @@ def test_a_tie_of_weights_names_its_rule_and_so_does_one_that_the_cap_makes() ->
     method = _weigh(copies, None).method
     assert method.startswith("plurality of 5 proposals (")
     assert method.endswith("family f held to half of the weight), a tie: more families behind it")
+    untied = [*(_proposal("1", f"f{i}", family="f") for i in range(3)), *(_proposal("2", m, family=m) for m in "ghf")]
+    assert "a tie" not in _weigh(untied, None).method, "three ballots each, of which the cap leaves f half a one each"
     even = [_proposal("2", "g", family="g"), _proposal("1", "f", family="f")]
     assert _weigh(even, None).method.startswith("plurality of 2 proposals, a tie: the earlier seat (")
 
