@@ -42,6 +42,22 @@ def proposal_asks(
     ]
 
 
+def proposal_asks_in_parts(
+    config: RunConfig, stage: str, problems: Iterable[Asked], members: Sequence[Member], num_samples: int, at_once: int
+) -> list[Ask]:
+    """As `proposal_asks`, with `at_once` samples in a call at most; each part has a seed of its own.
+
+    Of a hundred samples in one call the last come too late on a busy machine, and then all of them are lost. `Pool`
+    puts the parts together again.
+    """
+    items, starts = list(problems), range(0, num_samples, at_once)
+    return [
+        ask.model_copy(update={"key": f"{ask.key}/{number}"})
+        for number, start in enumerate(starts)
+        for ask in proposal_asks(config, f"{stage} {number}", items, members, min(at_once, num_samples - start))
+    ]
+
+
 def council_asks(
     config: RunConfig,
     stage: str,

@@ -29,6 +29,8 @@ _Config = TypeVar("_Config", bound="MeshConfig")
 
 MAX_SEATS = 12
 """Shares in the vote are exact: over 4,096 coalitions, which each seat more would double."""
+OUT_OF_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+"""Of pydantic's kinds of errors, those whose reason stands under the key."""
 
 
 class ConfigError(ValueError):
@@ -57,7 +59,13 @@ class GateConfig(Record):
     alpha: float = Field(
         default=0.05, gt=0.0, lt=0.5, description="chance of promoting what is no better, all finalists"
     )
-    max_finalists: int = Field(default=3, ge=1, le=3, description="arrangements that may go to the gate")
+    max_finalists: int = Field(
+        default=3,
+        ge=1,
+        le=3,
+        description="arrangements that may go to the gate, 1 to 3: they share alpha, so that each more makes a gain "
+        "harder to show for all of them",
+    )
     expected_discordance: float = Field(
         default=0.2, gt=0.0, le=1.0, description="share of problems expected to differ; for the plan, not the decision"
     )
@@ -159,7 +167,12 @@ class MeshConfig(Record):
     run_dir: Path = Field(description="directory of everything the run leaves; the same command continues there")
     serving: ServingConfig = Field(description="engines and the cluster they stand on")
     seats_per_engine: int = Field(
-        default=1, ge=1, le=6, description="seats of each engine, so that several specialists of one base can sit"
+        default=1,
+        ge=1,
+        le=6,
+        description="seats of each engine, so that several specialists of one base can sit; at most 6, and 12 of all "
+        "engines together, for a member's share in the vote is exact: every subset of the seats is replayed, and each "
+        "seat more doubles them",
     )
     deliberation: CouncilConfig = Field(
         default=CouncilConfig(), description="the full council; its sampling and limits hold for every first proposal"
@@ -201,8 +214,9 @@ class RunConfig(MeshConfig):
         seats = self.seats_per_engine * len(self.serving.engines)
         if seats > MAX_SEATS:
             raise ValueError(
-                f"expected at most {MAX_SEATS} seats, whose shares in the vote are worked out exactly, got {seats}: "
-                f"{len(self.serving.engines)} engines with {self.seats_per_engine}; lower seats_per_engine"
+                f"expected at most {MAX_SEATS} seats, since a member's share in the vote is exact and every subset of "
+                f"the seats is replayed for it ({2**MAX_SEATS:,} of {MAX_SEATS}, twice as many with each seat more), "
+                f"got {seats}: {len(self.serving.engines)} engines with {self.seats_per_engine}; lower seats_per_engine"
             )
         return self
 
@@ -352,7 +366,15 @@ def _sentences(error: ValidationError, data: dict[str, Any]) -> Iterator[str]:
             message = "is required"
         elif not isinstance(item["input"], dict | list):
             message += f" (got {item['input']!r})"
+        if item["type"] in OUT_OF_BOUNDS and (about := _description(where)):
+            message += f"; {where[-1]}: {about}"
         yield f"  {'.'.join(_path_in(data, where)) or 'configuration'}: {message}"
+
+
+def _description(where: list[str]) -> str:
+    """The sentence under a key; empty where it has none."""
+    fields = (model.model_fields.get(where[-1]) for model in _model_at(where[:-1]))
+    return next((field.description for field in fields if field is not None and field.description), "")
 
 
 def _path_in(data: Any, where: list[str]) -> list[str]:

@@ -69,5 +69,5 @@ def draw(config: RunConfig) -> SplitProblems:
     """The problems the run will use; the draw is the same every time."""
     problems = draw_problems(config.problems, config.seed)
     if not problems.report.families:
-        raise ProblemsError("no problems could be drawn; see `problems` in the configuration")
+        raise ProblemsError("problems: expected some to draw, got none; widen its sizes or its families")
     return problems

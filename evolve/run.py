@@ -75,7 +75,6 @@ async def run(
 
 async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[str], None] | None) -> ReportData:
     directory = config.run_dir
-    facts = _facts(directory, config)
     with ExitStack() as stack, Footprint() as footprint:
         judge = stack.enter_context(Judge())
         memory = None
@@ -84,6 +83,7 @@ async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[
         journal = Journal(directory, on_commit=on_commit)
         # A run that has accepted nothing is a new one, whatever an earlier one left here.
         identity_of(directory, anew=len(journal) == 0)
+        facts = _facts(directory, config, anew=len(journal) == 0)
         async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
             result = await evolve(lab, lambda one: track_round(one, config, lab.times, facts.started_at))
             if memory is not None:
@@ -93,6 +93,7 @@ async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[
             ended = _finish(facts, footprint.peak_gib)
             data = report_of(config, result, ended, lab.times, stats, held, all_unchecked(directory))
     observer.finished()
+    publish_json(directory / FACTS, ended)
     leave_report(directory, data)
     track(data, directory, config.tracking)
     return data
@@ -118,10 +119,10 @@ def _differing(path: Path, text: str) -> str:
     return "; ".join([*shown, *([f"{len(keys) - len(shown)} more"] if len(keys) > len(shown) else [])])
 
 
-def _facts(directory: Path, config: RunConfig) -> Facts:
-    """When and on what the run was first started; kept over interruptions."""
+def _facts(directory: Path, config: RunConfig, *, anew: bool) -> Facts:
+    """When and on what the run was first started; kept over interruptions, unless it begins `anew`."""
     path = directory / FACTS
-    if path.is_file():
+    if path.is_file() and not anew:
         return read_record(path, Facts)
     facts = Facts(
         started_at=datetime.now(UTC),
@@ -141,6 +142,9 @@ def _weights(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _finish(facts: Facts, peak_gib: float) -> Facts:
+    """Told once: whoever goes on after a kill between these facts and the report repeats the report alone."""
+    if facts.finished_at is not None:
+        return facts
     return facts.model_copy(update={"finished_at": datetime.now(UTC), "peak_memory_gib": peak_gib})
 
 

@@ -67,6 +67,7 @@ def shape_of(proposals: Sequence[Proposal], equality: Equality) -> Shape:
     """The first of these that holds. Each member counts with its position; abstentions do not count.
 
     - nobody answered: no answer can be read.
+    - one member answered: a single answer can be read, with which nobody could agree or differ.
     - consensus across families: every readable answer, sample by sample, is the same, and of two families or more.
     - consensus within one family: the same, of one family.
     - one against all: three members or more, all but one of them agree, and they are of two families or more.
@@ -81,6 +82,8 @@ def shape_of(proposals: Sequence[Proposal], equality: Equality) -> Shape:
     read = [canonical(p.answer, equality) for p in proposals if p.answer is not None]
     if not read:
         return "nobody answered"
+    if len(read) == 1:
+        return "one member answered"
     families: dict[str, list[str]] = {}
     for name, own in held.items():
         families.setdefault(own.family, []).append(answers[name])

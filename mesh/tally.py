@@ -9,6 +9,19 @@ from dataclasses import dataclass, field
 from mesh.equivalence import Equality, canonical
 from mesh.types import Proposal, Verdict, Vote, positions
 
+A_TIE = "a tie: "
+"""In the method of a tied verdict, before the rule that broke the tie."""
+TIE_RULES = ("greater vote probabilities", "more families behind it", "more members behind it")
+"""What is compared where ballots are equal, in this order; the earlier seat comes last."""
+AS_VOTED = "the one ahead in the vote on the proposals"
+"""The rule of protocols that weigh what a vote has put in order."""
+
+
+def method_of_tie(method: str, best: Sequence[float], second: Sequence[float]) -> str:
+    """`method` with the rule that put one answer before another that has as much; each as `TIE_RULES` compares them."""
+    rules = (rule for rule, one, other in zip(TIE_RULES, best, second, strict=True) if one != other)
+    return f"{method}, {A_TIE}{next(rules, 'the earlier seat')}"
+
 
 @dataclass
 class _Pile:
@@ -92,9 +105,10 @@ def _decide(
         return Verdict(answer=None, method=method)
     best = ranked[0]
     chosen = canonical(best.answer, kind)
+    tied = len(ranked) > 1 and ranked[1].num_ballots == best.num_ballots
     return Verdict(
         answer=best.answer,
-        method=method,
+        method=method_of_tie(method, best.merit[1:], ranked[1].merit[1:]) if tied else method,
         support=tuple((pile.answer, float(pile.num_ballots)) for pile in ranked),
         dissent=tuple(
             member
@@ -102,7 +116,7 @@ def _decide(
             if own.answer is not None and canonical(own.answer, kind) != chosen
         ),
         confidence=best.num_ballots / num_ballots,
-        tied=len(ranked) > 1 and ranked[1].num_ballots == best.num_ballots,
+        tied=tied,
     )
 
 

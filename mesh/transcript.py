@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from string import ascii_uppercase
 
 from mesh.equivalence import Equality, same_answer
+from mesh.tally import A_TIE
 from mesh.types import Deliberation, Proposal, Shown, Verdict, positions
 
 MAX_TEXT_CHARS = 600
@@ -107,6 +108,8 @@ def _diagnosis(deliberation: Deliberation, room: int) -> Iterator[str]:
     yield f"  weights: {found.weighting}"
     equality = deliberation.equality
     turning = [name for name, answer in found.without_family if not same_answer(answer, verdict.answer, equality)]
+    if found.shape == "one member answered":
+        turning = []  # without the only one who answered there is nothing, which says nothing about the answer
     if turning and not deliberation.replies:
         yield f"  unstable: without {' or '.join(turning)} the verdict differs"
     if found.surprise is not None:
@@ -163,7 +166,7 @@ def _proposal(proposal: Proposal, room: int, remark: str = "") -> Iterator[str]:
 
 def _verdict(verdict: Verdict) -> str:
     support = ", ".join(f"{_one_line(answer)} {weight:.3g}" for answer, weight in verdict.support)
-    tied = ", a tie" if verdict.tied else ""
+    tied = ", a tie" if verdict.tied and A_TIE not in verdict.method else ""  # older traces do not name the rule
     return f"{_answer(verdict.answer)} by {verdict.method}{tied}{f' [{support}]' if support else ''}"
 
 

@@ -334,7 +334,7 @@ class Cluster(Record):
 
 Shape = Literal[
     "consensus across families", "consensus within one family", "split by family", "one against all", "scattered",
-    "mixed", "nobody answered",
+    "mixed", "one member answered", "nobody answered",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from itertools import chain, combinations, product
 
 from mesh.equivalence import Equality, canonical
 from mesh.reliability import Reliability, seat_key
-from mesh.tally import plurality, tally_votes
+from mesh.tally import method_of_tie, plurality, tally_votes
 from mesh.together import made_to_fit, worth_together
 from mesh.types import Member, Proposal, Verdict, Vote, positions
 
@@ -197,10 +197,10 @@ def _decide(
 def _equal(box: _Box, reason: str, cap_families: bool) -> Verdict:
     """One ballot, one weight: the verdict of `mesh.tally`, unless a family has to be held to half."""
     capped, held = _cap(box.ballots, cap_families)
-    method = f"{box.equal.method} ({'; '.join([reason, *held])})"
+    why = "; ".join([reason, *held])
     if not held:
-        return box.equal.model_copy(update={"method": method})
-    verdict = _verdict(box, capped, method)
+        return box.equal.model_copy(update={"method": f"{box.equal.method} ({why})"})
+    verdict = _verdict(box, capped, f"plurality of {box.name} ({why})")  # which may be tied where the other is not
     weights = [weight for _, weight in verdict.support]
     num_unread = box.num_ballots - len(box.ballots)
     return verdict.model_copy(update={"confidence": weights[0] / (math.fsum(weights) + num_unread)})
@@ -283,16 +283,18 @@ def _verdict(box: _Box, counted: Sequence[_Ballot], method: str) -> Verdict:
         return (round(support[name], 9), round(mass, 9), len(option.families), len(option.members), -option.first_seat)
 
     ranked = sorted(box.options, key=merit, reverse=True)
+    best, second = merit(ranked[0]), merit(ranked[1]) if len(ranked) > 1 else None
+    tied = second is not None and second[0] == best[0]
     return Verdict(
         answer=box.options[ranked[0]].spelling,
-        method=method,
+        method=method_of_tie(method, best[1:-1], second[1:-1]) if second is not None and tied else method,
         support=tuple((box.options[name].spelling, support[name]) for name in ranked),
         dissent=tuple(
             member
             for member, own in positions(box.proposals, box.equality).items()
             if own.answer is not None and canonical(own.answer, box.equality) != ranked[0]
         ),
-        tied=len(ranked) > 1 and merit(ranked[0])[0] == merit(ranked[1])[0],
+        tied=tied,
     )
 
 

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
-from package_index import TORCH_INDEX, pip_settings, uv_environment, uv_index_options
+from package_index import TORCH_INDEX, pip_settings, torch_index_reachable, uv_environment, uv_index_options
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -93,19 +94,40 @@ def install(lock: Path) -> None:
     torch goes by pip, because its CPU build is on an index of its own that may be out of reach, and pip then
     goes on to wherever its configuration finds the wheel. The rest goes by uv, ten times as fast.
     """
-    quiet = [] if sys.stdout.isatty() else ["--quiet"]
-    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-deps", *quiet]
-    locked: list[str | Path] = ["--require-hashes", "-r"]
-    run(*pip, *locked, REQUIREMENTS / "bootstrap.lock")
+    pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--no-deps", *quiet_pip()]
+    say("installing the installers: seconds")
+    run(*pip, "--require-hashes", "-r", REQUIREMENTS / "bootstrap.lock")
     torch, rest = split_torch(lock)
     torch_lock, rest_lock = VENV / "torch.lock", VENV / "rest.lock"
     torch_lock.write_text(torch, "utf-8")
     rest_lock.write_text(rest, "utf-8")
-    say("installing torch (warnings about an index that cannot be reached are harmless if it ends well)")
-    run(*pip, *locked, torch_lock, *(["--extra-index-url", TORCH_INDEX] if "+cpu" in torch else []))
-    say(f"installing {rest.count('==')} packages of {lock.name}")
+    say("installing torch: a minute or two, more on a slow line")
+    install_torch([*pip, "--require-hashes", "-r", torch_lock], on_own_index="+cpu" in torch)
+    say(f"installing {rest.count('==')} packages of {lock.name} and compiling them: one to ten minutes, by your line")
     install_rest(rest_lock)
+    say("installing evomesh itself: seconds")
     run(*pip, "--no-build-isolation", "--editable", ROOT)
+
+
+def quiet_pip() -> list[str]:
+    """pip draws its bars in a terminal; in a log it tells errors alone, not every attempt and every odd setting."""
+    return ["--disable-pip-version-check", *([] if sys.stdout.isatty() else ["--quiet", "--quiet"])]
+
+
+def install_torch(
+    command: list[str | Path], *, on_own_index: bool, answers: Callable[[], bool] = torch_index_reachable
+) -> None:
+    """Run pip's `command` for torch, with PyTorch's own index where its CPU build is wanted and that index answers.
+
+    pip tries an index that does not answer five times, with a warning each, before it looks elsewhere. So it looks
+    elsewhere first then; that index is still asked at last, for pip may know a way to it (a proxy) that we do not.
+    """
+    if on_own_index and not answers():
+        say("PyTorch's own index does not answer; taking torch from wherever pip is configured to look")
+        if subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True).returncode == 0:
+            return
+        say("it is not there; asking PyTorch's index all the same, which takes a minute if it stays silent")
+    run(*command, *(["--extra-index-url", TORCH_INDEX] if on_own_index else []))
 
 
 def install_rest(lock: Path) -> None:
@@ -119,7 +141,7 @@ def install_rest(lock: Path) -> None:
     command = [str(part) for part in (*uv, *uv_index_options(settings), "--require-hashes", "-r", lock)]
     if subprocess.run(command, cwd=ROOT, env=uv_environment(settings)).returncode != 0:
         say("uv could not install them; trying pip, which takes minutes")
-        pip = [PYTHON, "-m", "pip", "install", "--no-deps", *quiet, "--no-build-isolation", "--require-hashes"]
+        pip = [PYTHON, "-m", "pip", "install", "--no-deps", *quiet_pip(), "--no-build-isolation", "--require-hashes"]
         run(*pip, "-r", lock)
 
 
@@ -157,6 +179,7 @@ def main() -> None:
     if options.clients:
         install_clients()
     if not options.no_models:
+        say("preparing the two model families, where they are not there yet: some three minutes on 2 cores")
         bars = {} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"}  # a bar in a log is a page of noise
         run(PYTHON, "-m", "serving.models", "prepare", "--store", "models", env={**os.environ, **bars})
     say(f"ready ({time.monotonic() - started:.0f} s)")

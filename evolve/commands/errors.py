@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import traceback
 from types import TracebackType
+from typing import Any
 
 import typer
 
 from evolve.commands.codes import DEFECT, USAGE, Code, as_data, code_of
 
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: Any = typer.BadParameter.__mro__[1]
 """typer brings a click of its own, whose names are private; what it exports descends from them."""
 
 
@@ -45,18 +46,30 @@ class Reported:
 
 
 def run_app(app: typer.Typer, arguments: list[str]) -> None:
-    """Run the command line; a wrong one gets its code too, which typer alone would not give it.
+    """Run the command line; a wrong one is told once and gets its code, neither of which typer alone would do.
 
-    Raises SystemExit, as typer does.
+    Raises SystemExit, always.
     """
     try:
-        app(arguments)
-    except SystemExit as ended:
-        wrong = ended.__context__
+        status = app(arguments, standalone_mode=False)
+    except _UsageError as wrong:
         # Help that is shown for want of arguments is a usage error of click's too, but not one of the user's.
-        if isinstance(wrong, _UsageError) and type(wrong).__name__ != "NoArgsIsHelpError":
-            tell(USAGE, str(wrong), as_json="--json" in arguments)
-        raise
+        if type(wrong).__name__ == "NoArgsIsHelpError":
+            wrong.show()
+        else:
+            _tell_usage(wrong, as_json="--json" in arguments)
+        raise SystemExit(wrong.exit_code) from None
+    except typer.Abort:
+        typer.echo("Aborted.", err=True)
+        raise SystemExit(1) from None
+    raise SystemExit(status)
+
+
+def _tell_usage(wrong: Any, *, as_json: bool) -> None:
+    """The usage of the command that was meant, then what is wrong, with the nearest command or option."""
+    if wrong.ctx is not None:
+        typer.echo(f"{wrong.ctx.get_usage()}\nTry '{wrong.ctx.command_path} --help' for help.", err=True)
+    tell(USAGE, wrong.format_message(), as_json=as_json)
 
 
 def tell(code: Code, message: str, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from evolve.cli import ExitCode
 from evolve.config import ConfigError, MeshConfig, RunConfig, dump_config, load_config, load_mesh
+from evolve.problems.types import named
 from evolve.run_files import GENERATIONS
 from memory.ledger import publish_json, read_json
 from mesh.config import ProtocolConfig
@@ -40,6 +42,14 @@ if not OUT.is_terminal:
 
 def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, as_json: bool) -> None:
     """`evomesh evolve`."""
+    config = load_config(path)
+    if run_dir is not None:
+        config = config.model_copy(update={"run_dir": run_dir})
+    with named(str(path)):
+        _evolve(config, measured, as_json=as_json)
+
+
+def _evolve(config: RunConfig, measured: Path | None, *, as_json: bool) -> None:
     from evolve.commands.console import ConsoleObserver
     from evolve.commands.plan_table import print_plan
     from evolve.commands.summary import print_summary
@@ -49,9 +59,6 @@ def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, a
     from evolve.report.finished import read_report
     from evolve.run import run
 
-    config = load_config(path)
-    if run_dir is not None:
-        config = config.model_copy(update={"run_dir": run_dir})
     expected = read_estimate(config.run_dir)
     if read_report(config.run_dir) is not None:
         data = asyncio.run(run(config, Silent()))
@@ -119,7 +126,7 @@ class How:
 
 def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int, *, as_json: bool) -> None:
     """`evomesh deliberate`."""
-    from evolve.commands.protocols import chosen_protocol
+    from evolve.commands.protocols import chosen_protocol, told_protocol
     from memory.types import Recall, content_hash
     from mesh.deliberate import deliberate
     from mesh.reviews import ReviewDesk
@@ -140,7 +147,7 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
     paused = reviews / f"paused-{content_hash([task.id, content_hash(protocol), seed])[:16]}.json"
 
     async def work() -> Deliberation:
-        async with serving(config, how.run, quiet=as_json) as (fleet, members):
+        async with serving(config, how.run, quiet=as_json, of=how.config) as (fleet, members):
             check_protocol(members, protocol, job)
             earlier = Deliberation.model_validate(read_json(paused)) if paused.exists() else None
             try:
@@ -152,6 +159,8 @@ def deliberate_command(how: How, question: str, kind: tuple[str, str], seed: int
             finally:
                 await job.close()
 
+    if not as_json:
+        OUT.print(told_protocol(config, how.protocol, how.config), style="dim", markup=False, highlight=False)
     held = asyncio.run(work())
     if held.is_waiting:
         publish_json(paused, held)
@@ -257,7 +266,8 @@ def estimate_command(path: Path, measured: Path | None, *, as_json: bool) -> Non
     from evolve.preflight import draw
 
     config = load_config(path)
-    found = estimate(config, draw(config), basis_for(config, measured))
+    with named(str(path)):
+        found = estimate(config, draw(config), basis_for(config, measured))
     if as_json:
         print_json({**found.model_dump(mode="json"), "totals": found.plan.totals})
     else:
@@ -297,7 +307,8 @@ def validate_command(path: Path, *, as_json: bool) -> None:
 
     config = load_mesh(path)
     if isinstance(config, RunConfig):
-        check_problems(config.problems)
+        with named(str(path)):
+            check_problems(config.problems)
     if as_json:
         print_json({"file": str(path), "valid": True})
     else:
@@ -334,9 +345,12 @@ def check_protocol(members: Sequence[Member], protocol: ProtocolConfig, job: Job
 
 @asynccontextmanager
 async def serving(
-    config: MeshConfig, run_dir: Path | None, *, quiet: bool
+    config: MeshConfig, run_dir: Path | None, *, quiet: bool, of: Path | None = None
 ) -> AsyncIterator[tuple[Fleet, tuple[Member, ...]]]:
-    """The engines of a configuration, with the base seats, or those of a run's last generation."""
+    """The engines of a configuration, with the base seats, or those of a run's last generation.
+
+    of: the configuration's file; where it is given and nothing is up, it is told how engines stay up for the next time.
+    """
     from evolve.lineage import Lineage
     from evolve.seats import base_seats
     from serving.adapters import AdapterStore
@@ -350,7 +364,7 @@ async def serving(
             raise ConfigError(f"{run_dir}: expected a run with generations, found none; leave --run out")
         members = latest.seats
     if not quiet:
-        OUT.print(_what_comes(config.serving), style="dim")
+        OUT.print(_what_comes(config.serving, of), style="dim", markup=False, highlight=False)
     fleet = await open_fleet(config.serving, adapters)
     try:
         for member in members:
@@ -361,10 +375,14 @@ async def serving(
         await close_fleet(fleet)
 
 
-def _what_comes(config: ServingConfig) -> str:
+def _what_comes(config: ServingConfig, of: Path | None) -> str:
     from serving.fleet_record import read_fleet
 
     record = None if config.in_process else read_fleet(config.fleet)
     if record is not None and record.is_alive:
         return f"joining the fleet of process {record.pid}"
-    return "starting engines: minutes with real models"
+    number = sum(spec.replicas for spec in config.engines)
+    starting = f"starting {number} engine{'' if number == 1 else 's'}: minutes with real models"
+    if of is None or config.in_process:
+        return starting
+    return f"{starting}; `evomesh fleet up {shlex.quote(str(of))}` keeps them up for the next question"

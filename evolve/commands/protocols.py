@@ -42,6 +42,20 @@ def chosen_protocol(config: MeshConfig, text: str | None) -> ProtocolConfig:
     return _checked(data, str(path))
 
 
+def told_protocol(config: MeshConfig, text: str | None, path: Path) -> str:
+    """Where the protocol of `chosen_protocol` comes from, and how to take the other; `path`: of the configuration."""
+    protocol = chosen_protocol(config, text)
+    if text is not None:
+        return f"protocol {protocol.kind}, by --protocol"
+    if config.protocol is not None:
+        return f"protocol {protocol.kind}, as {path} has it"
+    configured = config.deliberation.kind
+    return (
+        f"protocol {protocol.kind}, the default, for {path} sets no protocol; --protocol {configured} takes the "
+        f"{configured} of its deliberation, which `evolve` holds"
+    )
+
+
 def _shared(config: MeshConfig, model: type[Any]) -> dict[str, Any]:
     """The options of the configured council that this protocol has too."""
     options = config.deliberation.model_dump(include=set(CouncilOptions.model_fields) - {"kind", "samples_per_member"})

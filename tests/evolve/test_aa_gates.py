@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import argparse
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evolve.asks import proposal_asks_in_parts
 from evolve.evaluate import Pool
-from evolve.gates.aa_gates import AAGates, hold_aa_gates, samples_needed
+from evolve.gates.aa_gates import AAGates, failed_calls, fully_drawn, hold_aa_gates, samples_needed
 from evolve.problems.config import ExactVerifier
 from evolve.problems.types import Problem
+from evolve.progress import Silent
 from evolve.ties import cross_fitted
-from mesh.types import Deliberation, Member, Proposal, Task, Verdict
+from mesh.config import VoteConfig
+from mesh.types import Deliberation, Failure, Member, Proposal, Task, Verdict
+from scripts import gate_aa
+from tests.evolve.quick_run import ENGINES, quick_config
 
 SEATS = [Member(name=name, engine=name, family=name) for name in ("ada", "ben")]
 NOTHING = Verdict(answer=None, method="none")
@@ -168,3 +176,60 @@ def test_a_rate_that_is_shown_to_be_too_high_is_seen_in_the_interval() -> None:
     found = AAGates(alpha=0.05, num_finalists=1, num_problems=60, num_gates=4, num_passed=4, discordance=1.0)
     assert found.interval.low > found.alpha
     assert "100.0%" in found.sentence
+    assert "left out" not in found.sentence
+    left = found.model_copy(update={"num_left_out": 3})
+    assert left.sentence.endswith("; 3 problems were left out, since calls about them failed.")
+
+
+def test_no_call_asks_for_more_than_it_may_and_the_parts_are_all_that_is_needed(tmp_path: Path) -> None:
+    items, config = problems(2), quick_config(tmp_path)
+    asks = proposal_asks_in_parts(config, "aa gates", items, SEATS, 10, 4)
+    assert len({ask.key for ask in asks}) == len(asks) == 3 * 2 * 2
+    drawn: Counter[tuple[str, str]] = Counter()
+    for ask in asks:
+        assert isinstance(ask.protocol, VoteConfig)
+        assert ask.protocol.samples_per_member <= 4
+        drawn[ask.task.id, ask.members[0].name] += ask.protocol.samples_per_member
+    assert set(drawn.values()) == {10}
+    assert len({ask.seed for ask in asks if ask.task.id == "t0" and ask.members[0].name == "ada"}) == 3
+
+
+def failed(problem: Problem, message: str) -> Deliberation:
+    failure = Failure(member="ada", phase="propose", kind="EngineError", message=message)
+    return Deliberation(
+        id=problem.task.id, task=problem.task, protocol="vote", seed=0, members=(SEATS[0],), failures=(failure,),
+        first_verdict=NOTHING, verdict=NOTHING,
+    )  # fmt: skip
+
+
+def test_problems_about_which_a_call_failed_are_told_apart_and_the_reasons_are_counted() -> None:
+    items = problems(4)
+    whole = pool(items, 4)
+    assert fully_drawn(whole, SEATS, items, 4) == items
+    assert fully_drawn(whole, SEATS, items, 5) == []
+    absent = Member(name="cy", engine="cy", family="cy")
+    assert fully_drawn(whole, [*SEATS, absent], items, 1) == []
+    drawn = [failed(items[0], "no answer within 120 s"), failed(items[1], "no answer within 120 s")]
+    assert failed_calls([*drawn, failed(items[2], "died")]) == (
+        "3 of 3 calls failed (2 times EngineError: no answer within 120 s; 1 times EngineError: died)"
+    )
+    assert failed_calls([]) == ""
+
+
+def aa_options(items: int = 6, gates: int = 3) -> argparse.Namespace:
+    return argparse.Namespace(items=items, gates=gates, finalists=1, deals=0)
+
+
+def test_the_script_holds_its_gates_on_parts_put_together(tmp_path: Path) -> None:
+    found = asyncio.run(gate_aa.hold(quick_config(tmp_path), aa_options(), Silent()))
+    assert (found.num_gates, found.num_problems, found.num_left_out) == (3, 6, 0)
+
+
+def test_the_script_says_how_many_calls_failed_and_why_where_nothing_is_left(tmp_path: Path) -> None:
+    engines = [engine | {"latency_s": 0.5} for engine in ENGINES]
+    slow = quick_config(
+        tmp_path, serving={"in_process": True, "engines": engines}, deliberation={"call_timeout_s": 0.01}
+    )
+    with pytest.raises(SystemExit, match=r"got them for none: 36 of 36 calls failed \(.*within 0.01 s") as ended:
+        asyncio.run(gate_aa.hold(slow, aa_options(), Silent()))
+    assert "raise deliberation.call_timeout_s" in str(ended.value)

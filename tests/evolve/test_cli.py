@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -56,6 +57,19 @@ def test_real_command_exits_with_2_on_a_bad_configuration_and_shows_no_traceback
     assert done.returncode == 2
     assert "cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("evolve",), ("estimate",), ("config", "validate")])
+def test_problems_that_cannot_be_drawn_are_told_with_the_file_and_the_key(tmp_path: Path, command: tuple[str]) -> None:
+    path = tmp_path / "gone.yaml"
+    text = Path("configs/own_tasks.yaml").read_text().replace("configs/own_tasks.jsonl", str(tmp_path / "none.jsonl"))
+    engine = "{kind: scripted, name: ada, family: alpha}"
+    data = yaml.safe_load(text) | {"serving": yaml.safe_load(f"{{in_process: true, engines: [{engine}]}}")}
+    data |= {"training": {"kind": "scripted"}, "run_dir": str(tmp_path / "run")}
+    path.write_text(yaml.safe_dump(data))
+    done = evomesh(*command, str(path))
+    assert done.exit_code == 2
+    assert f"error EM-PROBLEMS: {path}: problems.path: expected a file of tasks, found none" in done.stderr
 
 
 def test_missing_weights_exit_with_4_and_say_what_to_do(tmp_path: Path) -> None:
@@ -129,6 +143,7 @@ def test_deliberate_prints_the_transcript_with_the_seats_of_a_run(finished_run: 
     assert (done.exit_code, of_bases.exit_code) == (0, 0), done.stderr + of_bases.stderr
     assert "First proposals" in done.stdout
     assert "Verdict:" in done.stdout
+    assert done.stdout.startswith("protocol escalate, the default, for ")
     assert name in done.stdout
     assert name not in of_bases.stdout
 

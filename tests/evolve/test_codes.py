@@ -180,6 +180,16 @@ def test_a_wrong_command_line_has_a_code_too() -> None:
     assert "error EM-USAGE" in done.stderr
 
 
+def test_a_wrong_command_is_told_once_with_the_usage_and_the_nearest_one() -> None:
+    for wrong, nearest in ((["evolv", "x"], "'evolve'"), (["memory", "serch", "x"], "'search'")):
+        command = [sys.executable, "-m", "evolve.cli", *wrong]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("Usage: ")
+        assert done.stderr.count("No such command") == 1
+        assert done.stderr.rstrip().endswith(f"Did you mean {nearest}?")
+
+
 def test_help_that_nobody_asked_for_is_no_error() -> None:
     done = subprocess.run([sys.executable, "-m", "evolve.cli", "config"], capture_output=True, text=True, timeout=60)
     assert "EM-" not in done.stderr

@@ -61,6 +61,16 @@ def test_more_seats_than_the_vote_can_be_shared_out_among_are_refused(tmp_path: 
         load_config(write(tmp_path, serving=serving, seats_per_engine=5))
 
 
+def test_a_value_out_of_bounds_is_refused_with_what_the_key_is_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gate.max_finalists: .* 3 \(got 4\); max_finalists: .* they share alpha"):
+        load_config(write(tmp_path, gate={"max_finalists": 4}))
+    with pytest.raises(ConfigError, match=r"seats_per_engine: .*\(got 7\); .* every subset of the seats is replayed"):
+        load_config(write(tmp_path, seats_per_engine=7))
+    engine = {"kind": "scripted", "name": "ada", "family": "alpha", "skill": 2.0}
+    with pytest.raises(ConfigError, match=r"serving.engines.0.skill: .* 1 \(got 2.0\); skill: "):
+        load_config(write(tmp_path, serving={"in_process": True, "engines": [engine]}))
+
+
 def test_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate.alpha: expected a finite number, got nan"):
         load_config(write(tmp_path, gate={"alpha": float("nan")}))

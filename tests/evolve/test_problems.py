@@ -231,6 +231,25 @@ def test_a_bad_family_or_setting_names_what_is_near(family: GymFamily, message: 
         check_problems(gym(family))
 
 
+def test_a_bad_family_is_named_by_its_key_whether_it_is_checked_or_drawn() -> None:
+    bad = gym(GymFamily(name="gcd"), GymFamily(name="chain_sum", settings={"min_term": 2}))
+    with pytest.raises(ProblemsError, match=r"^problems\.families\.1: family 'chain_sum' has no setting"):
+        check_problems(bad)
+    with pytest.raises(ProblemsError, match=r"^problems\.families\.1: family 'chain_sum' has no setting"):
+        draw_problems(bad, 1)
+
+
+def test_a_bad_file_is_named_by_its_key_and_its_path(tmp_path: Path) -> None:
+    absent, text = FileProblems(path=tmp_path / "none.jsonl"), FileProblems(path=tmp_path / "tasks.txt")
+    text.path.touch()
+    with pytest.raises(
+        ProblemsError, match=rf"^problems\.path: expected a file of tasks, found none at '{absent.path}'"
+    ):
+        check_problems(absent)
+    with pytest.raises(ProblemsError, match=rf"^problems\.path: expected a .* file, got '{text.path}'"):
+        draw_problems(text, 1)
+
+
 def test_a_type_may_occur_once_only() -> None:
     with pytest.raises(ValidationError, match="task type 'gcd' occurs more than once"):
         gym(GCD, GCD)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evolve.commands.protocols import KINDS, chosen_protocol
+from evolve.commands.general import _what_comes
+from evolve.commands.protocols import KINDS, chosen_protocol, told_protocol
 from evolve.config import ConfigError, RunConfig, load_config
 from mesh.config import CouncilConfig, EscalateConfig, SequentialConfig
 from mesh.types import Sampling
@@ -28,6 +29,25 @@ def test_without_a_word_the_mesh_escalates_and_talks_as_its_council_does(config)
 def test_the_configured_protocol_comes_before_the_default(config) -> None:
     council = CouncilConfig(rounds=2)
     assert chosen_protocol(config.model_copy(update={"protocol": council}), None) == council
+
+
+def test_it_is_told_which_protocol_is_held_and_how_to_take_the_configured_council(config) -> None:
+    path = Path("mine.yaml")
+    told = told_protocol(config, None, path)
+    assert told.startswith("protocol escalate, the default, for mine.yaml sets no protocol; --protocol council takes ")
+    own = config.model_copy(update={"protocol": CouncilConfig()})
+    assert told_protocol(own, None, path) == "protocol council, as mine.yaml has it"
+    assert told_protocol(own, "vote", path) == "protocol vote, by --protocol"
+
+
+def test_who_waits_for_engines_is_told_how_they_stay_up(config, tmp_path: Path) -> None:
+    fleet = config.serving.fleet.model_copy(update={"directory": tmp_path})
+    serving = config.serving.model_copy(update={"in_process": False, "fleet": fleet})
+    told = _what_comes(serving, Path("my mesh.yaml"))
+    assert told.startswith(f"starting {len(serving.engines)} engines: ")
+    assert told.endswith("; `evomesh fleet up 'my mesh.yaml'` keeps them up for the next question")
+    assert "fleet up" not in _what_comes(serving, None)
+    assert "fleet up" not in _what_comes(config.serving, Path("mine.yaml")), "one process shares no engines"
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - NEEDS_SETTINGS))

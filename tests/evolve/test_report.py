@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from evolve.commands.summary import print_summary
 from evolve.report.data import (
     AccuracyRow,
     AccuracyTable,
@@ -466,3 +469,15 @@ def test_examples_are_picked_by_rule_in_id_order_and_never_twice() -> None:
 def test_page_stays_small_and_takes_every_colour_from_its_stylesheet(page: str) -> None:
     assert len(page) < 400_000
     assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", page.split("</style>")[1]), "a stand-in colour was left"
+
+
+def summary_of(data: ReportData) -> str:
+    text = StringIO()
+    print_summary(Console(file=text, width=200), data, Path("runs/a"))
+    return text.getvalue()
+
+
+def test_the_terminal_tells_the_versions_that_figures_rest_on_in_one_line() -> None:
+    lines = summary_of(sample().model_copy(update={"machine": "Linux x86_64, Python 3.11.9"})).splitlines()
+    assert "vllm 0.32.0, torch 2.13.0+cpu, Linux x86_64, Python 3.11.9" in [line.strip() for line in lines]
+    assert not any("torch" in line for line in summary_of(bare()).splitlines())

@@ -15,8 +15,9 @@ from evolve.gates.gate_wear import WearLedger
 from evolve.journal import JournalError
 from evolve.progress import Silent
 from evolve.report.data import ReportData
+from evolve.report.view import Facts
 from evolve.run import run
-from memory.ledger import AlreadyLocked, exclusive_lock
+from memory.ledger import AlreadyLocked, exclusive_lock, read_record
 from scripts.kill_run import differences, memory_head
 from tests.evolve.quick_run import ENGINES, quick_config
 
@@ -120,6 +121,38 @@ def test_finished_run_answers_at_once_and_asks_nobody(tmp_path: Path) -> None:
 
     assert asyncio.run(run(config, Silent(), on_commit=refuse)) == first
     assert (config.run_dir / "journal.jsonl").read_bytes() == journal
+
+
+def facts_of(config: RunConfig) -> Facts:
+    return read_record(config.run_dir / "facts.json", Facts)
+
+
+def test_facts_tell_the_end_once_however_the_run_came_to_it(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    data = asyncio.run(run(config, Silent()))
+    facts = facts_of(config)
+    assert facts.finished_at is not None
+    assert (facts.finished_at, facts.peak_memory_gib) == (data.finished_at, data.peak_memory_gib)
+    (config.run_dir / "report.json").unlink()  # as a kill after the facts leaves it
+    again = asyncio.run(run(config, Silent()))
+    assert facts_of(config) == facts
+    assert (again.finished_at, again.peak_memory_gib) == (facts.finished_at, facts.peak_memory_gib)
+
+
+def test_a_run_under_way_and_one_begun_anew_tell_no_end(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    data = asyncio.run(run(config, Silent()))
+    for name in ("journal.jsonl", "report.json"):
+        (config.run_dir / name).unlink()
+
+    def stop(step: str) -> None:
+        raise RuntimeError(step)
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(run(config, Silent(), on_commit=stop))
+    facts = facts_of(config)
+    assert (facts.finished_at, facts.peak_memory_gib) == (None, None)
+    assert facts.started_at > data.started_at
 
 
 def test_a_run_whose_journal_was_thrown_away_is_another_run_to_the_gate(tmp_path: Path) -> None:

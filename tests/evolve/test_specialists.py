@@ -27,7 +27,8 @@ from evolve.training.config import ScriptedTraining
 from evolve.training.job import TrainingReport
 from memory.ledger import Ledger, publish_json
 from memory.types import Evidence, content_hash
-from mesh.types import Member, Outcome
+from mesh.reviews import ReviewDesk
+from mesh.types import Member, Outcome, Question
 from serving.config import ScriptedSpec
 
 BASES = [Member(name=name, engine=name, family=f"{name}-family") for name in ("ada", "ben")]
@@ -248,13 +249,42 @@ def test_people_decide_by_command(run: Path) -> None:
 def test_the_logs_of_a_run_are_checked_by_command(run: Path) -> None:
     found = json.loads(evomesh("audit", "verify", run, "--json").stdout)
     assert found["generations.jsonl"]["num_entries"] == 3
-    assert set(found) == {"audit.jsonl", "generations.jsonl"}
+    assert {name for name, told in found.items() if told} == {"audit.jsonl", "generations.jsonl"}
     assert "audit.jsonl is intact: 1 entries, head " in evomesh("audit", "verify", run).stdout
     log = run / "audit.jsonl"
     log.write_text(log.read_text().replace("kim", "lee"))
     changed = evomesh("audit", "verify", run)
     assert changed.exit_code != 0
     assert "EM-LEDGER" in changed.stderr
+
+
+def test_of_a_run_under_way_the_logs_that_are_there_are_checked_and_the_others_named(run: Path) -> None:
+    (run / "audit.jsonl").unlink()
+    (run / "journal.jsonl").touch()  # begun, and nothing is accepted yet
+    found = evomesh("audit", "verify", run)
+    assert found.exit_code == 0, found.stderr
+    assert "generations.jsonl is intact: 3 entries, head " in found.stdout
+    assert "journal.jsonl is intact: 0 entries, head 0000" in found.stdout
+    assert "audit.jsonl is not there: it begins with the first decision about a specialist" in found.stdout
+    told = json.loads(evomesh("audit", "verify", run, "--json").stdout)
+    assert (told["audit.jsonl"], told["journal.jsonl"]["num_entries"]) == (None, 0)
+    log = run / "generations.jsonl"
+    log.write_text(log.read_text().replace('"ada"', '"eve"'))
+    assert "EM-LEDGER" in evomesh("audit", "verify", run).stderr
+
+
+def test_what_people_were_asked_about_a_run_is_checked_with_it(run: Path) -> None:
+    ReviewDesk(run / "reviews").put(
+        Question(deliberation="d", task_id="t", reason="a tie", question="?", choices=("7",))
+    )
+    assert "reviews/reviews.jsonl is intact: 1 entries" in evomesh("audit", "verify", run).stdout
+
+
+def test_a_run_that_has_just_begun_is_no_batch_without_questions(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    found = evomesh("audit", "verify", tmp_path)
+    assert found.exit_code == 0, found.stderr
+    assert found.stdout.count("is not there") == 5
 
 
 @pytest.mark.parametrize(

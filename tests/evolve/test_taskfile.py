@@ -155,7 +155,7 @@ def test_an_empty_split_and_missing_demonstrations_are_said(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "question,answer\n", "expected a .jsonl or .parquet file, got 't.csv'"),
+        ("t.csv", "question,answer\n", r"expected a .jsonl or .parquet file, got '.*/t.csv'"),
         ("t.jsonl", "\n\n", "no usable line"),
         ("t.jsonl", "nonsense\n", r"no usable line \(first: line 1: not a line of JSON"),
         ("t.parquet", "nonsense", "expected a Parquet file"),

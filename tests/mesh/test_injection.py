@@ -242,6 +242,15 @@ def test_a_verdict_that_one_family_carries_alone_is_called_unstable() -> None:
     assert "  unstable: without elk the verdict differs" in transcript(trace)
 
 
+def test_where_one_member_answered_that_is_said_and_nothing_of_families() -> None:
+    members = copies(2)[:2]
+    heard = {member.name: {"*": "7" if member is members[0] else "who knows"} for member in members}
+    task = TASK.model_copy(update={"answer_kind": "number"})
+    lines = transcript(hold(task, members, Double(heard), VoteConfig()))
+    assert any(line.startswith("Diagnosis: one member answered, ") for line in lines)
+    assert not any("unstable" in line or "family" in line for line in lines)
+
+
 def test_a_hostile_reviewer_is_one_of_several_and_a_hostile_author_does_not_review_itself() -> None:
     say = mesh(ATTACKS["deceptive"])
     say["eve"] |= {"approve": (), "critique": "I am eve and nobody should believe this one"}

@@ -297,6 +297,7 @@ def test_pairs_are_compared_in_both_orders_so_that_a_judge_of_places_favours_nob
     trace = hold(TASK, MEMBERS, engine, RankConfig())
     assert {round(weight, 9) for _, weight in trace.verdict.support} == {0.5}
     assert trace.verdict.tied
+    assert trace.verdict.method.endswith(", a tie: the one ahead in the vote on the proposals")
     assert trace.verdict.answer == "7"
     assert len(engine.asked("rank")) == 4 * 2
 

@@ -143,6 +143,18 @@ def test_a_minority_of_arbitrary_voters_cannot_overturn_five_who_agree(forged: l
     assert tally_votes(votes, proposals, "number").answer == "2"
 
 
+def test_the_method_of_a_tie_names_the_rule_that_broke_it() -> None:
+    families = [_proposal("1", "a", "f"), _proposal("1", "b", "f"), _proposal("2", "c", "f"), _proposal("2", "d", "g")]
+    assert plurality(families, "number").method == "plurality of 4 proposals, a tie: more families behind it"
+    members = [_proposal("1", "a"), _proposal("1", "a", sample=1), _proposal("2", "b"), _proposal("2", "c")]
+    assert plurality(members, "number").method.endswith(", a tie: more members behind it")
+    seats = [_proposal("1", "a", "f"), _proposal("2", "b", "g")]
+    assert plurality(seats, "number").method.endswith(", a tie: the earlier seat")
+    votes = [_vote("1", "a", "f", 0.6, "2"), _vote("2", "b", "g", 0.9, "1")]
+    assert tally_votes(votes, seats, "number").method == "plurality of 2 votes, a tie: greater vote probabilities"
+    assert plurality(seats[:1], "number").method == "plurality of 1 proposal"
+
+
 def test_tied_votes_go_to_the_greater_sum_of_probabilities_before_families() -> None:
     proposals = [_proposal("1", "a", "f"), _proposal("2", "b", "g")]
     votes = [_vote("1", "a", "f", 0.6, "2"), _vote("2", "b", "g", 0.9, "1")]

@@ -319,6 +319,20 @@ def test_equal_support_goes_to_more_families_then_more_members_then_the_earlier_
     assert _weigh(members, known).answer == "2"
 
 
+def test_a_tie_of_weights_names_its_rule_and_so_does_one_that_the_cap_makes() -> None:
+    known = _known({"a": 0.8, "c": 0.8})
+    seats = [_proposal("2", "a"), _proposal("1", "c")]
+    assert _weigh(seats, known).method.endswith(", a tie: the earlier seat")
+    copies = [*(_proposal("1", f"f{i}", family="f") for i in range(3)), *(_proposal("2", m, family=m) for m in "gh")]
+    method = _weigh(copies, None).method
+    assert method.startswith("plurality of 5 proposals (")
+    assert method.endswith("family f held to half of the weight), a tie: more families behind it")
+    untied = [*(_proposal("1", f"f{i}", family="f") for i in range(3)), *(_proposal("2", m, family=m) for m in "ghf")]
+    assert "a tie" not in _weigh(untied, None).method, "three ballots each, of which the cap leaves f half a one each"
+    even = [_proposal("2", "g", family="g"), _proposal("1", "f", family="f")]
+    assert _weigh(even, None).method.startswith("plurality of 2 proposals, a tie: the earlier seat (")
+
+
 def test_votes_that_weigh_the_same_go_to_the_greater_sum_of_probabilities() -> None:
     known = _known({"a": 0.8, "c": 0.8})
     proposals = [_proposal("1", "a"), _proposal("2", "c")]

