@@ -47,11 +47,12 @@ def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, a
     from evolve.preflight import check
     from evolve.progress import Silent
     from evolve.report.finished import read_report
-    from evolve.run import run
+    from evolve.run import check_free, run
 
     config = load_config(path)
     if run_dir is not None:
         config = config.model_copy(update={"run_dir": run_dir})
+    check_free(config.run_dir)
     expected = read_estimate(config.run_dir)
     if read_report(config.run_dir) is not None:
         data = asyncio.run(run(config, Silent()))
