@@ -32,6 +32,11 @@ def generation_of(stage: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def is_training(stage: str) -> bool:
+    """Whether a stage trains adapters, placebos included."""
+    return stage.endswith(" training")
+
+
 def merged_times(times: Iterable[StageTime]) -> dict[str, StageTime]:
     """Stages by name, in order. A stage that was resumed took the sum of its times; its tokens count all calls."""
     merged: dict[str, StageTime] = {}

@@ -68,7 +68,7 @@ def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, a
             with ConsoleObserver(OUT, {stage.stage: stage.seconds for stage in expected.plan.stages}) as observer:
                 data = asyncio.run(run(config, observer, expected=expected))
     if as_json:
-        told = None if expected is None else expected.model_dump(mode="json")
+        told = None if expected is None else {**expected.model_dump(mode="json"), "totals": expected.totals}
         print_json({**data.model_dump(mode="json"), "estimate": told})
     else:
         print_summary(OUT, data, config.run_dir)
@@ -260,7 +260,7 @@ def estimate_command(path: Path, measured: Path | None, *, as_json: bool) -> Non
     config = load_config(path)
     found = estimate(config, draw(config), basis_for(config, measured))
     if as_json:
-        print_json({**found.model_dump(mode="json"), "totals": found.plan.totals})
+        print_json({**found.model_dump(mode="json"), "totals": found.totals})
     else:
         print_plan(OUT, config, found)
 

@@ -10,8 +10,9 @@ from pydantic import Field
 from evolve.config import RunConfig
 from evolve.planning.bill import Bill, bill_lines, bill_of
 from evolve.planning.disk import sizes_of
-from evolve.planning.plan import Plan, Problems, plan_run
+from evolve.planning.plan import Plan, Problems, StagePlan, plan_run
 from evolve.planning.rates import Basis, basis_for
+from evolve.planning.span import Span, around, together
 from evolve.planning.spending import check_budget
 from evolve.preflight import draw
 from evolve.run_files import CONFIG, ESTIMATE
@@ -28,6 +29,20 @@ class Estimate(Record):
     unknown_bases: tuple[str, ...] = Field(
         default=(), description="engines whose weights are not here: disk and operations are without their adapters"
     )
+
+    @property
+    def span(self) -> Span:
+        """How long the run may take: one number where speeds were measured, two where they are assumed."""
+        return together(map(self.span_of, self.plan.stages))
+
+    def span_of(self, stage: StagePlan) -> Span:
+        """The same of one stage."""
+        return around(stage.seconds, self.basis.spread_of(stage.stage))
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """All of the plan by name, and the span of its seconds, for programs."""
+        return {**self.plan.totals, "seconds_low": self.span.low, "seconds_high": self.span.high}
 
 
 def estimate(config: RunConfig, problems: Problems, basis: Basis) -> Estimate:
@@ -63,6 +78,8 @@ def read_estimate(directory: Path) -> Estimate | None:
 
 def estimate_lines(config: RunConfig, found: Estimate) -> Iterator[str]:
     """What a person is told below the table of stages."""
+    if found.basis.is_guess:
+        yield f"It takes {found.span.words}; minutes of stages, hours and money are those of the middle."
     yield from bill_lines(found.bill)
     yield disk_sentence(config, found)
     yield found.basis.sentence
