@@ -110,7 +110,7 @@ def _watched(config: RunConfig, options: AssessOptions) -> Assessment:
     for note in problems.report.notes:
         _say(note)
     _say(bill_sentence(config, problems, options))
-    with ConsoleObserver(OUT, {}) as observer:
+    with ConsoleObserver(OUT) as observer:
         return asyncio.run(hold_assessment(config, options, observer))
 
 

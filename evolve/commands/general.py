@@ -43,7 +43,7 @@ def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, a
     from evolve.commands.console import ConsoleObserver
     from evolve.commands.plan_table import print_plan
     from evolve.commands.summary import print_summary
-    from evolve.planning.estimate import before_it_begins, estimate_lines, read_estimate
+    from evolve.planning.estimate import before_it_begins, estimate_lines, outlook_of, read_estimate
     from evolve.preflight import check
     from evolve.progress import Silent
     from evolve.report.finished import read_report
@@ -65,7 +65,7 @@ def evolve_command(path: Path, run_dir: Path | None, measured: Path | None, *, a
             data = asyncio.run(run(config, Silent(), expected=expected))
         else:
             print_plan(OUT, config, expected)
-            with ConsoleObserver(OUT, {stage.stage: stage.seconds for stage in expected.plan.stages}) as observer:
+            with ConsoleObserver(OUT, outlook_of(expected, config.run_dir)) as observer:
                 data = asyncio.run(run(config, observer, expected=expected))
     if as_json:
         told = None if expected is None else {**expected.model_dump(mode="json"), "totals": expected.totals}

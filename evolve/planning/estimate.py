@@ -10,11 +10,13 @@ from pydantic import Field
 from evolve.config import RunConfig
 from evolve.planning.bill import Bill, bill_lines, bill_of
 from evolve.planning.disk import sizes_of
+from evolve.planning.outlook import Outlook
 from evolve.planning.plan import Plan, Problems, StagePlan, plan_run
 from evolve.planning.rates import Basis, basis_for
 from evolve.planning.span import Span, around, together
 from evolve.planning.spending import check_budget
 from evolve.preflight import draw
+from evolve.progress import read_ended
 from evolve.run_files import CONFIG, ESTIMATE
 from memory.ledger import read_record
 from memory.types import Record
@@ -74,6 +76,12 @@ def read_estimate(directory: Path) -> Estimate | None:
     """What was said before a run began; None: it has not begun."""
     path, is_begun = directory / ESTIMATE, (directory / CONFIG).is_file()
     return read_record(path, Estimate) if is_begun and path.is_file() else None
+
+
+def outlook_of(expected: Estimate, directory: Path) -> Outlook:
+    """What is left of a run whose estimate is `expected`; of stages that it has ended, `directory` has the times."""
+    planned = {stage.stage: expected.span_of(stage) for stage in expected.plan.stages}
+    return Outlook(planned, {one.stage: one.seconds for one in read_ended(directory)})
 
 
 def estimate_lines(config: RunConfig, found: Estimate) -> Iterator[str]:

@@ -120,7 +120,7 @@ def test_stages_are_planned_in_the_order_in_which_a_run_comes_to_them(tmp_path: 
         def __init__(self) -> None:
             self.heard: list[str] = []
 
-        def stage(self, name: str, total: int) -> None:
+        def stage(self, name: str, total: int, unit: str = "") -> None:
             self.heard.append(name)
 
     one, observer = config(tmp_path, num_generations=1), Listening()
@@ -130,6 +130,34 @@ def test_stages_are_planned_in_the_order_in_which_a_run_comes_to_them(tmp_path: 
     assert heard == sorted(heard, key=planned.index)
     assert heard[:2] == ["draw problems", "start engines"]
     assert {"generation 0 training", "generation 0 gate", "generation 0 dev again"} <= set(heard)
+
+
+def test_every_stage_counts_as_many_units_as_it_announced(tmp_path: Path) -> None:
+    class Counting(Silent):
+        def __init__(self) -> None:
+            self.announced: list[tuple[str, int, str]] = []
+            self.done: list[int] = []
+
+        def stage(self, name: str, total: int, unit: str = "") -> None:
+            self.announced.append((name, total, unit))
+            self.done.append(0)
+
+        def advance(self, units: int = 1) -> None:
+            self.done[-1] += units
+
+    observer = Counting()
+    asyncio.run(run(config(tmp_path, num_generations=1), observer))
+    counted = [(total, done) for (_, total, unit), done in zip(observer.announced, observer.done, strict=True) if unit]
+    assert [total for total, _ in counted] == [done for _, done in counted]
+    units = {name: unit for name, _, unit in observer.announced}
+    assert units["generation 0 harvest"] == units["generation 0 gate"] == "ask"
+    assert units["generation 0 training"] == "step"
+    assert (units["start engines"], units["judge generation 0 harvest"]) == ("engine", "answer")
+    assert {name for name, unit in units.items() if not unit} == {
+        "draw problems",
+        "check verifiers",
+        "check contamination",
+    }
 
 
 def test_a_row_of_training_is_a_prompt_and_an_answer_and_no_longer_than_training_reads(tmp_path: Path) -> None:
