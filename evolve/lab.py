@@ -25,7 +25,7 @@ from evolve.problems.draw import draw_generation, draw_problems
 from evolve.problems.permits import Permit
 from evolve.problems.sealed import Asked, SealedProblem, SealError, SplitProblems
 from evolve.problems.types import Problem, clusters_sentence
-from evolve.progress import Observer, StageTime
+from evolve.progress import PART, Observer, StageTime
 from evolve.run_files import TRAINING
 from evolve.training.job import ADAPTER_NAME
 from evolve.training.scripted_train import scripted_shape
@@ -49,8 +49,8 @@ from serving.windows import wait_open
 
 _T = TypeVar("_T")
 
-PART, PART_S = "part", 30.0
-"""Kind of the entries that hold a part of a stage's time before it has ended, and the seconds between two of them."""
+PART_S = 30.0
+"""Seconds between two entries that hold a part of a stage's time before it has ended."""
 LOAD = "load "
 """Begins the name under which the time of a hot-load is kept; the adapter's hash follows."""
 
@@ -121,7 +121,7 @@ class Lab:
         await wait_open(self.config.serving.fleet.windows, "evolve", told=self._say_when)
         if self._fleet is None:
             started = time.perf_counter()
-            self.observer.stage("start engines", len(self.config.serving.engines))
+            self.observer.stage("start engines", len(self.config.serving.engines), "engine")
             self._fleet = await open_fleet(self.config.serving, self.adapters, lambda _engine: self.observer.advance())
             self.note_time(StageTime(stage="start engines", seconds=time.perf_counter() - started))
         return self._fleet
@@ -182,7 +182,7 @@ class Lab:
             return held
         fleet = await self.fleet()
         await self.load_adapters(member for ask in asks for member in ask.members)
-        self.observer.stage(stage, len(asks))
+        self.observer.stage(stage, len(asks), "ask")
         works = [
             (ask.key, self._ahead.or_else(ask, _holding(ask, fleet, self.job, order))) for order, ask in enumerate(asks)
         ]
@@ -235,7 +235,7 @@ class Lab:
         async def work() -> Judgements:
             answers = [(by_id[task_id], answer) for task_id, answer in pairs]
             await self.consult(stage, answers, authors_of(deliberations), permit)
-            self.observer.stage(f"judge {stage}", len(pairs))
+            self.observer.stage(f"judge {stage}", len(pairs), "answer")
             outcomes = []
             for problem, answer in answers:
                 outcomes.append(self._judged(problem, answer, permit))

@@ -12,6 +12,8 @@ from memory.types import Record
 
 TIMES = "times.jsonl"
 """Where a run keeps how long its stages took, apart from its journal."""
+PART = "part"
+"""Kind of the entries there that hold a part of a stage's time before it has ended."""
 _GENERATION = re.compile(r"\bgeneration (\d+)\b")
 
 
@@ -30,6 +32,11 @@ def generation_of(stage: str) -> int | None:
     """Number of the generation that a stage is part of; None: it is common to all."""
     match = _GENERATION.search(stage)
     return int(match[1]) if match else None
+
+
+def is_training(stage: str) -> bool:
+    """Whether a stage trains adapters, placebos included."""
+    return stage.endswith(" training")
 
 
 def merged_times(times: Iterable[StageTime]) -> dict[str, StageTime]:
@@ -54,15 +61,28 @@ def read_times(directory: Path) -> list[StageTime]:
     return [StageTime.model_validate(entry.payload) for entry in Ledger(directory / TIMES, readonly=True).entries()]
 
 
+def read_ended(directory: Path) -> list[StageTime]:
+    """The stages that a run has ended so far, each once with all of its time, those of earlier starts included."""
+    if not (directory / TIMES).is_file():
+        return []
+    ended = {
+        entry.payload["stage"] for entry in Ledger(directory / TIMES, readonly=True).entries() if entry.kind != PART
+    }
+    return [one for one in merged_times(read_times(directory)).values() if one.stage in ended]
+
+
 class Observer(Protocol):
     """Hears what runs, how far it is, and what is worth a line."""
 
-    def stage(self, name: str, total: int) -> None:
-        """A stage of `total` units begins; it ends when the next begins or `finished` is called."""
+    def stage(self, name: str, total: int, unit: str = "") -> None:
+        """A stage of `total` units begins; it ends when the next begins or `finished` is called.
+
+        `unit`: what is counted, one of them ("ask"); empty: nothing is, it is one piece of work.
+        """
         ...
 
     def advance(self, units: int = 1) -> None:
-        """`units` of the current stage are done."""
+        """`units` of the current stage are done; less than 0: so many were lost and are done again."""
         ...
 
     def say(self, text: str) -> None:
@@ -77,7 +97,7 @@ class Observer(Protocol):
 class Silent:
     """Observes nothing; for tests and `--json`."""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str = "") -> None:
         """Ignored."""
 
     def advance(self, units: int = 1) -> None:

@@ -86,7 +86,7 @@ async def remember(lab: Lab, stage: str, deliberations: Sequence[Deliberation], 
     async def work() -> Remembered:
         if memory is None:
             return Remembered()
-        lab.observer.stage(f"remember {stage}", len(deliberations))
+        lab.observer.stage(f"remember {stage}", len(deliberations), "deliberation")
         num_observations = num_edges = num_uses = 0
         for held in deliberations:
             also = by_task[held.task.id]
@@ -135,7 +135,7 @@ async def reflect_all(lab: Lab, stage: str, councils: Sequence[Deliberation], ju
     async def work() -> Reflections:
         fleet = await lab.fleet()
         await lab.load_adapters(member for held in councils for member in held.members)
-        lab.observer.stage(f"reflect {stage}", len(councils))
+        lab.observer.stage(f"reflect {stage}", len(councils), "council")
         kept, dropped = [], []
         for held in councils:
             outcome = outcomes.get((held.task.id, held.verdict.answer))

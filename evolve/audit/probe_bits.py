@@ -53,7 +53,7 @@ async def surprise(
         fleet = await lab.fleet()
         await lab.load_adapters(member for member, _ in work.values())
         engine = with_ticket(fleet, Ticket(priority="evolve"))
-        lab.observer.stage(step.replace("-", " "), len(work))
+        lab.observer.stage(step.replace("-", " "), len(work), "reading")
         slots = asyncio.Semaphore(lab.config.concurrency)
         by_task: dict[str, dict[str, Bits]] = {}
         with lab.timed(step.replace("-", " ")):

@@ -15,7 +15,8 @@ from evolve.judging.judge import Judge
 from evolve.lab import Lab
 from evolve.planning.gates_ahead import level_sentence
 from evolve.planning.plan import plan_assessment
-from evolve.planning.rates import ASSESSMENT, ASSUMED
+from evolve.planning.rates import ASSESSMENT, assumed_for
+from evolve.planning.span import around
 from evolve.preflight import check
 from evolve.problems.draw import draw_problems
 from evolve.problems.sealed import SplitProblems
@@ -109,19 +110,20 @@ def _watched(config: RunConfig, options: AssessOptions) -> Assessment:
     for note in problems.report.notes:
         _say(note)
     _say(bill_sentence(config, problems, options))
-    with ConsoleObserver(OUT, {}) as observer:
+    with ConsoleObserver(OUT) as observer:
         return asyncio.run(hold_assessment(config, options, observer))
 
 
 def bill_sentence(config: RunConfig, problems: SplitProblems, options: AssessOptions) -> str:
     """What the look will take, before it starts."""
     items = choose_items(config, problems, options)
-    stages = plan_assessment(config, items, num_samples(config, options), options.num_councils)
+    basis = assumed_for(config)
+    stages = plan_assessment(config, items, num_samples(config, options), options.num_councils, basis.rates)
+    takes = around(sum(stage.seconds for stage in stages), basis.spread)
     return (
-        f"{len(items)} items, {num_samples(config, options)} proposals of each member for each: about "
-        f"{sum(stage.seconds for stage in stages) / 60:.0f} minutes and "
+        f"{len(items)} items, {num_samples(config, options)} proposals of each member for each: {takes.words} and "
         f"{sum(stage.output_tokens for stage in stages):,} output tokens, at most "
-        f"{sum(stage.max_output_tokens for stage in stages):,} (the minutes are {ASSUMED})."
+        f"{sum(stage.max_output_tokens for stage in stages):,} (speeds are {basis.source})."
     )
 
 

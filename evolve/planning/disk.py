@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from evolve.config import RunConfig
+from evolve.config import MeshConfig, RunConfig
 from evolve.learning.merged_rank import merged_rank
 from evolve.learning.recipes import Recipe
 from evolve.training.config import LoraTraining, MergeTraining
@@ -47,7 +47,7 @@ Sizes = Mapping[str, BaseSize | None]
 """By engine; None: its weights are not on this machine, or somebody else's."""
 
 
-def sizes_of(config: RunConfig) -> Sizes:
+def sizes_of(config: MeshConfig) -> Sizes:
     """Of every engine's base."""
     return {spec.name: size_of(spec, config.serving.model_store) for spec in config.serving.engines}
 

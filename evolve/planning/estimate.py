@@ -10,10 +10,13 @@ from pydantic import Field
 from evolve.config import RunConfig
 from evolve.planning.bill import Bill, bill_lines, bill_of
 from evolve.planning.disk import sizes_of
-from evolve.planning.plan import Plan, Problems, plan_run
+from evolve.planning.outlook import Outlook
+from evolve.planning.plan import Plan, Problems, StagePlan, plan_run
 from evolve.planning.rates import Basis, basis_for
+from evolve.planning.span import Span, around, together
 from evolve.planning.spending import check_budget
 from evolve.preflight import draw
+from evolve.progress import read_ended
 from evolve.run_files import CONFIG, ESTIMATE
 from memory.ledger import read_record
 from memory.types import Record
@@ -28,6 +31,20 @@ class Estimate(Record):
     unknown_bases: tuple[str, ...] = Field(
         default=(), description="engines whose weights are not here: disk and operations are without their adapters"
     )
+
+    @property
+    def span(self) -> Span:
+        """How long the run may take: one number where speeds were measured, two where they are assumed."""
+        return together(map(self.span_of, self.plan.stages))
+
+    def span_of(self, stage: StagePlan) -> Span:
+        """The same of one stage."""
+        return around(stage.seconds, self.basis.spread_of(stage.stage))
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """All of the plan by name, and the span of its seconds, for programs."""
+        return {**self.plan.totals, "seconds_low": self.span.low, "seconds_high": self.span.high}
 
 
 def estimate(config: RunConfig, problems: Problems, basis: Basis) -> Estimate:
@@ -61,8 +78,16 @@ def read_estimate(directory: Path) -> Estimate | None:
     return read_record(path, Estimate) if is_begun and path.is_file() else None
 
 
+def outlook_of(expected: Estimate, directory: Path) -> Outlook:
+    """What is left of a run whose estimate is `expected`; of stages that it has ended, `directory` has the times."""
+    planned = {stage.stage: expected.span_of(stage) for stage in expected.plan.stages}
+    return Outlook(planned, {one.stage: one.seconds for one in read_ended(directory)})
+
+
 def estimate_lines(config: RunConfig, found: Estimate) -> Iterator[str]:
     """What a person is told below the table of stages."""
+    if found.basis.is_guess:
+        yield f"It takes {found.span.words}; minutes of stages, hours and money are those of the middle."
     yield from bill_lines(found.bill)
     yield disk_sentence(config, found)
     yield found.basis.sentence

@@ -19,6 +19,7 @@ from evolve.problems.config import FileProblems
 from evolve.problems.sealed import Asked, SplitProblems
 from evolve.problems.splits import Split
 from evolve.seats import base_seats
+from evolve.training.config import LoraTraining
 from memory.types import Record
 
 _A = TypeVar("_A", bound=Asked)
@@ -30,8 +31,6 @@ EMERGENT_SHARE = 0.03
 """Share of councils that solve what no member's sample does, and that are therefore probed."""
 TOP_UP = 2.0
 """Samples of a probed task against `emergence_samples`: a council's tokens, prompts included, have to be matched."""
-TOKENS_PER_ROW = 150
-"""Prompt and answer of a training row."""
 BYTES_PER_CALL = 500
 """Of one proposal, critique or vote: in its trace, as it is judged, and in what is remembered of it."""
 BYTES_PER_PROBLEM = 2000
@@ -127,8 +126,8 @@ def plan_generation(config: RunConfig, problems: Problems, rates: Rates, number:
     drawn = sum(len(problems.of(split)) for split in Split) * BYTES_PER_PROBLEM if is_drawn else 0
     first = [StagePlan(stage="start engines", seconds=rates.start_s)] if number == 0 else []
     stages = [
-        *first,
         StagePlan(stage="draw problems" if number == 0 else f"{name} problems", disk_bytes=drawn),
+        *first,
         _proposals(rates, f"{name} harvest", train, seats, config.harvest.samples_per_member),
         _councils(config, rates, f"{name} councils", councils),
         _probe(config, rates, f"{name} emergence", councils),
@@ -136,6 +135,7 @@ def plan_generation(config: RunConfig, problems: Problems, rates: Rates, number:
         *_dev(config, problems, rates, name, bred),
         *([_training(config, rates, train, number, "placebo training", placebos)] if placebos else []),
         *_gate(config, problems, rates, number, bred),
+        *_again(config, problems, rates, name, bred),
         *_helpers(config, problems, rates, number, bred),
     ]
     return [*stages, *_panel(config, rates, f"{name} panel", stages)]
@@ -153,7 +153,7 @@ def plan_assessment(
     config: RunConfig, problems: Sequence[Asked], num_samples: int, num_councils: int, rates: Rates | None = None
 ) -> tuple[StagePlan, ...]:
     """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on the first problems."""
-    rates, seats = rates or Rates(), len(base_seats(config))
+    rates, seats = rates or assumed_for(config).rates, len(base_seats(config))
     stages = [
         StagePlan(stage="start engines", seconds=rates.start_s),
         _proposals(rates, "proposals", problems, seats, num_samples),
@@ -168,7 +168,7 @@ def _training(
 ) -> StagePlan:
     """These jobs of a generation, one after the other; simulated ones take no time worth planning."""
     sizes = sizes_of(config)
-    tokens = rows_trained(recipes, config, train, number) * TOKENS_PER_ROW
+    tokens = rows_trained(recipes, config, train, number) * _tokens_per_row(config, rates, train)
     return StagePlan(
         stage=f"generation {number} {name}",
         trained_tokens=round(tokens),
@@ -176,6 +176,13 @@ def _training(
         passing_bytes=bytes_in_passing(config, recipes, sizes),
         seconds=tokens / rates.trained_tokens_per_s if config.training.kind == "lora" else 1.0,
     )
+
+
+def _tokens_per_row(config: RunConfig, rates: Rates, train: Sequence[Asked]) -> float:
+    """Of a training row: a prompt as harvests ask it and an answer, mean over these problems."""
+    mean = sum(rates.prompt(problem.task) + rates.answer(problem) for problem in train) / max(1, len(train))
+    training = config.training
+    return min(mean, training.max_length) if isinstance(training, LoraTraining) else mean
 
 
 def _probe(config: RunConfig, rates: Rates, stage: str, councils: Sequence[Asked]) -> StagePlan:
@@ -187,11 +194,11 @@ def _probe(config: RunConfig, rates: Rates, stage: str, councils: Sequence[Asked
 
 
 def _dev(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: Bred) -> list[StagePlan]:
-    """Seats on all problems, candidates screened and halved, the winner again on those that were kept."""
+    """Seats on all problems, candidates screened and halved."""
     from evolve.gates.halving import plan_halving
 
     settings, seats = config.evaluation, len(base_seats(config))
-    choosing, kept = _divided(config, problems)
+    choosing, _ = _divided(config, problems)
     k, count = settings.dev_samples_per_member, bred.num_contenders
     stages = [_proposals(rates, f"{name} dev seats", choosing, seats, k)]
     if not choosing or not count:
@@ -205,10 +212,16 @@ def _dev(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: B
             stages.append(_proposals(rates, f"{name} dev rung {rung}", choosing[seen:stop], left, k))
             seen = stop
         left = min(left, survivors)
-    if kept:
-        again = _proposals(rates, f"{name} dev again", kept, seats + 1, k)
-        stages.append(again)
     return stages
+
+
+def _again(config: RunConfig, problems: Problems, rates: Rates, name: str, bred: Bred) -> list[StagePlan]:
+    """The winner measured on DEV problems that chose nobody."""
+    choosing, kept = _divided(config, problems)
+    if not (choosing and bred.num_contenders and kept):
+        return []
+    k = config.evaluation.dev_samples_per_member
+    return [_proposals(rates, f"{name} dev again", kept, len(base_seats(config)) + 1, k)]
 
 
 def _divided(config: RunConfig, problems: Problems) -> tuple[Sequence[Asked], Sequence[Asked]]:
@@ -282,7 +295,7 @@ def _audit(config: RunConfig, problems: Problems, rates: Rates, num_generations:
     tries += [_proposals(rates, "tune audit", tuned, members * cold, 1)]
     draws = [
         _proposals(rates, "audit proposals", items, members, k),
-        _proposals(rates, "audit proposals", items, bests, k * (seats - 1)),
+        _unread(_proposals(rates, "audit proposals", items, bests, k * (seats - 1)), rates),
     ]
     draws += [_proposals(rates, "audit proposals", items, members, 1)] if cold and warm else []
     return [
@@ -332,6 +345,12 @@ def _panel(config: RunConfig, rates: Rates, stage: str, stages: Sequence[StagePl
             seconds=rates.council_pace * plain_seconds(read, num_calls),
         )
     ]
+
+
+def _unread(stage: StagePlan, rates: Rates) -> StagePlan:
+    """The same draws where they come with others of the same members, whose prompts are read for all of them."""
+    seconds = rates.proposal_pace * plain_seconds(0, stage.output_tokens)
+    return stage.model_copy(update={"prompt_tokens": 0, "seconds": seconds})
 
 
 def _together(stages: Sequence[StagePlan]) -> StagePlan:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
 
 from evolve.config import ConfigError, MeshConfig, RunConfig, load_config
+from evolve.planning.machine import TIMED_CORES, Arithmetic, Machine, machine_of
 from evolve.problems.config import FileProblems
 from evolve.problems.sealed import Asked
-from evolve.progress import StageTime, read_times
+from evolve.progress import StageTime, is_training, read_times
 from evolve.run_files import CONFIG
 from evolve.training.job import REPORT_NAME, TrainingReport
 from memory.ledger import read_record
@@ -23,13 +25,16 @@ from serving.traces import read_traces
 TYPICAL_ANSWER_SHARE = 0.5
 """Share of `max_tokens` a first proposal takes on average; answers mostly stop long before the limit."""
 TOKENS_PER_CHARACTER, TOKENS_PER_TURN = 1 / 3, 6.0
-"""Of a prompt, chat template included: between what the two quickstart models take for words and for digits."""
+"""Of a prompt, chat template included: the yardstick that `Rates.prompt_scale` is told against. The harvests of the
+quickstart and of the experiment had 0.83 and 0.88 of it."""
 OUTPUT_TOKENS_PER_S, PROMPT_TOKENS_PER_S = 110.0, 600.0
-"""Over all engines together, on 2 CPU cores with models of 135M and 270M weights."""
+"""Over all engines together: the yardstick that a pace is told against."""
 ASSESSMENT = "assessment.json"
 LEAST_SECONDS = 1.0
 """Stages that took less are timed too roughly to go by."""
 ASSUMED = "assumed from models of 135M and 270M weights on 2 CPU cores"
+UNLIKE = 10.0
+"""How many times longer or shorter a run may take whose models or machine are unlike all that were timed."""
 SIMULATED = "those of simulated engines"
 
 
@@ -39,22 +44,27 @@ def plain_seconds(prompt_tokens: float, output_tokens: float) -> float:
 
 
 class Rates(Record):
-    """What the machine manages and the members say; the defaults are 2 CPU cores with engines of 135M and 270M."""
+    """What the machine manages and the members say.
+
+    The defaults are the quickstart's two models on 2 CPU cores in float32: seed 7 took 25.7 minutes on AVX2 before
+    placebos were trained, 37,418 output tokens and 24.6 TFLOP of training, which is some 2.1 times what the run of
+    `AMX_RATES` took for as much. Its stages were not kept: engines and training are taken to be slower by the same.
+    """
 
     proposal_pace: float = Field(
-        default=1.0, gt=0, description="seconds of first proposals against 110 output and 600 prompt tokens a second"
+        default=0.65, gt=0, description="seconds of first proposals against 110 output and 600 prompt tokens a second"
     )
     council_pace: float = Field(
-        default=1.0, gt=0, description="the same of councils and panels, whose prompts are long"
+        default=0.65, gt=0, description="the same of councils and panels, whose prompts are long"
     )
     trained_tokens_per_s: float = Field(default=200.0, gt=0, description="all jobs of a generation together")
-    start_s: float = Field(default=120.0, ge=0, description="starting all engines")
+    start_s: float = Field(default=150.0, ge=0, description="starting all engines")
     tokens_per_answer: float | None = Field(
         default=None, gt=0, description="of one first proposal, if measured; None: a share of its limit"
     )
     tokens_per_critique: float | None = Field(default=None, gt=0, description="if measured; None: its limit")
     prompt_scale: float = Field(
-        default=1.0, gt=0, description="prompt tokens against a third of a token a character and six a turn"
+        default=0.86, gt=0, description="prompt tokens against a third of a token a character and six a turn"
     )
     tokens_per_talk_prompt: float = Field(
         default=115.0, gt=0, description="of a call after the first proposals: critique, revision or vote"
@@ -70,6 +80,12 @@ class Rates(Record):
         return self.prompt_scale * _plain_prompt(task)
 
 
+AMX_RATES = Rates(proposal_pace=0.33, council_pace=0.34, trained_tokens_per_s=400.0)
+"""The same models on 2 cores with AMX, in bfloat16: between the quickstart's run in a fresh clone (18.7 minutes: paces
+of 0.29 and 0.31, 476 and 507 trained tokens a second, engines up in 142 s) and the experiment of seed 62669 (159
+minutes with other work on the machine: 0.37 and 0.37, 296 to 453, 248 s)."""
+BF16_RATES = Rates(proposal_pace=0.46, council_pace=0.47, trained_tokens_per_s=280.0)
+"""bfloat16 without AMX was never timed: halfway between the two, by ratio."""
 SIMULATED_RATES = Rates(
     proposal_pace=0.05,
     council_pace=0.015,
@@ -89,10 +105,23 @@ class Basis(Record):
     source: str = Field(default=ASSUMED, description="where they are from, in words")
     is_measured: bool = Field(default=False, description="False: they may be far off for these engines")
     is_training_measured: bool = Field(default=False, description="or only simulated")
+    spread: float = Field(
+        default=1.0, ge=1, description="how many times longer or shorter what engines do may take; 1: it was measured"
+    )
+    training_spread: float = Field(default=1.0, ge=1, description="the same of training")
     accuracy: float | None = Field(default=None, description="of the mesh's vote on these tasks; None: not measured")
     discordance: float | None = Field(
         default=None, description="share of items on which two votes differ; None: not measured"
     )
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether any of the time is not known from measuring."""
+        return max(self.spread, self.training_spread) > 1.0
+
+    def spread_of(self, stage: str) -> float:
+        """How many times longer or shorter a stage of this name may take."""
+        return self.training_spread if is_training(stage) else self.spread
 
     @property
     def sentence(self) -> str:
@@ -100,19 +129,46 @@ class Basis(Record):
         if self.source == SIMULATED:
             return "Speeds are those of simulated engines: they say nothing about models."
         if not self.is_measured:
+            unlike = ", and these models or this machine are unlike those" if self.spread >= UNLIKE else ""
             return (
-                f"Speeds are {self.source}: with other models or machines, hours and money are guesses until "
-                "`evomesh assess` or a run has measured yours (--measured PATH)."
+                f"Speeds are {self.source}{unlike}: hours and money are guesses until `evomesh assess` or a run has "
+                "measured yours (--measured PATH)."
             )
         training = "" if self.is_training_measured else f"; that of training is {ASSUMED}"
         return f"Speeds are {self.source}{training}."
 
 
-def assumed_for(config: MeshConfig) -> Basis:
-    """What is known without measuring."""
+class _Known(NamedTuple):
+    """What was timed with one arithmetic."""
+
+    rates: Rates
+    words: str
+    spread: float
+    """By these rates the quickstart takes 24 minutes on AMX and the experiment of seed 62669 140; they took 18.7 and
+    159, and an older quickstart 24.4. Without AMX there is one run to go by, or none."""
+
+
+_KNOWN: Mapping[Arithmetic, _Known] = {
+    "amx": _Known(AMX_RATES, "with AMX", 1.5),
+    "bf16": _Known(BF16_RATES, "with bfloat16 instructions, between those with AMX and those in float32", 2.5),
+    "float32": _Known(Rates(), "in float32", 2.0),
+}
+OTHER_CORES = 3.0
+"""Least spread where there are more or fewer cores than were timed: nobody knows what engines make of them."""
+
+
+def assumed_for(config: MeshConfig, machine: Machine | None = None) -> Basis:
+    """What is known without measuring. `machine`: of the engines; None: the one that `machine_of` finds."""
     if _is_simulated(config):
         return Basis(rates=SIMULATED_RATES, source=SIMULATED)
-    return Basis()
+    machine = machine_of(config) if machine is None else machine
+    if machine.arithmetic is None:
+        return Basis(spread=UNLIKE, training_spread=UNLIKE)
+    known = _KNOWN[machine.arithmetic]
+    spread = known.spread if machine.num_cores == TIMED_CORES else max(known.spread, OTHER_CORES)
+    if not machine.has_timed_models:
+        spread = UNLIKE
+    return Basis(rates=known.rates, source=f"{ASSUMED} {known.words}", spread=spread, training_spread=spread)
 
 
 def basis_for(config: MeshConfig, measured: Path | None = None) -> Basis:
@@ -219,6 +275,7 @@ def _assessed(path: Path, config: MeshConfig, *, same: bool = False) -> Basis | 
         source=f"those of the assessment in {file.parent}",
         is_measured=True,
         is_training_measured=_is_simulated(config),
+        training_spread=assumed_for(config).training_spread,
         accuracy=found.findings.mesh.mean if is_of_these and found.findings.num_items else None,
         discordance=found.findings.discordance if is_of_these else None,
     )
@@ -231,7 +288,8 @@ def _ran(directory: Path, config: MeshConfig) -> Basis | None:
     if not times or not harvest.is_file():
         return None
     talks = list(read_traces(councils)) if councils.is_file() else []
-    rates = rates_from(assumed_for(config).rates, times, list(read_traces(harvest)), talks)
+    assumed = assumed_for(config)
+    rates = rates_from(assumed.rates, times, list(read_traces(harvest)), talks)
     trained = _trained_per_s(directory, times)
     if trained is not None:
         rates = rates.model_copy(update={"trained_tokens_per_s": trained})
@@ -240,12 +298,13 @@ def _ran(directory: Path, config: MeshConfig) -> Basis | None:
         source=f"those of the run in {directory}",
         is_measured=True,
         is_training_measured=trained is not None or _is_simulated(config),
+        training_spread=assumed.training_spread if trained is None else 1.0,
     )
 
 
 def _trained_per_s(directory: Path, times: Iterable[StageTime]) -> float | None:
     """Tokens over the whole time of training stages, loading included; None: nothing was trained for a second."""
-    seconds = math.fsum(one.seconds for one in times if one.stage.endswith(" training"))
+    seconds = math.fsum(one.seconds for one in times if is_training(one.stage))
     reports = [read_record(path, TrainingReport) for path in directory.glob(f"generation-*/training/*/{REPORT_NAME}")]
     tokens = sum(report.trained_tokens for report in reports)
     return tokens / seconds if tokens and seconds > LEAST_SECONDS else None

@@ -19,6 +19,7 @@ from evolve.config import ConfigError, RunConfig
 from evolve.planning.disk import BaseSize, sizes_of
 from evolve.planning.doctor import list_gpus, memory_limit_bytes
 from evolve.planning.doctor_placement import this_machine
+from evolve.planning.machine import BF16_FLAGS, cpu_flags
 from evolve.training.config import LoraTraining
 from memory.types import Record
 from serving.config import SleepingEngines, VllmSpec
@@ -29,8 +30,6 @@ ADAPTER_BYTES = 16
 """Of a trained weight: itself, its gradient and AdamW's two moments, in float32."""
 ACTIVATION_BYTES = 4
 """Of each input and output of an adapted matrix and each token: what autograd keeps was measured at 3.8 to 5.2."""
-BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-"""What a CPU that multiplies bfloat16 has, see `evolve.training.train.fastest_dtype`."""
 
 
 class Room(Record):
@@ -112,7 +111,11 @@ def room_of(config: RunConfig) -> Room | None:
         num_bytes = this_machine(list_gpus()).gpu_bytes
         return None if num_bytes is None else Room(device="gpu", num_bytes=num_bytes, has_bf16=True)
     taken = engine_bytes(config)
-    return Room(device="machine", num_bytes=max(0, memory_limit_bytes() - taken), has_bf16=_cpu_has_bf16())
+    return Room(
+        device="machine",
+        num_bytes=max(0, memory_limit_bytes() - taken),
+        has_bf16=bool(cpu_flags(Path("/proc/cpuinfo")) & BF16_FLAGS),
+    )
 
 
 def engine_bytes(config: RunConfig) -> int:
@@ -124,10 +127,6 @@ def engine_bytes(config: RunConfig) -> int:
 
 def _weights(size: BaseSize | None) -> int:
     return 0 if size is None else 2 * size.num_weights
-
-
-def _cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    return cpuinfo.exists() and not BF16_FLAGS.isdisjoint(cpuinfo.read_text().split())
 
 
 def _gib(num_bytes: int) -> str:

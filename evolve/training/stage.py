@@ -13,7 +13,8 @@ from evolve.lab import Lab
 from evolve.learning.recipe_rows import PreferenceRow, TrainingRow
 from evolve.learning.recipes import Recipe
 from evolve.seats import member_on
-from evolve.training.job import ParentAdapter, TrainingJob, TrainingProgress, TrainingReport, finished_report
+from evolve.training.job import ParentAdapter, TrainingJob, TrainingReport, finished_report
+from evolve.training.steps import StepsDone
 from evolve.training.store import TrainingStore
 from evolve.training.train_here import train_or_say_why
 from memory.types import Record
@@ -85,8 +86,9 @@ async def train_jobs(
             return Trained(reports=())
         async with lab.training_room() as places:  # training shares the cluster that the engines stand on
             with lab.timed(stage):
-                lab.observer.stage(stage, 100 * len(jobs))
-                found = await _train(lab, jobs, places, None if places else on_report)
+                steps = StepsDone(jobs, lab.observer.advance)
+                lab.observer.stage(stage, steps.total, "step")
+                found = await _train(lab, jobs, places, steps, None if places else on_report)
         return Trained(reports=tuple(map(_lasting, found)))
 
     reports = (await lab.journal.record(name, [job.digest for job in jobs], Trained, work)).reports
@@ -235,31 +237,27 @@ class HeadStart:
 
 
 async def _train(
-    lab: Lab, jobs: Sequence[TrainingJob], places: tuple[GpuPlace, ...], on_report: OnReport | None
+    lab: Lab, jobs: Sequence[TrainingJob], places: tuple[GpuPlace, ...], steps: StepsDone, on_report: OnReport | None
 ) -> list[TrainingReport]:
+    def ended(report: TrainingReport) -> None:
+        steps.ended(report)
+        if on_report is not None:
+            on_report(report)
+
     if lab.config.training.kind == "scripted":
-        return [await _train_light(lab, job, on_report) for job in jobs]
+        return [await _train_light(job, ended) for job in jobs]
     from evolve.training.workers import run_jobs  # Ray takes seconds to import; a simulation does without
-
-    shares: dict[str, int] = {}
-
-    def hear(progress: TrainingProgress) -> None:
-        percent = 100 * progress.step // max(1, progress.num_steps)
-        lab.observer.advance(percent - shares.get(progress.recipe, 0))
-        shares[progress.recipe] = percent
 
     workers = lab.config.workers
     store = None if workers.store is None else TrainingStore(workers.store)
-    return await run_jobs(jobs, workers, hear, places=places, store=store, on_report=on_report)
+    return await run_jobs(jobs, workers, steps.hear, places=places, store=store, on_report=ended)
 
 
-async def _train_light(lab: Lab, job: TrainingJob, on_report: OnReport | None) -> TrainingReport:
+async def _train_light(job: TrainingJob, on_report: OnReport) -> TrainingReport:
     report = finished_report(job)
     if report is None:
         report = await asyncio.to_thread(train_or_say_why, job)
-    lab.observer.advance(100)
-    if on_report is not None:
-        on_report(report)
+    on_report(report)
     return report
 
 

@@ -34,6 +34,7 @@ from evolve.training.job import TrainingJob, TrainingReport, diverged, publish_r
 from evolve.training.lora_files import TARGET_MODULES, AdapterUnfit, LoraFile
 from evolve.training.pack import TokenPair, TokenRow, rows_per_pass
 from evolve.training.share import Share
+from evolve.training.steps import num_steps
 from evolve.training.tokenise import tokenise, tokenise_pairs
 from evolve.training.trainers import (
     Counts,
@@ -242,16 +243,16 @@ class _Training:
         training, job = self._training, self._job
         longest = max(len(row.token_ids) for row in self._rows)
         at_once = self._at_once(self._rows, training.batch_size, longest)
-        num_steps = _num_steps(len(self._rows), training.batch_size, training.num_epochs, training.max_steps)
+        num_updates = num_steps(len(self._rows), training.batch_size, training.num_epochs, training.max_steps)
         later = self._preference
         num_later = 0
         if later is not None:
-            num_later = _num_steps(len(self._pairs), later.batch_size, later.num_epochs, later.max_steps)
+            num_later = num_steps(len(self._pairs), later.batch_size, later.num_epochs, later.max_steps)
         watch = Watch(job.recipe.name, self._on_progress, after=num_later)
         fresh = None if isinstance(model, PeftModel) else _lora_config(training)
         trainer = PackedSFTTrainer(
             model=model,
-            args=self._arguments(scratch, at_once, training.batch_size, num_steps, training.learning_rate),
+            args=self._arguments(scratch, at_once, training.batch_size, num_updates, training.learning_rate),
             data_collator=self._share.collating(collate),
             train_dataset=Dataset.from_list([row._asdict() for row in self._rows]),
             processing_class=self._base.tokenizer,
@@ -261,7 +262,7 @@ class _Training:
         return self._train(trainer, watch, "rows", keep_last=later is not None)
 
     def _learn_pairs(self, model: PeftModel, settings: PreferenceTraining, scratch: str) -> PeftModel:
-        num_steps = _num_steps(len(self._pairs), settings.batch_size, settings.num_epochs, settings.max_steps)
+        num_updates = num_steps(len(self._pairs), settings.batch_size, settings.num_epochs, settings.max_steps)
         rows = [row for pair in self._pairs for row in (pair.chosen, pair.rejected)]
         longest = max(len(row.token_ids) for row in rows)
         at_once = self._at_once(rows, settings.batch_size, longest, together=2)
@@ -270,7 +271,7 @@ class _Training:
         trainer = PackedPreferenceTrainer(
             settings=settings,
             model=model,
-            args=self._arguments(scratch, at_once, settings.batch_size, num_steps, settings.learning_rate),
+            args=self._arguments(scratch, at_once, settings.batch_size, num_updates, settings.learning_rate),
             data_collator=self._share.collating(collate_pairs),
             train_dataset=Dataset.from_list(examples),
             processing_class=self._base.tokenizer,
@@ -390,11 +391,6 @@ def _lora_config(training: LoraTraining) -> LoraConfig:
         target_modules=TARGET_MODULES,
         task_type="CAUSAL_LM",
     )
-
-
-def _num_steps(num: int, batch_size: int, num_epochs: int, max_steps: int | None) -> int:
-    whole = -(-num // batch_size) * num_epochs
-    return min(max_steps or whole, whole)
 
 
 def _size_of(model: PreTrainedModel) -> ModelSize:

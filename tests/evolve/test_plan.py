@@ -11,7 +11,9 @@ from safetensors.numpy import save_file
 
 from evolve.config import RunConfig
 from evolve.planning.plan import Plan, StagePlan, plan_run
+from evolve.planning.rates import Rates
 from evolve.preflight import draw
+from evolve.problems.splits import Split
 from evolve.progress import Silent, StageTime
 from evolve.run import run
 from memory.ledger import Ledger
@@ -113,6 +115,70 @@ def test_councils_of_critics_are_in_the_plan_by_their_names(tmp_path: Path) -> N
     assert plan.max_output_tokens >= sum(taken.values())
 
 
+def test_stages_are_planned_in_the_order_in_which_a_run_comes_to_them(tmp_path: Path) -> None:
+    class Listening(Silent):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def stage(self, name: str, total: int, unit: str = "") -> None:
+            self.heard.append(name)
+
+    one, observer = config(tmp_path, num_generations=1), Listening()
+    planned = [stage.stage for stage in plan_run(one, draw(one)).stages]
+    asyncio.run(run(one, observer))
+    heard = [name for name in observer.heard if name in planned]
+    assert heard == sorted(heard, key=planned.index)
+    assert heard[:2] == ["draw problems", "start engines"]
+    assert {"generation 0 training", "generation 0 gate", "generation 0 dev again"} <= set(heard)
+
+
+def test_every_stage_counts_as_many_units_as_it_announced(tmp_path: Path) -> None:
+    class Counting(Silent):
+        def __init__(self) -> None:
+            self.announced: list[tuple[str, int, str]] = []
+            self.done: list[int] = []
+
+        def stage(self, name: str, total: int, unit: str = "") -> None:
+            self.announced.append((name, total, unit))
+            self.done.append(0)
+
+        def advance(self, units: int = 1) -> None:
+            self.done[-1] += units
+
+    observer = Counting()
+    asyncio.run(run(config(tmp_path, num_generations=1), observer))
+    counted = [(total, done) for (_, total, unit), done in zip(observer.announced, observer.done, strict=True) if unit]
+    assert [total for total, _ in counted] == [done for _, done in counted]
+    units = {name: unit for name, _, unit in observer.announced}
+    assert units["generation 0 harvest"] == units["generation 0 gate"] == "ask"
+    assert units["generation 0 training"] == "step"
+    assert (units["start engines"], units["judge generation 0 harvest"]) == ("engine", "answer")
+    assert {name for name, unit in units.items() if not unit} == {
+        "draw problems",
+        "check verifiers",
+        "check contamination",
+    }
+
+
+def test_a_row_of_training_is_a_prompt_and_an_answer_and_no_longer_than_training_reads(tmp_path: Path) -> None:
+    plain = with_a_base(tmp_path)
+    tokens = training_of(plain).trained_tokens
+    longer = plan_run(plain, draw(plain), Rates(prompt_scale=10 * Rates().prompt_scale))
+    assert next(s for s in longer.stages if s.stage == "generation 0 training").trained_tokens > 2 * tokens
+    short = with_a_base(tmp_path, max_length=16)
+    assert training_of(short).trained_tokens < tokens
+
+
+def test_a_prompt_of_the_audit_is_read_once_however_often_the_best_answer_it(tmp_path: Path) -> None:
+    one = config(tmp_path, num_generations=1)
+    problems, rates = draw(one), Rates()
+    (audit,) = (stage for stage in plan_run(one, problems, rates).stages if stage.stage == "audit proposals")
+    items = problems.of(Split.AUDIT)
+    once = sum(rates.prompt(item.task) for item in items) * 3  # two seats and a specialist
+    assert audit.prompt_tokens == pytest.approx(once, rel=0.01)
+    assert audit.num_calls == len(items) * (3 + 2) * one.evaluation.audit_samples_per_member
+
+
 def test_more_recipes_and_generations_cost_more(tmp_path: Path) -> None:
     few = config(tmp_path)
     problems = draw(few)
@@ -158,8 +224,9 @@ def test_one_placebo_of_each_engine_is_planned_after_dev_as_large_as_the_dearest
     twin, dearest = training_of(plain, kind="placebo training"), training_of(own)
     assert (twin.trained_tokens, twin.disk_bytes) == (dearest.trained_tokens, dearest.disk_bytes)
     stages = [stage.stage for stage in plan_run(plain, draw(plain)).stages]
-    again, gate = stages.index("generation 0 dev again"), stages.index("generation 0 gate")
-    assert stages[again + 1 : gate] == ["generation 0 placebo training"]
+    placebos = stages.index("generation 0 placebo training")
+    assert stages[placebos - 1].startswith("generation 0 dev ")
+    assert stages[placebos + 1] == "generation 0 gate"
     later = plain.model_copy(
         update={"num_generations": 2, "gate": plain.gate.model_copy(update={"required": ("budget",)})}
     )

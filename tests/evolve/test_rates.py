@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from evolve.cli import app
+from evolve.commands.plan_table import print_plan
 from evolve.config import ConfigError, RunConfig, dump_config
 from evolve.planning.estimate import estimate, estimate_lines
-from evolve.planning.rates import ASSUMED, SIMULATED, Basis, Rates, assumed_for, basis_for, rates_from
+from evolve.planning.rates import ASSUMED, SIMULATED, UNLIKE, Basis, Rates, assumed_for, basis_for, rates_from
 from evolve.preflight import draw
 from evolve.progress import StageTime
 from memory.ledger import publish_json, read_json
@@ -68,14 +71,38 @@ def real_config(directory: Path) -> RunConfig:
 def test_hours_and_money_of_engines_that_nobody_measured_are_said_to_be_guesses(tmp_path: Path) -> None:
     config = real_config(tmp_path)
     basis = basis_for(config)
-    assert (basis.source, basis.is_measured) == (ASSUMED, False)
+    assert basis.source.startswith(ASSUMED)
+    assert (basis.is_measured, basis.spread, basis.training_spread) == (False, UNLIKE, UNLIKE)
     said = " ".join(estimate_lines(config, estimate(config, draw(config), basis)))
     assert "assumed from models of 135M and 270M weights on 2 CPU cores" in said
     assert "hours and money are guesses" in said
+    assert said.startswith("It takes ")
     assert "without the adapters of v, whose weights are not here" in said
     simulated = quick_config(tmp_path)
     assert basis_for(simulated).source == SIMULATED
     assert "say nothing about models" in basis_for(simulated).sentence
+    assert not basis_for(simulated).is_guess
+
+
+def test_what_was_not_measured_is_told_as_a_span_and_what_was_as_one_number(tmp_path: Path) -> None:
+    config = real_config(tmp_path)
+    problems = draw(config)
+    guessed = estimate(config, problems, Basis(spread=2.0, training_spread=3.0))
+    training = sum(stage.seconds for stage in guessed.plan.stages if stage.stage.endswith(" training"))
+    rest = guessed.plan.seconds - training
+    assert (guessed.totals["seconds_low"], guessed.totals["seconds_high"]) == pytest.approx(
+        (rest / 2 + training / 3, rest * 2 + training * 3)
+    )
+    assert guessed.totals["seconds"] == guessed.plan.seconds
+    assert next(estimate_lines(config, guessed)).startswith(f"It takes {guessed.span.words};")
+    out = io.StringIO()
+    print_plan(Console(file=out, width=140), config, guessed)
+    low, high = guessed.span.low / 60, guessed.span.high / 60
+    assert f" {low:.0f} to {high:.0f} " in out.getvalue()
+    known = estimate(config, problems, Basis(is_measured=True, is_training_measured=True))
+    assert known.span.low == pytest.approx(known.plan.seconds)
+    assert known.span.high == pytest.approx(known.plan.seconds)
+    assert "It takes" not in " ".join(estimate_lines(config, known))
 
 
 def test_a_run_goes_by_its_own_times_and_another_by_those_of_a_run_that_is_named(tmp_path: Path) -> None:
@@ -89,6 +116,8 @@ def test_a_run_goes_by_its_own_times_and_another_by_those_of_a_run_that_is_named
     named = basis_for(other, config.run_dir)
     assert named.is_measured
     assert "that of training is assumed" in named.sentence
+    assert (named.spread, named.training_spread) == (1.0, UNLIKE)
+    assert own.spread == own.training_spread == 1.0
     changed = config.model_dump(mode="json")
     changed["serving"]["engines"][0]["skill"] = 0.9
     assert not basis_for(RunConfig.model_validate(changed)).is_measured  # its directory is another mesh's

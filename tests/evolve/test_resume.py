@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from evolve.config import ConfigError, RunConfig
+from evolve.cli import app
+from evolve.config import ConfigError, RunConfig, dump_config
 from evolve.gates.gate_wear import WearLedger
 from evolve.journal import JournalError
 from evolve.progress import Silent
 from evolve.report.data import ReportData
 from evolve.report.view import Facts
-from evolve.run import run
+from evolve.run import check_free, run
 from memory.ledger import AlreadyLocked, exclusive_lock, read_record
 from scripts.kill_run import differences, memory_head
 from tests.evolve.quick_run import ENGINES, quick_config
@@ -170,6 +172,21 @@ def test_second_driver_on_one_run_is_refused(tmp_path: Path) -> None:
     config.run_dir.mkdir()
     with exclusive_lock(config.run_dir / "driver"), pytest.raises(AlreadyLocked):
         asyncio.run(run(config, Silent()))
+
+
+def test_a_run_that_another_process_drives_is_refused_before_anything_is_told_of_it(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(dump_config(config))
+    config.run_dir.mkdir()
+    with exclusive_lock(config.run_dir / "driver"):
+        done = CliRunner().invoke(app, ["evolve", str(path)])
+    assert done.exit_code != 0
+    assert "Plan of" not in done.output
+    assert "is locked by" in done.output + str(done.exception)
+    check_free(config.run_dir)
+    check_free(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_another_configuration_is_refused_on_an_existing_run(tmp_path: Path) -> None:

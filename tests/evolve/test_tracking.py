@@ -86,7 +86,7 @@ def test_a_generation_leaves_its_file_when_it_ends_and_the_finished_run_one_for_
     left: list[set[str]] = []
 
     class Watching(Silent):
-        def stage(self, name: str, total: int) -> None:
+        def stage(self, name: str, total: int, unit: str = "") -> None:
             left.append({path.name.split(".", 4)[4] for path in (tmp_path / "run" / "tensorboard").glob("events*")})
 
     data = asyncio.run(run(config, Watching()))
