@@ -11,8 +11,8 @@ from evolve.progress import is_training
 
 START = "start engines"
 """Held again by every process that drives a run, however often it has ended."""
-TRUST_S = 30.0
-"""Planned seconds of a kind after which what it took counts as much as what was planned."""
+TRUST_S, TRUST_SHARE = 30.0, 0.1
+"""Planned seconds of a kind after which what it took counts as much as the plan; that share of a short plan."""
 
 
 class Outlook:
@@ -33,6 +33,8 @@ class Outlook:
                 if stage != START:
                     del self._ahead[stage]
         self._is_planned = bool(planned)
+        # At least a second: of a plan that has no time at all nothing can be made.
+        self._trust = min(TRUST_S, max(1.0, TRUST_SHARE * math.fsum(map(_middle, planned.values()))))
 
     def begin(self, stage: str) -> None:
         """A stage begins. What was planned before it and has not come will not come: a run may leave stages out."""
@@ -74,8 +76,8 @@ class Outlook:
     def _corrected(self, kind: str, span: Span, now: list[tuple[float, float]]) -> Span:
         seen = [*self._seen[kind], *now]
         planned, took = (math.fsum(column) for column in zip(*seen, strict=True)) if seen else (0.0, 0.0)
-        pace = (took + TRUST_S) / (planned + TRUST_S)
-        doubt = TRUST_S / (planned + TRUST_S)
+        pace = (took + self._trust) / (planned + self._trust)
+        doubt = self._trust / (planned + self._trust)
         return around(pace * _middle(span), _spread(span) ** doubt)
 
 

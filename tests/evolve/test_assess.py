@@ -15,6 +15,7 @@ from evolve.gates.gate import detectable_effect
 from evolve.gates.gate_wear import GateWear, Level, spending
 from evolve.gates.power import Assumed, detectable_conjunction
 from evolve.judging.judge import Judge, Probe
+from evolve.planning.rates import Rates
 from evolve.problems.config import ExactVerifier, NumericVerifier
 from evolve.problems.sealed import sealed
 from evolve.problems.splits import Split
@@ -306,7 +307,8 @@ def test_as_many_items_are_taken_as_fit_into_the_minutes_and_never_one_of_the_ga
         split: tuple(problem(f"{split.value}-{n}") for n in range(200)) for split in Split
     }  # fmt: skip
     problems, config = sealed(ProblemSet(problems=made, report=DrawReport(source="test"))), run_config(tmp_path)
-    counts = [len(choose_items(config, problems, AssessOptions(minutes=minutes))) for minutes in (1.0, 5.0, 15.0, 90.0)]
+    budgets = [AssessOptions(minutes=minutes) for minutes in (1.0, 4.0, 6.0, 90.0)]
+    counts = [len(choose_items(config, problems, options, Rates())) for options in budgets]
     assert counts == sorted(counts)
     assert counts[0] == 1  # the engines alone take longer than a minute; one item is the least there is to say
     assert 30 < counts[1] < counts[2] < 400

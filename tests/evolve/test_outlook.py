@@ -52,6 +52,17 @@ def test_the_stage_under_way_corrects_itself_and_those_of_its_kind() -> None:
     assert left.low == left.high == pytest.approx(pace * (200 + 400))
 
 
+def test_a_short_plan_is_given_up_as_soon_as_it_is_plainly_wrong() -> None:
+    outlook = Outlook({"generation 0 gate": around(20.0, 1.0)})
+    outlook.begin("generation 0 gate")
+    left = outlook.left(100.0, 0.5)
+    assert left is not None
+    assert 80.0 < left.low == left.high < 100.0
+    nothing = Outlook({"generation 0 gate": around(0.0, 1.0)})
+    nothing.begin("generation 0 gate")
+    assert nothing.left(100.0, 0.5) == around(0.0, 1.0)
+
+
 def test_a_stage_of_which_nothing_is_done_yet_only_grows_shorter() -> None:
     outlook = Outlook({"start engines": around(100.0, 1.0), "generation 0 gate": around(50.0, 1.0)})
     outlook.begin("start engines")

@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from evolve.config import RunConfig
+from evolve.learning.recipes import CROSS, OWN
+from evolve.planning.breeding import DISTINCT_SHARE, EXAMPLES_PER_PROBLEM, recipes_trained, rows_of
 from evolve.planning.plan import Plan, StagePlan, plan_run
 from evolve.planning.rates import Rates
 from evolve.preflight import draw
@@ -167,6 +169,19 @@ def test_a_row_of_training_is_a_prompt_and_an_answer_and_no_longer_than_training
     assert next(s for s in longer.stages if s.stage == "generation 0 training").trained_tokens > 2 * tokens
     short = with_a_base(tmp_path, max_length=16)
     assert training_of(short).trained_tokens < tokens
+
+
+def test_of_what_two_families_said_alike_a_recipe_of_both_has_one_row(tmp_path: Path) -> None:
+    plain = config(tmp_path, recipes={"min_rows": 1, "own": True, "cross_family": True})
+    train = draw(plain).of(Split.TRAIN)
+    rows = {
+        recipe.mix: rows_of(recipe, plain, train, 0)
+        for recipe in recipes_trained(plain, train, 0)
+        if not recipe.placebo
+    }
+    own = rows[OWN]
+    assert own == pytest.approx(EXAMPLES_PER_PROBLEM * len(train))
+    assert rows[CROSS] == pytest.approx(2 * own * DISTINCT_SHARE)
 
 
 def test_a_prompt_of_the_audit_is_read_once_however_often_the_best_answer_it(tmp_path: Path) -> None:
