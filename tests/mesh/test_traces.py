@@ -126,7 +126,7 @@ def test_a_transcript_tells_the_story_in_order() -> None:
         "    | say 7",
         "  yan: 8",
         "    | say 8",
-        "First verdict: 8 by plurality of 2 proposals, a tie [8 1, 7 1]",
+        "First verdict: 8 by plurality of 2 proposals, a tie: the earlier seat [8 1, 7 1]",
         "Round 1",
         "  yan reads A: 7 (1, by zoe)",
         "  zoe objects to 8",
