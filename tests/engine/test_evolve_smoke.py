@@ -46,7 +46,9 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReportData]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
-    assert told.pop("estimate") == json.loads((run_dir / "estimate.json").read_text())
+    estimate = told.pop("estimate")
+    assert estimate.pop("totals")["seconds_low"] > 0.0
+    assert estimate == json.loads((run_dir / "estimate.json").read_text())
     return run_dir, ReportData.model_validate(told)
 
 
