@@ -24,7 +24,7 @@ check: setup ## Lint, formatting, types and the architecture test.
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_architecture.py
 
-test: test-unit test-engine ## All tests: first the unit tests (some eight minutes on 2 cores), then the real engines.
+test: test-unit test-engine ## All tests: first the unit tests (some twelve minutes on 2 cores), then the real engines.
 
 test-unit: setup-test ## The unit tests alone.
 	$(BIN)/pytest -n 2 --dist loadfile --durations=10

@@ -27,6 +27,8 @@ from evolve.audit.councils import hold_audit_councils, only_the_council, with_co
 from evolve.audit.draws import Measured, measure_rosters
 from evolve.audit.internalise import Learned
 from evolve.audit.novelty import Internalisation, internalised
+from evolve.audit.probe import Probe, Solved, probe_audit
+from evolve.audit.probe_alone import Asking
 from evolve.audit.tables import before_and_after
 from evolve.audit.tuning import Tuned
 from evolve.audit.verdict import NoveltyVerdict, novelty_or_noise
@@ -107,6 +109,7 @@ class Audit(Record):
     health: tuple[SeatHealth, ...] = Field(default=(), description="collapse alarms and what they rest on")
     learned: tuple[Learned, ...] = Field(default=(), description="tasks only the mesh solved, alone before and after")
     internalised: tuple[Internalisation, ...] = ()
+    probes: tuple[Probe, ...] = Field(default=(), description="what only the mesh solved of AUDIT")
     novelty: NoveltyVerdict
 
 
@@ -152,6 +155,13 @@ async def audit(
         *await internalise.try_audit_tasks(lab, first_seats, last_seats, alone, items, scores.items.clusters, _judge),
     ]
     taken_in = internalised([one.solo for one in learned])
+    by_id: dict[str, Asked] = {problem.task.id: problem for problem in items}
+    asking = Asking({name: one.sampled.way for name, one in measured.tuned.items()}, _judge)
+    sat = {"before": numbered[0][0], "after": numbered[-1][0]}
+    probes = [
+        await probe_audit(lab, sat[label], Solved(group, by_id, pool, right), asking)
+        for label, group in councils.items()
+    ]
     compared = gains(scores.rosters[0], scores.rosters[-1], scores.items, seed=seed)
     encoder = None if lab.memory is None else lab.memory.embedder
     health = seat_health(numbered, pool, items, right, samples)
@@ -175,8 +185,9 @@ async def audit(
         health=health,
         learned=tuple(learned),
         internalised=taken_in,
+        probes=tuple(probes),
         novelty=novelty_or_noise(
-            [one.probe.report for one in rounds if one.probe is not None],
+            [probe.report for probe in (*(one.probe for one in rounds), *probes) if probe is not None],
             taken_in,
             compared,
             [one.health for one in health],

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
 from evolve.audit.novelty import Alone, EmergenceReport, MeshSolution, emergence_report
-from evolve.audit.probe_alone import AskedAlone, Right, ask_alone, is_hit, tokens_of
+from evolve.audit.probe_alone import AskedAlone, Asking, Right, ask_alone, is_hit, tokens_of
 from evolve.audit.probe_bits import Bits, surprise
 from evolve.evaluate import Pool, success_counts
 from evolve.harvest import Harvest
 from evolve.lab import Lab
 from evolve.lineage import Generation
-from evolve.problems.sealed import SplitProblems
+from evolve.problems.sealed import Asked, SplitProblems
 from evolve.problems.splits import Split
-from evolve.problems.types import Problem
 from memory.types import Record
 from mesh.types import Deliberation
 
@@ -27,7 +28,7 @@ class Attempt(Record):
     """One task that was put to the mesh, and what its members do alone."""
 
     solution: MeshSolution
-    alone: tuple[Alone, ...] = Field(description="fresh samples where it was probed, else the harvest's")
+    alone: tuple[Alone, ...] = Field(description="fresh samples where it was probed, else those drawn before")
     counts: tuple[tuple[int, int], ...] = Field(description="(right, drawn) of every member, all samples together")
 
 
@@ -35,12 +36,23 @@ class Probe(Record):
     """Emergence in one generation, with its evidence."""
 
     generation: int
+    source: Literal["train", "audit"] = Field(default="train", description="whose councils these are")
     report: EmergenceReport
     attempts: tuple[Attempt, ...] = ()
     only_mesh: tuple[str, ...] = Field(
-        default=(), description="task ids that the council solved and no member's sample in the harvest"
+        default=(), description="task ids that the council solved and none of the samples that members had drawn before"
     )
     probed: tuple[str, ...] = Field(default=(), description="of these, the ones that members were asked anew")
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Councils on some problems, and what their members had drawn alone before."""
+
+    councils: Sequence[Deliberation]
+    by_id: Mapping[str, Asked]
+    pool: Pool
+    right: Right
 
 
 async def probe_emergence(lab: Lab, generation: Generation, harvest: Harvest, problems: SplitProblems) -> Probe:
@@ -50,21 +62,35 @@ async def probe_emergence(lab: Lab, generation: Generation, harvest: Harvest, pr
     The samples are fresh: the harvest's chose the tasks, and say 0 whatever a member can do.
     """
     by_id = {problem.task.id: problem for problem in problems.of(Split.TRAIN)}
-    right, pool = harvest.judged.lookup(), Pool(harvest.proposals)
-    councils = [council for council in harvest.councils if council.task.id in by_id]
-    counts = {council.task.id: _harvested(council, by_id[council.task.id], pool, right) for council in councils}
+    held = Solved(harvest.councils, by_id, Pool(harvest.proposals), harvest.judged.lookup())
+    number = generation.number
+    return await _probe(lab, held, Asking(), number=number, source="train", stage=f"generation {number} emergence")
+
+
+async def probe_audit(lab: Lab, number: int, held: Solved, asking: Asking) -> Probe:
+    """The same on AUDIT councils of generation `number`: nobody was trained on these, so the last mesh has them too."""
+    return await _probe(lab, held, asking, number=number, source="audit", stage=f"audit emergence {number}")
+
+
+async def _probe(
+    lab: Lab, held: Solved, asking: Asking, *, number: int, source: Literal["train", "audit"], stage: str
+) -> Probe:
+    by_id, right = held.by_id, held.right
+    councils = [council for council in held.councils if council.task.id in by_id]
+    counts = {council.task.id: _drawn(council, by_id[council.task.id], held.pool, right) for council in councils}
     only = [c for c in councils if is_solved(c, right) and not any(hits for hits, _ in counts[c.task.id].values())]
     chosen = _spread(only, lab.config.evaluation.emergence_tasks)
-    asked = await ask_alone(lab, f"generation {generation.number} emergence", chosen, by_id)
+    asked = await ask_alone(lab, stage, chosen, by_id, asking)
     open_yet = [council for council in chosen if not asked.anybody_right(council.task.id)]
-    bits = await surprise(lab, f"surprise-generation-{generation.number}", open_yet, asked)
+    bits = await surprise(lab, _surprise_step(number, source), open_yet, asked)
     probed = {council.task.id for council in chosen}
     attempts = [
         _attempt(c, counts[c.task.id], right, asked if c.task.id in probed else None, bits.get(c.task.id, {}))
         for c in councils
     ]
     return Probe(
-        generation=generation.number,
+        generation=number,
+        source=source,
         report=emergence_report([(a.solution, a.alone) for a in attempts], [a.counts for a in attempts]),
         attempts=tuple(attempts),
         only_mesh=tuple(council.task.id for council in only),
@@ -72,13 +98,17 @@ async def probe_emergence(lab: Lab, generation: Generation, harvest: Harvest, pr
     )
 
 
+def _surprise_step(number: int, source: str) -> str:
+    return f"surprise-generation-{number}" if source == "train" else f"surprise-audit-{number}"
+
+
 def is_solved(council: Deliberation, right: Right) -> bool:
     """Whether its verdict was verified."""
     return is_hit(council.task.id, council.verdict.answer, right)
 
 
-def _harvested(council: Deliberation, problem: Problem, pool: Pool, right: Right) -> Counts:
-    """Each member alone: the harvest's samples and the council's own first proposals."""
+def _drawn(council: Deliberation, problem: Asked, pool: Pool, right: Right) -> Counts:
+    """Each member alone: the samples it had drawn before, and the council's own first proposals."""
     counts = {}
     for member in council.members:
         hits, drawn = success_counts(pool, member, [problem], right)[0]

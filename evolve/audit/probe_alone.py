@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evolve.asks import proposal_asks
+from evolve.audit.draws import SealedJudge
+from evolve.audit.tuning import Way
 from evolve.lab import Ask, Lab
-from evolve.problems.types import Problem
-from mesh.types import Deliberation
+from evolve.problems.sealed import Asked
+from mesh.types import Deliberation, Member
 
 MAX_TOP_UP = 16
 """Times `emergence_samples` drawn at most to match the mesh's tokens: a council's prompts are long, answers short."""
@@ -17,6 +19,17 @@ SPARE = 1.1
 """What is drawn beyond the tokens missing, since samples differ in length."""
 
 Right = Mapping[tuple[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How members are asked alone, and who judges what they say.
+
+    `ways` by member name: who is missing is asked as configured. `judge` None: the problems are open.
+    """
+
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    judge: SealedJudge | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,9 @@ def tokens_of(traces: Iterable[Deliberation]) -> int:
     return sum(usage.prompt_tokens + usage.output_tokens for usage in usages)
 
 
-async def ask_alone(lab: Lab, stage: str, councils: Sequence[Deliberation], by_id: Mapping[str, Problem]) -> AskedAlone:
+async def ask_alone(
+    lab: Lab, stage: str, councils: Sequence[Deliberation], by_id: Mapping[str, Asked], asking: Asking
+) -> AskedAlone:
     """First `emergence_samples` of every member of these councils; then what is missing to the mesh's tokens.
 
     They are as warm as the harvest's: at a lower temperature thirty samples would be a few different ones.
@@ -60,39 +75,53 @@ async def ask_alone(lab: Lab, stage: str, councils: Sequence[Deliberation], by_i
     """
     if not councils:
         return AskedAlone()
-    count, warmth = lab.config.evaluation.emergence_samples, lab.config.harvest.temperature
+    count = lab.config.evaluation.emergence_samples
     asks = [
         ask
         for council in councils
-        for ask in proposal_asks(
-            lab.config, stage, [by_id[council.task.id]], council.members, count, temperature=warmth
-        )
+        for member in council.members
+        for ask in _asks(lab, stage, by_id[council.task.id], member, count, asking)
     ]
-    first = await _draw(lab, stage, asks, by_id)
+    first = await _draw(lab, stage, asks, by_id, asking)
     more = [
         ask
         for council in councils
         if not first.anybody_right(council.task.id)
-        for ask in _top_up(lab, f"{stage} top-up", council, first, by_id)
+        for ask in _top_up(lab, f"{stage} top-up", council, first, by_id, asking)
     ]
-    return _joined(first, await _draw(lab, f"{stage} top-up", more, by_id)) if more else first
+    return _joined(first, await _draw(lab, f"{stage} top-up", more, by_id, asking)) if more else first
 
 
-async def _draw(lab: Lab, stage: str, asks: Sequence[Ask], by_id: Mapping[str, Problem]) -> AskedAlone:
+def _asks(lab: Lab, stage: str, problem: Asked, member: Member, count: int, asking: Asking) -> list[Ask]:
+    warmth = lab.config.harvest.temperature
+    if warmth is None:
+        warmth = lab.config.deliberation.sampling.temperature
+    asks = proposal_asks(lab.config, stage, [problem], [member], count, temperature=warmth)
+    way = asking.ways.get(member.name)
+    if way is None:
+        return asks
+    warm = way.model_copy(update={"temperature": max(warmth, way.temperature)})
+    return [warm.of(ask) for ask in asks]
+
+
+async def _draw(lab: Lab, stage: str, asks: Sequence[Ask], by_id: Mapping[str, Asked], asking: Asking) -> AskedAlone:
     drawn = await lab.hold(stage, lab.directory / "emergence" / f"{stage.replace(' ', '-')}.parquet", asks)
     problems = [by_id[task_id] for task_id in dict.fromkeys(trace.task.id for trace in drawn)]
-    judged = await lab.judge_all(stage, drawn, problems)
+    judged = await (
+        lab.judge_all(stage, drawn, problems) if asking.judge is None else asking.judge(lab, stage, drawn, problems)
+    )
     return AskedAlone({(t.task.id, t.members[0].name): (t,) for t in drawn}, judged.lookup())
 
 
-def _top_up(lab: Lab, stage: str, council: Deliberation, first: AskedAlone, by_id: Mapping[str, Problem]) -> list[Ask]:
+def _top_up(
+    lab: Lab, stage: str, council: Deliberation, first: AskedAlone, by_id: Mapping[str, Asked], asking: Asking
+) -> list[Ask]:
     target, most = tokens_of([council]), MAX_TOP_UP * lab.config.evaluation.emergence_samples
-    asks, warmth = [], lab.config.harvest.temperature
+    asks = []
     for member in council.members:
-        traces = first.of(council.task.id, member.name)
-        count = min(most, samples_missing(traces, target))
+        count = min(most, samples_missing(first.of(council.task.id, member.name), target))
         if count:
-            asks += proposal_asks(lab.config, stage, [by_id[council.task.id]], [member], count, temperature=warmth)
+            asks += _asks(lab, stage, by_id[council.task.id], member, count, asking)
     return asks
 
 

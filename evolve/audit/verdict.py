@@ -35,11 +35,11 @@ def novelty_or_noise(
 ) -> NoveltyVerdict:
     """One answer for the whole run.
 
-    Novelty is claimed only where more tasks were solved by the mesh alone than luck explains, over all generations
+    Novelty is claimed only where more tasks were solved by the mesh alone than luck explains, over all councils
     together. Anything less is "not shown", never "there is none": the interval says how much could have been missed.
 
     Args:
-        reports: of every generation.
+        reports: of every generation's TRAIN councils, and of the AUDIT councils.
         internalised: what later specialists solve alone of it.
         gains: the last generation beside generation 0.
         healths: the seats beside generation 0's.
@@ -58,7 +58,7 @@ def novelty_or_noise(
 
 
 def pooled(reports: Sequence[EmergenceReport]) -> EmergenceReport | None:
-    """All generations as one; luck is their mean, each generation weighing as many tasks as it put to the mesh."""
+    """All of them as one; luck is their mean, each weighing as many tasks as it put to the mesh."""
     attempted = sum(one.num_attempted for one in reports)
     if not reports:
         return None

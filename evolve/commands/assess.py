@@ -6,6 +6,7 @@ import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from evolve.commands.general import OUT, print_json
@@ -107,10 +108,10 @@ def _watched(config: RunConfig, options: AssessOptions) -> Assessment:
     from evolve.commands.console import ConsoleObserver
 
     problems = draw_problems(config.problems, config.seed)
-    for note in problems.report.notes:
-        _say(note)
-    _say(bill_sentence(config, problems, options))
-    with ConsoleObserver(OUT) as observer:
+    before = Console(stderr=True)  # the first thing on standard output is the verdict
+    for told in (*problems.report.notes, bill_sentence(config, problems, options)):
+        before.print(told, highlight=False, markup=False)
+    with ConsoleObserver(before) as observer:
         return asyncio.run(hold_assessment(config, options, observer))
 
 

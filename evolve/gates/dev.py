@@ -262,7 +262,10 @@ async def _stop_broken(
 ) -> dict[str, str]:
     """Candidates that are plainly worse than their engine's seat, or write no language any more, with the reason."""
     count = min(drawing.lab.config.evaluation.screen_items, len(drawing.items))
-    if not count or not contenders:
+    if not contenders:
+        return {}
+    if not count:
+        drawing.lab.observer.say("evaluation.screen_items is 0: nobody looks for candidates that are plainly broken")
         return {}
     await drawing.draw(SCREEN, [c.member for c in contenders.values()], 0, count)
     pool, items, stopped = drawing.pool, drawing.items[:count], {}

@@ -302,6 +302,7 @@ def _audit(config: RunConfig, problems: Problems, rates: Rates, num_generations:
         _together(tries),
         _together(draws),
         *(_councils(config, rates, f"audit councils {label}", sample) for label in ("before", "after")),
+        *(_probe(config, rates, f"audit emergence {number}", sample) for number in (0, num_generations)),
     ]
 
 

@@ -265,7 +265,11 @@ class LifeView(Record):
 
     generation: int = Field(ge=0)
     diversity: DiversityView | None = None
-    emergence: EmergenceView | None = None
+    emergence: EmergenceView | None = Field(default=None, description="on its own TRAIN problems")
+    emergence_audit: EmergenceView | None = Field(
+        default=None, description="on AUDIT problems, which nobody learned from; None: no councils there"
+    )
+    shares: SharesView | None = Field(default=None, description="what each seat adds to its vote on AUDIT")
     health: tuple[HealthView, ...] = ()
 
 
@@ -276,12 +280,12 @@ class CostView(Record):
     seconds: float = Field(default=0.0, description="wall time of its stages")
     training_seconds: float = Field(default=0.0, description="of these, in training")
     engine_seconds: float | None = Field(default=None, description="busy time over all engines; None: not measured")
-    num_engines: int = 0
+    num_engines: int = Field(default=0, description="replicas counted")
     prompt_tokens: int = 0
     output_tokens: int = 0
     trained_tokens: int = 0
     flops: float = Field(default=0.0, description="of training, estimated")
-    money: float | None = Field(default=None, description="at the configured price; None: no price is configured")
+    money: float | None = Field(default=None, description="at the configured prices; None: an engine has none")
 
     @property
     def idle_share(self) -> float | None:
@@ -289,6 +293,17 @@ class CostView(Record):
         if self.engine_seconds is None or self.seconds <= 0.0 or self.num_engines == 0:
             return None
         return min(1.0, max(0.0, 1.0 - self.engine_seconds / (self.seconds * self.num_engines)))
+
+
+class CreditView(Record):
+    """What one member did in one phase of one generation's harvest, as the judge saw it."""
+
+    member: str
+    phase: str = Field(description="propose, revise, critique or vote")
+    num: int = Field(description="critiques that nobody could heed, and votes without a right option, are left out")
+    num_good: int = Field(description="right, or of critiques: fixed a wrong answer or left a right one standing")
+    num_changed: int = Field(description="from wrong to right; 0 for proposals and votes")
+    num_harmed: int = Field(description="from right to wrong; 0 for proposals and votes")
 
 
 class FlowView(Record):
@@ -304,6 +319,8 @@ class FlowView(Record):
     unused: Counts = Field(default=(), description="(reason, rows) of the rest")
     num_pairs: int = Field(default=0, description="preference pairs")
     anchor_share: float | None = Field(default=None, description="share of the used rows that base models wrote")
+    credits: tuple[CreditView, ...] = ()
+    levels: tuple[str, ...] = Field(default=(), description="where each family's levels go next, and why")
 
 
 class ChangedView(Record):
@@ -348,7 +365,7 @@ class EvolutionView(Record):
 
     @property
     def total_money(self) -> float | None:
-        """Sum over generations; None: nothing is priced."""
+        """Sum over generations; None: an engine has no price."""
         priced = [cost.money for cost in self.costs if cost.money is not None]
         return sum(priced) if priced else None
 

@@ -61,7 +61,13 @@ def evolution_parts(data: ReportData) -> Parts:
         "KINDS": KINDS,
         "RIVALS": RIVALS,
         "heat": heat_table(view.heat),
-        "emergence": [(life.generation, life.emergence) for life in view.life if life.emergence is not None],
+        "emergence": [
+            (life.generation, where, found)
+            for life in view.life
+            for where, found in (("TRAIN", life.emergence), ("AUDIT", life.emergence_audit))
+            if found is not None
+        ],
+        "seat_shares": [(life.generation, life.shares) for life in view.life if life.shares is not None],
         "diversity": [(life.generation, life.diversity) for life in view.life if life.diversity is not None],
         "health": [(life.generation, one) for life in view.life for one in life.health],
     }

@@ -12,9 +12,12 @@ from evolve.config import RunConfig
 from evolve.gates.gate import holm
 from evolve.gates.intervals import LEVEL
 from evolve.loop import Round, Run
+from evolve.planning.bill import money_per_hour
+from evolve.problems.curriculum import LevelStep
 from evolve.progress import StageTime, generation_of, merged_times
 from evolve.report.evolution import (
     CostView,
+    CreditView,
     Curve,
     CurveKind,
     CurvePoint,
@@ -29,7 +32,7 @@ from evolve.report.evolution import (
     LifeView,
 )
 from evolve.report.view_changed import changed_views
-from evolve.report.view_gate import aa_view, decision_view
+from evolve.report.view_gate import aa_view, decision_view, shares_view
 from evolve.selection.archive import Archive, heat_map
 from evolve.selection.diversity import Diversity
 from serving.config import prices
@@ -189,14 +192,22 @@ def _lives(run: Run) -> Iterator[LifeView]:
     for found in sorted(run.audit.diversity, key=lambda one: one.source == "audit"):
         diversity[found.generation] = found.diversity
     emergence = {one.generation.number: one.probe.report for one in run.rounds}
-    for number in sorted({*diversity, *emergence, *(one.generation for one in run.audit.health)}):
-        report = emergence.get(number)
+    on_audit = {probe.generation: probe.report for probe in run.audit.probes}
+    shares = {one.generation: shares_view(one.contributions) for one in run.audit.shares}
+    healths = {one.generation for one in run.audit.health}
+    for number in sorted({*diversity, *emergence, *on_audit, *shares, *healths}):
         yield LifeView(
             generation=number,
             diversity=diversity_view(diversity[number]) if number in diversity else None,
-            emergence=None if report is None or report.num_attempted == 0 else emergence_view(report),
+            emergence=_tried(emergence.get(number)),
+            emergence_audit=_tried(on_audit.get(number)),
+            shares=shares.get(number),
             health=tuple(health_view(one.health) for one in run.audit.health if one.generation == number),
         )
+
+
+def _tried(report: EmergenceReport | None) -> EmergenceView | None:
+    return None if report is None or report.num_attempted == 0 else emergence_view(report)
 
 
 def diversity_view(found: Diversity) -> DiversityView:
@@ -259,14 +270,14 @@ def health_view(found: Health) -> HealthView:
 
 
 def costs(config: RunConfig, rounds: Sequence[Round], times: Sequence[StageTime]) -> Iterator[CostView]:
-    """What each generation cost, then what is common to all. Money counts every engine for the whole time."""
+    """What each generation cost, then what is common to all. Money counts every replica for the whole time."""
     merged = list(merged_times(times).values())
     by_generation: dict[int | None, list[StageTime]] = {one.generation.number: [] for one in rounds} | {None: []}
     for item in merged:
         number = generation_of(item.stage)
         by_generation[number if number in by_generation else None].append(item)
     is_measured = any(item.engine_seconds > 0.0 for item in merged)
-    hourly = prices(config.serving)
+    hourly = money_per_hour(config) if len(prices(config.serving)) == len(config.serving.engines) else None
     reports = {one.generation.number: one.reports for one in rounds}
     for number, items in by_generation.items():
         seconds = sum(item.seconds for item in items)
@@ -275,14 +286,14 @@ def costs(config: RunConfig, rounds: Sequence[Round], times: Sequence[StageTime]
             seconds=seconds,
             training_seconds=sum(item.seconds for item in items if item.stage.endswith(_TRAINING)),
             engine_seconds=sum(item.engine_seconds for item in items) if is_measured else None,
-            num_engines=len(config.serving.engines),
+            num_engines=sum(spec.replicas for spec in config.serving.engines),
             prompt_tokens=sum(item.prompt_tokens for item in items),
             output_tokens=sum(item.output_tokens for item in items),
             trained_tokens=sum(report.trained_tokens for report in reports.get(number, ()))
             if number is not None
             else 0,
             flops=sum(report.flops for report in reports.get(number, ())) if number is not None else 0.0,
-            money=seconds / 3600.0 * sum(hourly.values()) if hourly else None,
+            money=None if hourly is None else seconds / 3600.0 * hourly,
         )
 
 
@@ -306,4 +317,13 @@ def flow_view(one: Round) -> FlowView:
         unused=tuple(unused.most_common()),
         num_pairs=len(one.brood.pairs.used),
         anchor_share=accumulated.anchor_share if accumulated.used else None,
+        credits=tuple(
+            CreditView(**{name: getattr(found, name) for name in CreditView.model_fields}) for found in one.brood.phases
+        ),
+        levels=tuple(map(_level, one.levels)),
     )
+
+
+def _level(step: LevelStep) -> str:
+    move = f"stays at level {step.before}" if step.after == step.before else f"moves to level {step.after}"
+    return f"{step.task_type} {move}: {step.reason}"

@@ -31,6 +31,7 @@ from evolve.report.data import (
 from evolve.report.evolution import (
     ChangedView,
     CostView,
+    CreditView,
     Curve,
     CurveKind,
     CurvePoint,
@@ -40,6 +41,8 @@ from evolve.report.evolution import (
     FlowView,
     Gain,
     LifeView,
+    SeatShareView,
+    SharesView,
 )
 from evolve.report.measure import Accuracy
 from evolve.report.view_evolution import diversity_view, health_view, heat_cells, internalised_view
@@ -130,6 +133,12 @@ def evolved(*, gains: tuple[float, ...] = (0.0, 0.028, 0.051, 0.066), is_sick: b
                     num_all=420 * (g + 1), num_used=380 * (g + 1) - 40 * g * g,
                     unused=(("cap per problem", 30 * g), ("anchor share", 20 * g)) if g else (),
                     num_pairs=88, anchor_share=1.0 - 0.28 * g,
+                    credits=tuple(
+                        CreditView(member="smollm2", phase=phase, num=num, num_good=num // 3, num_changed=5 + g,
+                                   num_harmed=3)
+                        for phase, num in (("propose", 1900), ("revise", 48), ("critique", 40))
+                    ),
+                    levels=(f"gcd moves to level {g + 1}: 80% of 240 answers were right",),
                 )
                 for g in range(3)
             ),
@@ -303,8 +312,17 @@ def _life(number: int, is_sick: bool) -> LifeView:
         generation=number,
         diversity=diversity_view(describe(judged)),
         emergence=emergence if number < 3 else None,
+        emergence_audit=emergence.model_copy(update={"num_attempted": 77}) if number in (0, 3) else None,
+        shares=SharesView(
+            accuracy=0.4, coverage=0.61, num_problems=N,
+            members=tuple(
+                SeatShareView(member=engine, value=0.4 / 3, low=0.1, high=0.17, alone=0.3, left_out=0.31,
+                              num_pivotal=40 + number)
+                for engine in _ENGINES
+            ),
+        ),
         health=health,
-    )
+    )  # fmt: skip
 
 
 def _solos() -> list[Solo]:

@@ -264,6 +264,13 @@ def test_a_users_file_is_assessed_end_to_end_and_the_verdict_is_the_first_senten
     assert re.search(r"No two of \d+ tasks are near duplicates", again.stdout)
 
 
+def test_the_first_thing_on_standard_output_is_the_verdict_also_of_a_fresh_look(tmp_path: Path) -> None:
+    done = look(tmp_path, tasks_file(tmp_path, 120), 1.0, 1.0, "--items", "12", "--councils", "0")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("Don't, because ")
+    assert "12 items, " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("ada", "ben", "count", "answer", "words"),
     [

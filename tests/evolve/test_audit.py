@@ -118,6 +118,13 @@ def test_health_diversity_and_shares_are_told_of_every_generation(found: Audit) 
     assert sum(one.value for one in found.shares[0].contributions.members) == pytest.approx(accuracy)
 
 
+def test_what_only_the_mesh_solved_is_asked_of_the_first_and_of_the_last_seats(found: Audit) -> None:
+    assert [(probe.generation, probe.source) for probe in found.probes] == [(0, "audit"), (2, "audit")]
+    for probe, councils in zip(found.probes, (found.before, found.after), strict=True):
+        assert [attempt.solution.task_id for attempt in probe.attempts] == [council.task.id for council in councils]
+    assert found.novelty.kind != "not measured"  # nothing was asked of the members on TRAIN in these rounds
+
+
 def test_an_audit_read_back_is_the_same_record(found: Audit, directory: Path) -> None:
     assert asyncio.run(audited(directory)).model_dump_json() == found.model_dump_json()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,12 @@ from evolve.judging.judge import Judge
 from evolve.lab import Lab
 from evolve.lineage import Generation, Lineage
 from evolve.loop import Run, evolve
+from evolve.problems.config import GymProblems
+from evolve.problems.curriculum import level_of
 from evolve.problems.splits import Split
-from evolve.progress import Silent
+from evolve.progress import Silent, StageTime
+from evolve.report.evolution import CostView
+from evolve.report.view_evolution import costs, flow_view
 from evolve.seats import base_seats
 from memory.types import content_hash
 from mesh.types import Member, Sampling
@@ -364,3 +369,45 @@ def test_a_candidate_whose_texts_are_cut_off_at_the_token_limit_is_stopped_by_th
     stopped = found.rounds[0].selection.dev.stopped
     assert set(stopped) == {"g1-ada-own", "g1-ben-own"}
     assert all("100% of 32 texts are cut off at the token limit" in reason for reason in stopped.values())
+
+
+def test_a_curriculum_moves_the_next_generations_train_problems_and_the_report_says_so(tmp_path: Path) -> None:
+    able = [{**engine, "skill": 0.95} for engine in ENGINES]
+    family = {**GYM["families"][0], "levels": [{"min_terms": 2, "max_terms": 2}, {"min_terms": 4, "max_terms": 4}]}
+    gym = GYM | {
+        "families": [family],
+        "items_per_family": {"train": 12, "dev": 8, "gate": 8, "audit": 4},
+        "curriculum": {"raise_at": 0.6, "min_answers": 4, "review_share": 0.0},
+    }
+    config = config_of(tmp_path, problems=gym, serving={"in_process": True, "engines": able}, gate={"required": []})
+    found = evolved(config)
+    assert [(step.before, step.after) for one in found.rounds for step in one.levels] == [(0, 1), (1, 1)]
+    assert isinstance(config.problems, GymProblems)
+    for one, level in zip(found.rounds, (0, 1), strict=True):
+        assert {level_of(problem, config.problems) for problem in one.problems.of(Split.TRAIN)} == {level}
+    told = flow_view(found.rounds[0]).levels
+    assert len(told) == 1
+    assert re.match(r"chain_sum moves to level 1: \d+% of 96 answers were right", told[0])
+
+
+def test_credit_by_member_and_phase_reaches_the_report(run: Run) -> None:
+    credits = {(one.member, one.phase): one for one in flow_view(run.rounds[0]).credits}
+    assert {("ada", "propose"), ("ben", "propose"), ("ada", "revise"), ("ben", "revise")} <= set(credits)
+    right = run.rounds[0].harvest.judged.lookup()
+    traces = (*run.rounds[0].harvest.proposals, *run.rounds[0].harvest.councils)
+    said = [(trace.task.id, one.answer) for trace in traces for one in trace.round_of(0) if one.member == "ada"]
+    assert credits["ada", "propose"].num_good == sum(right.get(one, False) for one in said)
+
+
+def test_a_reports_money_and_idle_engines_count_every_replica_and_need_every_price(run: Run, config: RunConfig) -> None:
+    times = [StageTime(stage="generation 0 harvest", seconds=1800.0, engine_seconds=900.0)]
+
+    def first(*changes: dict[str, Any]) -> CostView:
+        engines = [{**engine, **change} for engine, change in zip(ENGINES, changes, strict=True)]
+        serving = config.serving.model_validate({"in_process": True, "engines": engines})
+        return next(costs(config.model_copy(update={"serving": serving}), run.rounds, times))
+
+    assert (first({}, {}).money, first({}, {}).num_engines) == (1.0, 2)
+    assert (first({"replicas": 3}, {}).money, first({"replicas": 3}, {}).num_engines) == (2.0, 4)
+    assert first({"replicas": 3}, {}).idle_share == pytest.approx(1 - 900 / (1800 * 4))
+    assert first({"price_per_hour": None}, {}).money is None

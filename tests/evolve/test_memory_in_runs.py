@@ -15,6 +15,7 @@ from evolve.run_memory import open_memory
 from memory.config import MemoryConfig
 from memory.types import Kind
 from serving.traces import read_traces
+from tests.evolve.quick_run import quick_config
 
 
 def small_config(home: Path, **memory: object) -> RunConfig:
@@ -64,6 +65,17 @@ def test_audit_councils_recall_what_train_taught_and_nothing_of_other_splits(fin
                 found = held.get(note.experience_id)
                 assert found is not None
                 assert found.split == "train"
+
+
+def test_councils_at_the_gate_recall_nothing_whatever_is_recalled_elsewhere(tmp_path: Path) -> None:
+    memory = {"embedder": "hashed", "recall_for": ["train", "audit"]}
+    gate = {"councils_per_type": 2, "samples_per_member": 1, "required": [], "aa_every": 0}
+    config = quick_config(tmp_path, memory=memory, gate=gate)
+    asyncio.run(run(config, Silent()))
+    paths = sorted((config.run_dir / "generation-0" / "gate-councils").glob("*.parquet"))
+    councils = [council for path in paths for council in read_traces(path)]
+    assert councils
+    assert not any(council.recalled or council.withheld for council in councils)
 
 
 def test_without_being_asked_to_audits_recall_nothing(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evolve.audit.novelty import MIN_SAMPLES
-from evolve.audit.probe import Probe, probe_emergence
-from evolve.audit.probe_alone import samples_missing
+from evolve.audit.probe import Probe, Solved, probe_audit, probe_emergence
+from evolve.audit.probe_alone import Asking, samples_missing
 from evolve.audit.probe_bits import solution_texts
-from evolve.evaluate import Judgements
+from evolve.audit.tuning import Way
+from evolve.evaluate import Judgements, Pool
 from evolve.harvest import Harvest
+from evolve.lab import Lab
 from evolve.lineage import founders
+from evolve.problems.sealed import Asked
 from memory.types import Evidence
 from mesh.types import Deliberation, Exchange, Member, Message, Outcome, Part, Proposal, Usage, Verdict
 from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
@@ -121,6 +124,31 @@ def test_only_what_talking_alone_solved_is_asked_anew_and_decided(tmp_path: Path
     assert found["train-1"].finding == "not emergent"
     assert "ada alone is right in 1 of 2 samples" in found["train-1"].reasons
     assert probed(tmp_path) == probe
+
+
+def test_audit_councils_are_probed_by_their_own_judge_and_in_the_way_that_is_each_members_best(tmp_path: Path) -> None:
+    asked_of: list[str] = []
+
+    async def judge(lab: Lab, stage: str, drawn: Sequence[Deliberation], items: Sequence[Asked]) -> Judgements:
+        asked_of.extend(f"{stage}: {item.task.id}" for item in items)
+        assert {trace.task.instruction for trace in drawn if trace.members[0].name == "ada"} == {"Only the sum."}
+        assert {trace.task.instruction for trace in drawn if trace.members[0].name == "ben"} != {"Only the sum."}
+        said = {proposal.answer for trace in drawn if trace.members[0].name == "ada" for proposal in trace.proposals}
+        assert len(said) > 1  # at its own way's temperature of 0 all samples would be one
+        return Judgements(outcomes=())
+
+    async def ask() -> Probe:
+        harvest = a_harvest()
+        by_id: dict[str, Asked] = {problem.task.id: problem for problem in TRAIN}
+        held = Solved(harvest.councils, by_id, Pool(harvest.proposals), harvest.judged.lookup())
+        way = Way(temperature=0.0, instruction="Only the sum.")
+        async with small_lab(tmp_path, skills=(0.0, 0.0)) as lab:
+            return await probe_audit(lab, 3, held, Asking({"ada": way}, judge))
+
+    probe = asyncio.run(ask())
+    assert (probe.generation, probe.source, probe.probed) == (3, "audit", ("train-0",))
+    assert set(asked_of) == {"audit emergence 3: train-0", "audit emergence 3 top-up: train-0"}
+    assert (tmp_path / "emergence" / "audit-emergence-3.parquet").is_file()
 
 
 def test_a_task_beyond_the_limit_is_not_measured_rather_than_counted_as_new(tmp_path: Path) -> None:

@@ -238,6 +238,32 @@ def test_gate_decisions_show_every_rival_guard_and_control(page: str) -> None:
     assert "On fresh items: g1-smollm2-own:" in page
 
 
+def test_what_only_the_mesh_solved_is_told_of_train_and_of_audit_which_nobody_learned_from(page: str) -> None:
+    section = page[page.index("What only the mesh solved") :]
+    rows = re.findall(r'<tr><td>(\d)</td><td>(\w+)</td><td class="n">(\d+)</td>', section)
+    assert rows == [(g, s, n) for g, s, n in (
+        ("0", "TRAIN", "24"), ("0", "AUDIT", "77"), ("1", "TRAIN", "24"), ("2", "TRAIN", "24"), ("3", "AUDIT", "77"),
+    )]  # fmt: skip
+
+
+def test_credit_by_member_and_phase_and_the_curriculums_steps_are_shown(page: str) -> None:
+    credit = page[page.index("credit by member and phase") :]
+    found = re.findall(
+        r'<td>smollm2</td><td>(\w+)</td><td class="n">([\d,]+)</td>.*?<td class="n">(\d+|–)</td></tr>', credit
+    )
+    assert found[:3] == [("propose", "1,900", "–"), ("revise", "48", "3"), ("critique", "40", "3")]
+    assert "After generation 1: gcd moves to level 2: 80% of 240 answers were right." in page
+
+
+def test_what_each_seat_adds_on_audit_and_the_archive_by_niche_are_shown(page: str, evolved: ReportData) -> None:
+    shares = page[page.index("What each seat adds to the vote on AUDIT") :]
+    assert "<td>gemma3</td>" in shares
+    assert "43 of 600" in shares  # generation 3
+    niches = page[page.index('id="archive"') :] if 'id="archive"' in page else page
+    for cell in evolved.evolution.heat:
+        assert cell.name in niches
+
+
 def test_lines_of_descent_are_drawn_once_for_each_parent(evolved: ReportData) -> None:
     tree = tree_plot(evolved.generations, evolved.specialists)
     assert tree.count("started from") == 5
