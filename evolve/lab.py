@@ -20,6 +20,7 @@ from evolve.judging.judge import Judge
 from evolve.judging.panel import Authors, Brief, authors_of, is_settled
 from evolve.judging.panel_asking import panel_of, verdicts_on
 from evolve.judging.unchecked import keep_unchecked, unchecked_of
+from evolve.outage import Pulse, failed_in
 from evolve.problems.config import FileProblems, GymProblems
 from evolve.problems.draw import draw_generation, draw_problems
 from evolve.problems.permits import Permit
@@ -90,6 +91,7 @@ class Lab:
         """How free text is judged; None: there is none."""
         self._fleet: Fleet | None = None
         self._loaded: set[tuple[str, str]] = set()
+        self._pulse = Pulse()
         self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
         self._times = Ledger(config.run_dir / "times.jsonl")
         self._timed = {entry.payload["stage"] for entry in self._times.entries() if entry.kind != PART}
@@ -171,7 +173,12 @@ class Lab:
             yield await _places(fleet, engines)
 
     async def hold(self, stage: str, path: Path, asks: Sequence[Ask]) -> list[Deliberation]:
-        """The deliberations of a stage, journalled one by one and sealed at `path`."""
+        """The deliberations of a stage, journalled one by one and sealed at `path`.
+
+        An ask with calls that an engine failed is asked once more. What fails again is data, if the engine lives.
+
+        Raises EngineGone where it does not: the stage stays open, and what was accepted of it is kept.
+        """
         inputs = [content_hash(ask) for ask in asks]
         name = stage.replace(" ", "-")
         if self.journal.is_done(name, inputs):
@@ -184,7 +191,8 @@ class Lab:
         await self.load_adapters(member for ask in asks for member in ask.members)
         self.observer.stage(stage, len(asks), "ask")
         works = [
-            (ask.key, self._ahead.or_else(ask, _holding(ask, fleet, self.job, order))) for order, ask in enumerate(asks)
+            (ask.key, self._ahead.or_else(ask, self._asking(stage, ask, fleet, order)))
+            for order, ask in enumerate(asks)
         ]
         with self._ticking(stage) as seconds:
             held = await self.journal.deliberations(
@@ -193,13 +201,30 @@ class Lab:
             self.note_time(_stage_time(stage, seconds(), held))
         return held
 
+    def _asking(self, stage: str, ask: Ask, fleet: Fleet, order: int) -> Callable[[], Awaitable[Deliberation]]:
+        def lose(held: Deliberation) -> None:
+            self._times.append(PART, _stage_time(stage, 0.0, [held]).model_dump(mode="json"))
+
+        async def work() -> Deliberation:
+            return await self._pulse.asked_twice(
+                _holding(ask, fleet, self.job, order),
+                failed_in,
+                fleet,
+                stage=stage,
+                timeout_s=ask.protocol.call_timeout_s,
+                lost=lose,
+            )
+
+        return work
+
     def _advance(self, _: Deliberation) -> None:
         self.observer.advance()
 
     async def hold_ahead(self, asks: Sequence[Ask]) -> None:
         """Hold what a later step will ask, while something else goes on; the step then takes it as its own.
 
-        Nothing is accepted here, so the order of the journal does not depend on it.
+        Nothing is accepted here, so the order of the journal does not depend on it; nor is anything kept in which a
+        call failed: the step asks that itself.
         """
         fleet = await self.fleet()
         slots = asyncio.Semaphore(self.config.concurrency)
