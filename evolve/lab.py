@@ -15,8 +15,9 @@ from typing import TypeVar
 from evolve.ahead import HeldAhead
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements, answers_of
-from evolve.journal import Journal
+from evolve.journal import Journal, step_id
 from evolve.judging.judge import Judge
+from evolve.judging.kept import Judged, judged_each
 from evolve.judging.panel import Authors, Brief, authors_of, is_settled
 from evolve.judging.panel_asking import panel_of, verdicts_on
 from evolve.judging.unchecked import keep_unchecked, unchecked_of
@@ -50,6 +51,8 @@ from serving.windows import wait_open
 
 _T = TypeVar("_T")
 
+NOTED_S = 5.0
+"""Seconds of judging from which on they are kept: of most verifiers there are fewer."""
 PART_S = 30.0
 """Seconds between two entries that hold a part of a stage's time before it has ended."""
 LOAD = "load "
@@ -250,30 +253,49 @@ class Lab:
     ) -> Judgements:
         """What the judge says of every distinct answer of a stage. GATE and AUDIT problems need their permit.
 
-        Free text goes to the panel first, which leaves out the families that wrote it.
+        Free text goes to the panel first, which leaves out the families that wrote it. Until all are judged, what was
+        judged lies in a ledger in the run's directory, so that a kill costs seconds of it.
 
         Raises SealError: a sealed problem without a permit, or with one for another split.
         """
         by_id = {problem.task.id: problem for problem in problems}
         pairs = answers_of(deliberations)
 
+        keys = sorted({by_id[task_id].key for task_id, _ in pairs})
+        name, inputs = f"judge-{stage}".replace(" ", "-"), {"pairs": pairs, "problems": keys}
+        partial = self.directory / f"{name.replace('/', '-')}.partial.jsonl"
+
         async def work() -> Judgements:
             answers = [(by_id[task_id], answer) for task_id, answer in pairs]
             await self.consult(stage, answers, authors_of(deliberations), permit)
             self.observer.stage(f"judge {stage}", len(pairs), "answer")
-            outcomes = []
-            for problem, answer in answers:
-                outcomes.append(self._judged(problem, answer, permit))
-                self.observer.advance()
-            unchecked = unchecked_of(stage, outcomes, self.judge.reason_of)
+
+            def judge(place: int) -> Judged:
+                outcome = self._judged(*answers[place], permit)
+                return Judged(outcome=outcome, reason=self.judge.reason_of(outcome))
+
+            with self._judging(stage):
+                judged = await judged_each(partial, step_id(name, inputs), pairs, judge, self.observer.advance)
+            reasons = {(one.outcome.task_id, one.outcome.answer): one.reason for one in judged}
+            outcomes = tuple(one.outcome for one in judged)
+            unchecked = unchecked_of(stage, outcomes, lambda one: reasons[one.task_id, one.answer])
             if unchecked.groups:
                 self.observer.say(unchecked.sentence)
             keep_unchecked(self.directory, unchecked)
-            return Judgements(outcomes=tuple(outcomes))
+            return Judgements(outcomes=outcomes)
 
-        keys = sorted({by_id[task_id].key for task_id, _ in pairs})
-        name = f"judge-{stage}".replace(" ", "-")
-        return await self.journal.record(name, {"pairs": pairs, "problems": keys}, Judgements, work)
+        found = await self.journal.record(name, inputs, Judgements, work)
+        partial.unlink(missing_ok=True)
+        return found
+
+    @contextmanager
+    def _judging(self, stage: str) -> Iterator[None]:
+        """Keep the time of judging beside that of its stage, where it is worth a word: a budget counts both."""
+        name = stage if stage in self._timed else f"judge {stage}"
+        with self._ticking(name) as seconds:
+            yield
+            if seconds() >= NOTED_S:
+                self._times.append(PART, StageTime(stage=name, seconds=seconds()).model_dump(mode="json"))
 
     async def consult(
         self,
