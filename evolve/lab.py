@@ -94,7 +94,8 @@ class Lab:
         """How free text is judged; None: there is none."""
         self._fleet: Fleet | None = None
         self._loaded: set[tuple[str, str]] = set()
-        self._pulse = Pulse()
+        self.pulse = Pulse()
+        """Asks again where calls failed, and stops at an engine that is gone."""
         self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
         self._times = Ledger(config.run_dir / "times.jsonl")
         self._timed = {entry.payload["stage"] for entry in self._times.entries() if entry.kind != PART}
@@ -209,7 +210,7 @@ class Lab:
             self._times.append(PART, _stage_time(stage, 0.0, [held]).model_dump(mode="json"))
 
         async def work() -> Deliberation:
-            return await self._pulse.asked_twice(
+            return await self.pulse.asked_twice(
                 _holding(ask, fleet, self.job, order),
                 failed_in,
                 fleet,

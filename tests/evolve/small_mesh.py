@@ -115,11 +115,21 @@ class Frail(ScriptedEngine):
         self, member: Member, messages: Sequence[Message], sampling: Sampling, *, rank: int = 0
     ) -> tuple[tuple[Completion, ...], int]:
         """As `ScriptedEngine.complete`, but for what it fails."""
+        self._note(member, messages)
+        return await super().complete(member, messages, sampling, rank=rank)
+
+    async def choose(
+        self, member: Member, messages: Sequence[Message], labels: Sequence[str], *, rank: int = 0
+    ) -> tuple[float, ...]:
+        """As `ScriptedEngine.choose`, but for what it fails."""
+        self._note(member, messages)
+        return await super().choose(member, messages, labels, rank=rank)
+
+    def _note(self, member: Member, messages: Sequence[Message]) -> None:
         prompt = "\n".join(message.text for message in messages)
         self.asked.append(prompt)
         if self.fails(member, prompt):
             raise EngineError(f"engine {self.spec.name!r}: the device fell off the bus")
-        return await super().complete(member, messages, sampling, rank=rank)
 
 
 class _LabOn(Lab):

@@ -10,8 +10,11 @@ import pytest
 from evolve.asks import proposal_asks
 from evolve.commands.codes import code_of
 from evolve.journal import timeless
+from evolve.judging.panel import Brief, PanelVerdict
+from evolve.judging.panel_asking import verdicts_on
 from evolve.lab import Lab
 from evolve.outage import EngineGone, Pulse, engine_failures
+from evolve.problems.config import FileProblems, PanelVerifier
 from memory.ledger import Ledger
 from mesh.budget import Budget
 from mesh.engine import EngineError
@@ -172,3 +175,35 @@ def test_what_a_budget_left_undone_is_asked_once_and_accepted(tmp_path: Path) ->
     assert found.failures
     assert engine_failures(found) == []
     assert len(ada.asked) <= 1
+
+
+def panel_says(directory: Path, ben: Frail, *, num_answers: int) -> dict[tuple[str, str], PanelVerdict]:
+    """What Ben makes of as many answers of Ada's."""
+    rule = PanelVerifier(num_judges=1)
+    free = FileProblems(path=directory / "unused.jsonl", verifier=rule, answer_kind="free")
+    config = small_config(directory).model_copy(update={"problems": free, "concurrency": 1})
+    briefs = [
+        Brief(task_id=f"t{n}", question=f"Why {n}?", reference="because", criteria="") for n in range(num_answers)
+    ]
+
+    async def work() -> dict[tuple[str, str], PanelVerdict]:
+        async with lab_of(config, {"ada": sound(ADA), "ben": ben}) as lab:
+            return await verdicts_on(lab, "harvest", [(brief, "it is so", ("alpha",)) for brief in briefs])
+
+    return asyncio.run(work())
+
+
+def test_a_judge_whose_engine_dies_ends_the_panel_and_is_not_taken_for_silent(tmp_path: Path) -> None:
+    ben = sound(BEN)
+    ben.fails = lambda _, prompt: "What is 1 + 1?" in prompt or "Why 0?" not in prompt
+    with pytest.raises(EngineGone, match=r"engine 'ben' answers nothing any more.*harvest panel ended"):
+        panel_says(tmp_path, ben, num_answers=3)
+    [entry] = Ledger(tmp_path / "harvest-panel.partial.jsonl", readonly=True).entries()
+    assert entry.payload["heard"]["ballots"]
+    verdicts = panel_says(tmp_path, sound(BEN), num_answers=3)
+    assert [one.right is None for one in verdicts.values()] == [False] * 3
+
+
+def test_what_a_living_judge_cannot_judge_is_left_unjudged_as_ever(tmp_path: Path) -> None:
+    verdicts = panel_says(tmp_path, Frail(BEN, lambda _, prompt: "Why 1?" in prompt), num_answers=3)
+    assert [one.right is None for one in verdicts.values()] == [False, True, False]
