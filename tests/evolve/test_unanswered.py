@@ -102,3 +102,21 @@ def test_councils_beside_the_vote_do_without_such_problems_too(tmp_path: Path, s
     assert held.council is not None
     assert (held.council.test.n, held.council.num_left_out) == (1, 1)
     assert "; 1 more left out, since calls failed" in held.council.sentence
+
+
+@pytest.mark.parametrize(("places", "num_left_out"), [((0,), 1), ((0, 1), None)])
+def test_where_councils_decide_they_do_without_such_problems_up_to_the_same_limit(
+    tmp_path: Path, places: tuple[int, ...], num_left_out: int | None
+) -> None:
+    asked = about(*places)
+    helper = Arrangement(name="clever", seats=(CLEVER, BEN), candidates=("clever",), endpoint="council")
+    held = gate_held(
+        tmp_path, lambda member, prompt: member.name == "clever" and asked(prompt), councils=12, finalist=helper
+    )
+    if num_left_out is None:
+        assert held.record is None
+        assert "clever in councils: calls about 2 of 24 problems failed" in held.reason
+    else:
+        assert held.record is not None
+        result = next(one for one in held.record.results if one.name == "clever")
+        assert (result.num_left_out, result.versus[0].test.n) == (num_left_out, NUM_GATE - num_left_out)
