@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from evolve.outage import engine_failures
 from memory.ledger import Ledger
 from memory.types import Record, content_hash
 from mesh.types import Deliberation
@@ -28,10 +29,15 @@ class HeldAhead:
         return len(self._held)
 
     async def hold(self, ask: Record, work: Callable[[], Awaitable[Deliberation]]) -> None:
-        """Hold what `ask` asks, by `work`, unless that was done; kept durably. Raises what `work` raises."""
+        """Hold what `ask` asks, by `work`, unless that was done; kept durably, unless an engine failed a call.
+
+        Raises what `work` raises.
+        """
         key = content_hash(ask)
         if key not in self._held:
             deliberation = await work()
+            if engine_failures(deliberation):
+                return
             payload = {"ask": key, "deliberation": deliberation.model_dump(mode="json")}
             if self._ledger is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)

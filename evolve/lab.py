@@ -15,11 +15,13 @@ from typing import TypeVar
 from evolve.ahead import HeldAhead
 from evolve.config import RunConfig
 from evolve.evaluate import Judgements, answers_of
-from evolve.journal import Journal
+from evolve.journal import Journal, step_id
 from evolve.judging.judge import Judge
+from evolve.judging.kept import Judged, judged_each
 from evolve.judging.panel import Authors, Brief, authors_of, is_settled
 from evolve.judging.panel_asking import panel_of, verdicts_on
 from evolve.judging.unchecked import keep_unchecked, unchecked_of
+from evolve.outage import Pulse, failed_in
 from evolve.problems.config import FileProblems, GymProblems
 from evolve.problems.draw import draw_generation, draw_problems
 from evolve.problems.permits import Permit
@@ -49,6 +51,8 @@ from serving.windows import wait_open
 
 _T = TypeVar("_T")
 
+NOTED_S = 5.0
+"""Seconds of judging from which on they are kept: of most verifiers there are fewer."""
 PART_S = 30.0
 """Seconds between two entries that hold a part of a stage's time before it has ended."""
 LOAD = "load "
@@ -90,6 +94,8 @@ class Lab:
         """How free text is judged; None: there is none."""
         self._fleet: Fleet | None = None
         self._loaded: set[tuple[str, str]] = set()
+        self.pulse = Pulse()
+        """Asks again where calls failed, and stops at an engine that is gone."""
         self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
         self._times = Ledger(config.run_dir / "times.jsonl")
         self._timed = {entry.payload["stage"] for entry in self._times.entries() if entry.kind != PART}
@@ -171,7 +177,12 @@ class Lab:
             yield await _places(fleet, engines)
 
     async def hold(self, stage: str, path: Path, asks: Sequence[Ask]) -> list[Deliberation]:
-        """The deliberations of a stage, journalled one by one and sealed at `path`."""
+        """The deliberations of a stage, journalled one by one and sealed at `path`.
+
+        An ask with calls that an engine failed is asked once more. What fails again is data, if the engine lives.
+
+        Raises EngineGone where it does not: the stage stays open, and what was accepted of it is kept.
+        """
         inputs = [content_hash(ask) for ask in asks]
         name = stage.replace(" ", "-")
         if self.journal.is_done(name, inputs):
@@ -184,7 +195,8 @@ class Lab:
         await self.load_adapters(member for ask in asks for member in ask.members)
         self.observer.stage(stage, len(asks), "ask")
         works = [
-            (ask.key, self._ahead.or_else(ask, _holding(ask, fleet, self.job, order))) for order, ask in enumerate(asks)
+            (ask.key, self._ahead.or_else(ask, self._asking(stage, ask, fleet, order)))
+            for order, ask in enumerate(asks)
         ]
         with self._ticking(stage) as seconds:
             held = await self.journal.deliberations(
@@ -193,13 +205,30 @@ class Lab:
             self.note_time(_stage_time(stage, seconds(), held))
         return held
 
+    def _asking(self, stage: str, ask: Ask, fleet: Fleet, order: int) -> Callable[[], Awaitable[Deliberation]]:
+        def lose(held: Deliberation) -> None:
+            self._times.append(PART, _stage_time(stage, 0.0, [held]).model_dump(mode="json"))
+
+        async def work() -> Deliberation:
+            return await self.pulse.asked_twice(
+                _holding(ask, fleet, self.job, order),
+                failed_in,
+                fleet,
+                stage=stage,
+                timeout_s=ask.protocol.call_timeout_s,
+                lost=lose,
+            )
+
+        return work
+
     def _advance(self, _: Deliberation) -> None:
         self.observer.advance()
 
     async def hold_ahead(self, asks: Sequence[Ask]) -> None:
         """Hold what a later step will ask, while something else goes on; the step then takes it as its own.
 
-        Nothing is accepted here, so the order of the journal does not depend on it.
+        Nothing is accepted here, so the order of the journal does not depend on it; nor is anything kept in which a
+        call failed: the step asks that itself.
         """
         fleet = await self.fleet()
         slots = asyncio.Semaphore(self.config.concurrency)
@@ -225,30 +254,49 @@ class Lab:
     ) -> Judgements:
         """What the judge says of every distinct answer of a stage. GATE and AUDIT problems need their permit.
 
-        Free text goes to the panel first, which leaves out the families that wrote it.
+        Free text goes to the panel first, which leaves out the families that wrote it. Until all are judged, what was
+        judged lies in a ledger in the run's directory, so that a kill costs seconds of it.
 
         Raises SealError: a sealed problem without a permit, or with one for another split.
         """
         by_id = {problem.task.id: problem for problem in problems}
         pairs = answers_of(deliberations)
 
+        keys = sorted({by_id[task_id].key for task_id, _ in pairs})
+        name, inputs = f"judge-{stage}".replace(" ", "-"), {"pairs": pairs, "problems": keys}
+        partial = self.directory / f"{name.replace('/', '-')}.partial.jsonl"
+
         async def work() -> Judgements:
             answers = [(by_id[task_id], answer) for task_id, answer in pairs]
             await self.consult(stage, answers, authors_of(deliberations), permit)
             self.observer.stage(f"judge {stage}", len(pairs), "answer")
-            outcomes = []
-            for problem, answer in answers:
-                outcomes.append(self._judged(problem, answer, permit))
-                self.observer.advance()
-            unchecked = unchecked_of(stage, outcomes, self.judge.reason_of)
+
+            def judge(place: int) -> Judged:
+                outcome = self._judged(*answers[place], permit)
+                return Judged(outcome=outcome, reason=self.judge.reason_of(outcome))
+
+            with self._judging(stage):
+                judged = await judged_each(partial, step_id(name, inputs), pairs, judge, self.observer.advance)
+            reasons = {(one.outcome.task_id, one.outcome.answer): one.reason for one in judged}
+            outcomes = tuple(one.outcome for one in judged)
+            unchecked = unchecked_of(stage, outcomes, lambda one: reasons[one.task_id, one.answer])
             if unchecked.groups:
                 self.observer.say(unchecked.sentence)
             keep_unchecked(self.directory, unchecked)
-            return Judgements(outcomes=tuple(outcomes))
+            return Judgements(outcomes=outcomes)
 
-        keys = sorted({by_id[task_id].key for task_id, _ in pairs})
-        name = f"judge-{stage}".replace(" ", "-")
-        return await self.journal.record(name, {"pairs": pairs, "problems": keys}, Judgements, work)
+        found = await self.journal.record(name, inputs, Judgements, work)
+        partial.unlink(missing_ok=True)
+        return found
+
+    @contextmanager
+    def _judging(self, stage: str) -> Iterator[None]:
+        """Keep the time of judging beside that of its stage, where it is worth a word: a budget counts both."""
+        name = stage if stage in self._timed else f"judge {stage}"
+        with self._ticking(name) as seconds:
+            yield
+            if seconds() >= NOTED_S:
+                self._times.append(PART, StageTime(stage=name, seconds=seconds()).model_dump(mode="json"))
 
     async def consult(
         self,

@@ -144,6 +144,8 @@ def accepted(directory: Path) -> Accepted:
     for path in directory.rglob("*.partial.jsonl"):
         stage = str(path.relative_to(directory)).removesuffix(".partial.jsonl")
         for entry in Ledger(path, readonly=True).entries():
+            if entry.kind != "deliberation":  # what was judged
+                continue
             place = (stage, f"{entry.payload['step']} {entry.payload['key']}")
             if place in drawn:
                 raise ValueError(f"{path}: {place[1]} was drawn and accepted twice")

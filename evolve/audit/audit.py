@@ -25,6 +25,7 @@ from evolve.audit.audited import (
 )
 from evolve.audit.councils import hold_audit_councils, only_the_council, with_councils
 from evolve.audit.draws import Measured, measure_rosters
+from evolve.audit.failed import FailedCalls, failed_calls_of
 from evolve.audit.internalise import Learned
 from evolve.audit.novelty import Internalisation, internalised
 from evolve.audit.probe import Probe, Solved, probe_audit
@@ -111,6 +112,7 @@ class Audit(Record):
     internalised: tuple[Internalisation, ...] = ()
     probes: tuple[Probe, ...] = Field(default=(), description="what only the mesh solved of AUDIT")
     novelty: NoveltyVerdict
+    failed: tuple[FailedCalls, ...] = Field(default=(), description="members whose calls failed; they count as wrong")
 
 
 class _Constant(Record):
@@ -192,6 +194,7 @@ async def audit(
             compared,
             [one.health for one in health],
         ),
+        failed=failed_calls_of([*measured.drawn, *(one for group in councils.values() for one in group)]),
     )
 
 

@@ -179,6 +179,12 @@ CODES: tuple[Code, ...] = (
         "serving.hosting.EngineDied",
     ),
     _code(
+        "EM-ENGINE-GONE", ExitCode.FAILED,
+        "An engine stopped answering in the middle of a stage; nothing that it failed to answer was accepted.",
+        "See to the engine that the message names, then give the same command again: it goes on with what is missing.",
+        "evolve.outage.EngineGone",
+    ),
+    _code(
         "EM-ENGINE-BUSY", ExitCode.FAILED,
         "Every replica of an engine has as many requests as it takes in, or its node is short of memory.",
         "Wait and try again; for good: more replicas, lower concurrency, or a higher serving.fleet.max_pending.",

@@ -42,6 +42,7 @@ class Contest(Record):
     exempt: tuple[RivalKind, ...] = Field(
         default=(), description="rivals that it cannot have and need not beat: what learned from no rows has no placebo"
     )
+    num_left_out: int = Field(default=0, description="problems that are not here, since calls about them failed")
 
     @model_validator(mode="after")
     def _one_table(self) -> Contest:
@@ -78,6 +79,12 @@ class ContestResult(Record):
     guards: tuple[Guard, ...]
     missing: tuple[RivalKind, ...] = Field(default=(), description="rivals that were required and not measured")
     exempt: tuple[RivalKind, ...] = Field(default=(), description="rivals that it cannot have and need not beat")
+    num_left_out: int = Field(
+        default=0,
+        description="problems that no side was held to, since calls about them failed",
+        # Records from before there were any keep their digest.
+        exclude_if=lambda number: number == 0,
+    )
     shown: bool = Field(description="every rival is shown to be beaten")
     reason: str = Field(description="the decision in plain words")
 
@@ -172,6 +179,7 @@ def hold(
             guards=_guards(contest),
             missing=_missing(contest, required),
             exempt=contest.exempt,
+            num_left_out=contest.num_left_out,
             shown=shown,
             reason="",
         )
@@ -229,6 +237,8 @@ def _reason(result: ContestResult) -> str:
     facts = f"in full councils {facts}" if result.endpoint == "council" else facts
     if "placebo" in result.exempt:
         facts += "; it learned from no rows, so it has no placebo"
+    if result.num_left_out:
+        facts += f"; {result.num_left_out} more were left out, since calls about them failed"
     level = f"every p must reach {_short(result.threshold)}"
     if result.kind != "candidate":
         found = "would have passed" if result.would_pass else "would not have passed"

@@ -29,6 +29,7 @@ from evolve.gates.gate_wear import (
 from evolve.gates.paired import PairedTest, paired_test
 from evolve.gates.rivals import Seats, aa_seats, again, best_incumbent, contest_of, members_of, rival_seats
 from evolve.gates.roles import council_rivals, helping
+from evolve.gates.unanswered import LeftOut, Unanswered, left_out, unanswered
 from evolve.identity import identity_of
 from evolve.judging.panel_asking import gate_refusal
 from evolve.judging.unchecked import GATE_LIMIT, all_unchecked
@@ -37,7 +38,7 @@ from evolve.learning.placebos import Placebos
 from evolve.lineage import Generation, seat
 from evolve.problems.config import FileProblems
 from evolve.problems.permits import GatePermit
-from evolve.problems.sealed import SealedProblem, SplitProblems
+from evolve.problems.sealed import Asked, SealedProblem, SplitProblems
 from evolve.problems.splits import Split
 from evolve.ties import by_reliability
 from memory.types import Record
@@ -50,14 +51,16 @@ class CouncilTest(Record):
 
     name: str
     test: PairedTest
+    num_left_out: int = Field(default=0, description="problems that are not in it, since calls about them failed")
 
     @property
     def sentence(self) -> str:
         """For people."""
         low, high = 100 * self.test.difference.low, 100 * self.test.difference.high
+        rest = f"; {self.num_left_out} more left out, since calls failed" if self.num_left_out else ""
         return (
             f"{self.name} in full councils: {self.test.wins} problems won and {self.test.losses} lost of {self.test.n} "
-            f"({100 * self.test.gain:+.1f} points [{low:+.1f}, {high:+.1f}])"
+            f"({100 * self.test.gain:+.1f} points [{low:+.1f}, {high:+.1f}]{rest})"
         )
 
 
@@ -87,7 +90,8 @@ async def hold_gate(
     Critics and synthesisers are held to the verdicts of full councils instead. Without a finalist it is held for the
     controls alone, in generations in which an A/A arm is due: as configured, and in all in which the gate is
     `suspected` because earlier A/A arms raised an alarm. `bred_placebos` trains the finalists' twins; it is called
-    when it is certain that the gate is held and that they take part.
+    when it is certain that the gate is held and that they take part. Problems about which calls of any side failed are
+    left out of a contest; where they are too many, the gate decides nothing.
     """
     items, number, settings = problems.of(Split.GATE), generation.number, lab.config.gate
     if refusal := await gate_refusal(lab):
@@ -112,9 +116,11 @@ async def hold_gate(
         first_of_each_type(items, settings.councils_per_type),
         GatePermit(f"{stage} councils"),
     )
-    contests = await _by_vote(lab, generation, dev, placebos, by_vote, problems)
-    contests += [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
-    if broken := _broken(lab.directory, stage):
+    drawn = await _by_vote(lab, generation, dev, placebos, by_vote, problems)
+    drawn += [await _in_councils(entry, councils, problems) for entry in entries if entry not in by_vote]
+    contests = [one for one in drawn if isinstance(one, Contest)]
+    silent = [one for one in drawn if isinstance(one, str)]
+    if broken := "; ".join(filter(None, (_broken(lab.directory, stage), *silent))):
         return GateHeld(level=level, reason=f"the gate decided nothing: {broken}", placebos=placebos)
 
     async def decide() -> ConjunctionRecord:
@@ -135,8 +141,11 @@ async def _by_vote(
     placebos: Placebos,
     entries: Sequence[_Entry],
     problems: SplitProblems,
-) -> list[Contest]:
-    """Everybody's first proposals for the GATE problems, drawn once, and the contests replayed from them."""
+) -> list[Contest | str]:
+    """Everybody's first proposals for the GATE problems, drawn once, and the contests replayed from them.
+
+    A contest about whose problems too many calls failed is none: what is here instead says so.
+    """
     items, stage = problems.of(Split.GATE), f"generation {generation.number} gate"
     people = _members(seat(generation), entries)
     drawn = await lab.hold(
@@ -147,8 +156,8 @@ async def _by_vote(
     judged = (await lab.judge_all(stage, drawn, items, GatePermit(stage))).lookup()
     twins = [one.member for one in placebos.everyone if one.member in people]
     ties = by_reliability(dev.standing.merge(await measure_twins(lab, generation, twins, problems)))
-    pool, clusters = Pool(drawn), [problems.cluster_of(item) for item in items]
-    return [_contest(entry, pool, items, judged, clusters, ties) for entry in entries]
+    pool, failed = Pool(drawn), unanswered(drawn)
+    return [_contest(entry, pool, problems, judged, failed, ties) for entry in entries]
 
 
 def _broken(directory: Path, stage: str) -> str:
@@ -160,14 +169,37 @@ def _broken(directory: Path, stage: str) -> str:
 async def _beside_the_vote(
     lab: Lab, generation: Generation, councils: Councils, dev: DevRecord, problems: SplitProblems
 ) -> CouncilTest | None:
-    """Councils of the best finalist beside its vote; None: none were asked for, or councils are what it is held to."""
+    """Councils of the best finalist beside its vote.
+
+    None: none were asked for, or they are what it is held to, or calls failed about all problems.
+    """
     if not councils.items or not dev.finalists or dev.finalists[0].endpoint == "council":
         return None
-    best = dev.finalists[0]
-    before, after = await councils.right("before", seat(generation)), await councils.right("after", best.seats)
-    clusters = [problems.cluster_of(item) for item in councils.items]
-    seed = derive_seed(lab.config.seed, "gate councils", generation.number)
-    return CouncilTest(name=best.name, test=paired_test(before, after, clusters, seed=seed))
+    best, seats = dev.finalists[0], tuple(seat(generation))
+    before, after = await councils.right("before", seats), await councils.right("after", best.seats)
+    without = _left_out_of(councils, [seats, best.seats])
+    rest = without.rest(councils.items)
+    if not rest:
+        return None
+    test = paired_test(
+        _of(rest, councils, before),
+        _of(rest, councils, after),
+        [problems.cluster_of(item) for item in rest],
+        seed=derive_seed(lab.config.seed, "gate councils", generation.number),
+    )
+    return CouncilTest(name=best.name, test=test, num_left_out=len(without.task_ids))
+
+
+def _left_out_of(councils: Councils, arrangements: Sequence[Seats]) -> LeftOut:
+    """The problems that councils of these seats are not compared on."""
+    held = {seats: councils.of(seats) for seats in arrangements}
+    names = {member.name for seats in held for member in seats}
+    return left_out(unanswered(one for group in held.values() for one in group), councils.items, names)
+
+
+def _of(rest: Sequence[Asked], councils: Councils, right: Sequence[bool]) -> tuple[bool, ...]:
+    by_id = dict(zip((item.task.id for item in councils.items), right, strict=True))
+    return tuple(by_id[item.task.id] for item in rest)
 
 
 class _Entry(Record):
@@ -264,39 +296,52 @@ def _members(seats: Sequence[Member], entries: Sequence[_Entry]) -> list[Member]
 def _contest(
     entry: _Entry,
     pool: Pool,
-    items: Sequence[SealedProblem],
+    problems: SplitProblems,
     judged: Mapping[tuple[str, str], bool],
-    clusters: Sequence[str],
+    failed: Unanswered,
     ties: Precedence,
-) -> Contest:
+) -> Contest | str:
+    items = problems.of(Split.GATE)
+    without = left_out(failed, items, {member.name for member in _members(entry.seats, [entry])})
+    if without.is_too_much:
+        return f"{entry.name}: {without.sentence}"
+    rest = without.rest(items)
     return contest_of(
         entry.name,
         pool,
         entry.seats,
         entry.rivals,
-        items,
+        rest,
         judged,
         ties=ties,
         kind=entry.kind,
-        clusters=clusters,
+        clusters=[problems.cluster_of(item) for item in rest],
         exempt=entry.exempt,
+        num_left_out=len(without.task_ids),
     )
 
 
-async def _in_councils(entry: _Entry, councils: Councils, problems: SplitProblems) -> Contest:
-    rivals = []
+async def _in_councils(entry: _Entry, councils: Councils, problems: SplitProblems) -> Contest | str:
     labels = {"incumbent": "before", "placebo": f"placebo {entry.form}", "budget": f"{entry.name} budget"}
-    for kind, against in entry.rivals.items():
-        name = " and ".join(member.name for member in against)
-        rivals.append(Rival(kind=kind, name=name, right=await councils.right(labels[kind], against)))
+    against = {kind: await councils.right(labels[kind], seats) for kind, seats in entry.rivals.items()}
+    right = await councils.right(entry.name, entry.seats)
+    without = _left_out_of(councils, [entry.seats, *entry.rivals.values()])
+    if without.is_too_much:
+        return f"{entry.name} in councils: {without.sentence}"
+    rest = without.rest(councils.items)
+    rivals = [
+        Rival(kind=kind, name=" and ".join(one.name for one in seats), right=_of(rest, councils, against[kind]))
+        for kind, seats in entry.rivals.items()
+    ]
     return Contest(
         name=entry.name,
         kind=entry.kind,
         endpoint="council",
-        right=await councils.right(entry.name, entry.seats),
+        right=_of(rest, councils, right),
         rivals=tuple(rivals),
-        task_types=tuple(item.task.type for item in councils.items),
-        clusters=tuple(problems.cluster_of(item) for item in councils.items),
+        task_types=tuple(item.task.type for item in rest),
+        clusters=tuple(problems.cluster_of(item) for item in rest),
+        num_left_out=len(without.task_ids),
     )
 
 

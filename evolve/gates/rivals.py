@@ -73,6 +73,7 @@ def contest_of(
     kind: ArmKind = "candidate",
     clusters: Sequence[str] = (),
     exempt: Sequence[RivalKind] = (),
+    num_left_out: int = 0,
 ) -> Contest:
     """The first-round votes of an arrangement and its rivals on the same problems, replayed from `pool`.
 
@@ -93,6 +94,7 @@ def contest_of(
         task_types=tuple(problem.task.type for problem in problems),
         clusters=tuple(clusters),
         exempt=tuple(exempt),
+        num_left_out=num_left_out,
     )
 
 

@@ -28,6 +28,7 @@ from evolve.judging.panel import (
     standing,
     usable_labels,
 )
+from evolve.outage import Failed
 from evolve.problems.config import FileProblems, PanelVerifier
 from evolve.progress import StageTime
 from evolve.seats import member_on
@@ -36,7 +37,7 @@ from memory.types import Record, content_hash
 from mesh.budget import Budget, Purse
 from mesh.calls import Caller
 from mesh.replay import Replay
-from mesh.types import Member, Task, Usage
+from mesh.types import Exchange, Member, Task, Usage
 from serving.ticket import Ticket, with_ticket
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
 
     async def work() -> Polled:
         lab.observer.stage(stage, len(polls), "answer")
-        heard = await _ask_all(lab, partial, dict(zip(keys, polls, strict=True)))
+        heard = await _ask_all(lab, stage, partial, dict(zip(keys, polls, strict=True)))
         usage = Usage.total(one.usage for one in heard.values())
         return Polled(ballots=tuple(heard[key].ballots for key in keys), usage=usage)
 
@@ -212,26 +213,38 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
     return polled
 
 
-async def _ask_all(lab: Lab, path: Path, polls: dict[str, Poll]) -> dict[str, _Heard]:
-    """What was heard of each answer; each is kept at `path` at once, so that a kill costs the calls under way alone."""
+async def _ask_all(lab: Lab, stage: str, path: Path, polls: dict[str, Poll]) -> dict[str, _Heard]:
+    """What was heard of each answer; each is kept at `path` at once, so that a kill costs the calls under way alone.
+
+    Raises EngineGone where a judge failed twice and its engine is gone: its silence is not accepted.
+    """
     ledger = Ledger(path)
     done = {entry.payload["poll"]: _Heard.model_validate(entry.payload["heard"]) for entry in ledger.entries()}
     fleet, slots = await lab.fleet(), asyncio.Semaphore(lab.config.concurrency)
+    timeout_s = lab.config.deliberation.call_timeout_s
 
     async def one(order: int, key: str, poll: Poll) -> None:
         ticket = Ticket(priority="evolve", order=order, affinity=content_hash(poll.brief.task_id)[:16])
-        async with slots:
+        engine_of = {judge.name: judge.engine for judge in poll.judges}
+        exchanges: list[Exchange] = []
+
+        async def ask() -> tuple[tuple[Ballot, ...], list[Failed]]:
             caller = Caller(
                 engine=with_ticket(fleet, ticket),
                 task=Task(id=poll.brief.task_id, question=poll.brief.question),
                 seed=lab.config.seed,
-                timeout_s=lab.config.deliberation.call_timeout_s,
+                timeout_s=timeout_s,
                 purse=Purse(Budget(), lab.job.purse.prices, parent=lab.job.purse),
                 clock=lab.job.clock,
                 replay=Replay(None),
             )
             ballots = await ask_panel(caller, poll.judges, poll.brief, poll.answer)
-        heard = _Heard(ballots=ballots, usage=Usage.total(exchange.usage for exchange in caller.exchanges))
+            exchanges.extend(caller.exchanges)
+            return ballots, [(engine_of[one.member], one.error) for one in caller.exchanges if one.error]
+
+        async with slots:
+            ballots, _ = await lab.pulse.asked_twice(ask, lambda said: said[1], fleet, stage=stage, timeout_s=timeout_s)
+        heard = _Heard(ballots=ballots, usage=Usage.total(exchange.usage for exchange in exchanges))
         ledger.append("ballots", {"poll": key, "heard": heard.model_dump(mode="json")})
         done[key] = heard
         lab.observer.advance()

@@ -89,11 +89,13 @@ def unchecked_of(stage: str, outcomes: Iterable[Outcome], reason_of: Callable[[O
 
 
 def keep_unchecked(directory: Path, found: Unchecked) -> None:
-    """Keep it in a run's directory, where there is anything; judging a stage again replaces it."""
+    """Keep it in a run's directory, where there is anything; judging a stage again replaces it, by nothing too."""
+    path = directory / FOLDER / f"{found.stage.replace(' ', '-')}.json"
     if found.groups:
-        folder = directory / FOLDER
-        folder.mkdir(exist_ok=True)
-        publish_json(folder / f"{found.stage.replace(' ', '-')}.json", found)
+        path.parent.mkdir(exist_ok=True)
+        publish_json(path, found)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def all_unchecked(directory: Path) -> tuple[Unchecked, ...]:

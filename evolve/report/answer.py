@@ -102,6 +102,7 @@ def alarms(data: ReportData) -> tuple[str, ...]:
         [
             *_gate_alarms(view),
             *(one.sentence for one in data.unchecked if one.share > TOLERATED),
+            *(f"{one.sentence}." for one in data.failed_calls if one.share > TOLERATED),
             *_contamination_alarms(view),
             *_decay(view),
             *_collapse_alarms(view),

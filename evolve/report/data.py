@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from evolve.audit.failed import FailedCalls
 from evolve.judging.unchecked import Unchecked
 from evolve.report.evolution import Counts, EvolutionView
 from evolve.report.holdings import Holdings
@@ -190,6 +191,7 @@ class ReportData(Record):
     families: tuple[FamilyView, ...] = ()
     verifier_audit: tuple[AuditSentence, ...] = ()
     unchecked: tuple[Unchecked, ...] = Field(default=(), description="stages with answers that could not be checked")
+    failed_calls: tuple[FailedCalls, ...] = Field(default=(), description="members whose calls failed on AUDIT")
     audit: AccuracyTable = AccuracyTable(split="AUDIT")
     candidates: tuple[CandidateView, ...] = ()
     curation: tuple[CurationView, ...] = ()

@@ -85,6 +85,7 @@ def report_of(
         families=tuple(_families(run)),
         verifier_audit=_verifier_sentences(run),
         unchecked=tuple(unchecked),
+        failed_calls=run.audit.failed,
         audit=run.audit.table,
         candidates=tuple(view for one in run.rounds for view in _candidates(one, times, _bred(run))),
         curation=tuple(_curation(last)),
@@ -117,6 +118,7 @@ def report_of(
 def _notes(run: Run) -> Iterable[str]:
     if run.stopped:
         yield f"The run ended early: {run.stopped}."
+    yield from (f"{one.sentence}." for one in run.audit.failed)
     if asked := told(run.audit.scores.tuned):
         yield asked
     first, last = run.audit.scores.rosters[0], run.audit.scores.rosters[-1]

@@ -7,7 +7,7 @@ import asyncio
 from evolve.ahead import HeldAhead
 from evolve.lab import Ask
 from mesh.config import VoteConfig
-from mesh.types import Deliberation, Member, Task, Verdict
+from mesh.types import Deliberation, Failure, Member, Task, Verdict
 
 ADA = Member(name="ada", engine="ada", family="alpha")
 
@@ -45,3 +45,21 @@ def test_what_was_held_ahead_is_taken_and_the_rest_is_held(tmp_path) -> None:
 
     assert asyncio.run(work()) == [held(1), held(2), held(3)]
     assert calls == [1, 2, 3]
+
+
+def test_what_an_engine_failed_to_answer_ahead_is_left_to_the_step_that_asks_it(tmp_path) -> None:
+    failure = Failure(member="ada", phase="propose", kind="EngineError", message="gone")
+
+    async def fail() -> Deliberation:
+        return held(1).model_copy(update={"failures": (failure,)})
+
+    async def hold() -> Deliberation:
+        return held(1)
+
+    async def work() -> Deliberation:
+        early = HeldAhead(tmp_path / "ahead.jsonl")
+        await early.hold(ask(1), fail)
+        assert len(early) == len(HeldAhead(tmp_path / "ahead.jsonl")) == 0
+        return await early.or_else(ask(1), hold)()
+
+    assert asyncio.run(work()) == held(1)

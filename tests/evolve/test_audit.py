@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from evolve.audit.audit import SCORES, Audit, AuditScores, audit, audit_rosters
 from evolve.audit.audited import RosterAsk
 from evolve.audit.draws import distinct_members
+from evolve.audit.failed import failed_calls_of
 from evolve.audit.probe import Probe, probe_emergence
 from evolve.evaluate import Judgements
 from evolve.harvest import Harvest
@@ -17,12 +19,13 @@ from evolve.learning.breed import Brood
 from evolve.learning.curate import Curated
 from evolve.lineage import Generation, founders, successor
 from evolve.loop import Round
-from evolve.report.data import ConstantAnswer
+from evolve.report.answer import alarms
+from evolve.report.data import ConstantAnswer, ReportData
 from evolve.report.measure import Accuracy
 from evolve.selection.select import Selection
 from memory.ledger import read_record
-from mesh.types import Member
-from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
+from mesh.types import Deliberation, Failure, Member, Verdict
+from tests.evolve.small_mesh import ADA, BEN, Frail, dealt, lab_of, small_config, small_lab, sums
 
 NEXT = Member(name="ada-next", engine="ada", family="alpha")
 CONSTANTS = {
@@ -161,3 +164,40 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="several called ada"):
         asyncio.run(measure())
+
+
+def test_failed_calls_are_counted_by_member_and_told_in_the_reports_notes_and_alarms() -> None:
+    problems = sums("audit", 3, 300)
+    verdict = Verdict(answer=None, method="none")
+    bare = [
+        Deliberation(
+            id=f"{problem.task.id}-{member.name}", task=problem.task, protocol="vote", seed=0, members=(member,),
+            first_verdict=verdict, verdict=verdict,
+        )
+        for problem in problems
+        for member in (ADA, BEN)
+    ]  # fmt: skip
+    lost = Failure(member="ada", phase="propose", kind="EngineError", message="gone")
+    poor = Failure(member="ben", phase="propose", kind="BudgetExhausted", message="no tokens left")
+    told = failed_calls_of([bare[0].model_copy(update={"failures": (lost, lost)}), *bare[1:]])
+    assert [(one.member, one.num_failed, one.num_asked, one.reason) for one in told] == [
+        ("ada", 1, 3, "EngineError: gone")
+    ]
+    assert failed_calls_of([bare[1].model_copy(update={"failures": (poor,)})]) == ()
+    data = ReportData(run="quick", config="", started_at=datetime.now(UTC), headline_method="vote", failed_calls=told)
+    assert [one for one in alarms(data) if one.startswith("AUDIT: calls to ada failed in 1 of 3 deliberations")]
+
+
+def test_members_whose_calls_fail_on_audit_are_in_its_record(tmp_path: Path) -> None:
+    engines = {"ada": Frail(ADA, lambda _, prompt: "301 + 101 =" in prompt), "ben": Frail(BEN, lambda _, __: False)}
+    config = small_config(tmp_path, audit_councils_per_type=0, audit_samples_per_member=1)
+    first = founders([ADA, BEN])
+
+    async def work() -> Audit:
+        async with lab_of(config, engines) as lab:
+            nothing = Harvest(proposals=(), councils=(), judged=Judgements(outcomes=()))
+            probe = await probe_emergence(lab, first, nothing, dealt())
+            return await audit(lab, [a_round(first, probe)], successor(first, (ADA, BEN)), dealt(), CONSTANTS)
+
+    [failed] = asyncio.run(work()).failed
+    assert (failed.member, failed.num_failed, failed.num_asked) == ("ada", 1, 6)

@@ -132,3 +132,10 @@ def test_a_reason_outlives_the_process_that_found_it(tmp_path: Path) -> None:
     keep_unchecked(tmp_path, found)
     assert all_unchecked(tmp_path) == (found,)
     assert json.loads((tmp_path / "unchecked" / "generation-0-gate.json").read_text())["stage"] == "generation 0 gate"
+
+
+def test_a_stage_that_is_judged_again_without_a_fault_is_found_without_a_fault(tmp_path: Path) -> None:
+    keep_unchecked(tmp_path, unchecked_of("generation 0 gate", [outcome(0, "unknown")], lambda _: "the scorer died"))
+    keep_unchecked(tmp_path, unchecked_of("audit", [outcome(0, "unknown")], lambda _: "the scorer died"))
+    keep_unchecked(tmp_path, unchecked_of("generation 0 gate", [outcome(0, "passed")], lambda _: ""))
+    assert [one.stage for one in all_unchecked(tmp_path)] == ["audit"]
