@@ -74,7 +74,8 @@ class Run(Record):
 async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -> Run:
     """The whole run. Every step that was accepted before is read back instead of repeated.
 
-    Its budget is asked before every generation but the first: whoever starts a run asks `check_budget` for that.
+    Its budget is asked before every generation but the first: whoever starts a run asks `check_budget` for that. A
+    generation for which the families have nothing left to ask, choose or gate on is not begun either.
     `on_round` hears of every generation that has ended, those read back included.
 
     Raises:
@@ -90,10 +91,11 @@ async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -
     for number in range(lab.config.num_generations):
         if rounds:
             stopped = await purse.objection([sum(job.flops for job in one.reports) for one in rounds])
+        today = problems if stopped else await _todays(lab, number, problems, past)
+        stopped = stopped or (today.nothing_left if today is not problems else "")
         if stopped:
             lab.observer.say(f"generation {number} is not begun: {stopped}")
             break
-        today = await _todays(lab, number, problems, past)
         this = await _round(lab, generation, today, past, suspected=aa_so_far(rounds).is_alarm)
         aa = aa_so_far([*rounds, this])
         generation, ruling = await promote(lab, generation, this.brood, _everybody(this, past), this.selection, aa)
