@@ -171,6 +171,16 @@ def test_an_admitted_adapter_that_is_damaged_is_taken_from_where_it_was_trained(
     assert [path.name for path in (config.run_dir / "adapters").iterdir() if path.name.startswith(".admit")] == []
 
 
+def test_an_admitted_adapter_without_its_weights_is_taken_from_where_it_was_trained(tmp_path: Path) -> None:
+    config = promoting(tmp_path)
+    with pytest.raises(Stop):
+        ran(config, stop_at("admit-generation-0"))
+    for weights in (config.run_dir / "adapters").glob("*/adapter_model.safetensors"):
+        weights.unlink()
+    assert ran(config).generations[-1].number == 1
+    assert seated_adapters(config)
+
+
 def test_a_candidate_of_which_no_whole_copy_is_left_is_out_and_the_generation_ends(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     with pytest.raises(Stop):
