@@ -27,9 +27,10 @@ from evolve.problems.config import FileProblems
 from evolve.problems.curriculum import LevelStep
 from evolve.problems.sealed import SplitProblems
 from evolve.seats import base_seats
-from evolve.selection.inherit import inherited, level_steps, nothing_yet
+from evolve.selection.inherit import elites_of, inherited, level_steps, nothing_yet
 from evolve.selection.select import Selection, select
 from evolve.training.job import TrainingReport
+from evolve.training.stage import ranks_of
 from memory.types import Record
 from mesh.types import Deliberation
 
@@ -102,7 +103,9 @@ async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -
         levels = level_steps(past, today, this.harvest, lab.config)
         rounds.append(this.model_copy(update={"ruling": ruling, "levels": levels}))
         on_round(rounds[-1])
-        past = inherited(past, today, this.harvest, this.brood, this.selection, generation, lab.config, lab.rank_of)
+        elites = elites_of(past, this.brood, this.selection, generation)
+        ranks = await ranks_of(lab, f"ranks-generation-{number}", elites, generation)
+        past = inherited(past, today, this.harvest, this.brood, this.selection, generation, lab.config, ranks)
     councils, judged = await last_councils(lab, generation, rounds[-1].problems)
     audited = await audit(lab, rounds, generation, problems, surveyed.constants)
     held = [*(council for one in rounds for council in one.harvest.councils), *councils]

@@ -22,7 +22,7 @@ from evolve.report.view import Facts
 from evolve.run import check_free, run
 from memory.ledger import AlreadyLocked, exclusive_lock, read_record
 from scripts.kill_run import differences, memory_head
-from tests.evolve.quick_run import ENGINES, quick_config
+from tests.evolve.quick_run import ENGINES, Heard, quick_config
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -166,14 +166,6 @@ def test_a_run_whose_journal_was_thrown_away_is_another_run_to_the_gate(tmp_path
     asyncio.run(run(config, Silent()))
     names = [held.name for held in WearLedger(next(tmp_path.glob("*.gate-wear.jsonl"))).holdings]
     assert len(names) == len(set(names)) == 2
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def test_a_run_begun_anew_keeps_the_lineage_of_the_one_before_it_apart(tmp_path: Path) -> None:
