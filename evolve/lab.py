@@ -400,9 +400,16 @@ class Lab:
         name, directory = self.base_of(engine_name)
         return BaseModelShape.from_directory(Path(directory)) if directory else scripted_shape(name)
 
-    def rank_of(self, adapter: str) -> int:
-        """LoRA rank of an admitted adapter, by its content hash."""
-        return self.adapters.get(adapter).rank
+    def rank_of(self, engine: str, adapter: str) -> int:
+        """LoRA rank of an admitted adapter, by its content hash.
+
+        Raises:
+            AdapterMissing, AdapterCorrupt: its record cannot be read, and there is no whole copy of it in the run.
+        """
+        try:
+            return self.adapters.get(adapter).rank
+        except (AdapterMissing, AdapterCorrupt):
+            return self._whole(engine, adapter).rank
 
     def spec(self, engine_name: str) -> EngineSpec:
         """The configuration of an engine."""

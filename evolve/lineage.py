@@ -148,6 +148,22 @@ class Lineage:
         _check_next(generations, generation)
         self._ledger.append(_KIND, generation.model_dump(mode="json"))
 
+    def enter(self, generation: Generation) -> None:
+        """Add the next generation, or find it there as it is: a run that goes on tells its earlier ones again.
+
+        Raises:
+            LineageError: as `append`; or another generation of that number is there.
+        """
+        known = self.generations()
+        if generation.number >= len(known):
+            self.append(generation)
+        elif known[generation.number] != generation:
+            there = known[generation.number].digest[:12]
+            raise LineageError(
+                f"generation {generation.number}: the lineage holds another one ({there}) than the run came to "
+                f"({generation.digest[:12]}); restore generations.jsonl, or start a new run directory"
+            )
+
     def generations(self) -> list[Generation]:
         """All generations, oldest first. Raises LedgerError where the file was changed."""
         return [Generation.model_validate(e.payload) for e in self._ledger.entries() if e.kind == _KIND]

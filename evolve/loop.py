@@ -27,9 +27,10 @@ from evolve.problems.config import FileProblems
 from evolve.problems.curriculum import LevelStep
 from evolve.problems.sealed import SplitProblems
 from evolve.seats import base_seats
-from evolve.selection.inherit import inherited, level_steps, nothing_yet
+from evolve.selection.inherit import elites_of, inherited, level_steps, nothing_yet
 from evolve.selection.select import Selection, select
 from evolve.training.job import TrainingReport
+from evolve.training.stage import ranks_of
 from memory.types import Record
 from mesh.types import Deliberation
 
@@ -74,7 +75,8 @@ class Run(Record):
 async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -> Run:
     """The whole run. Every step that was accepted before is read back instead of repeated.
 
-    Its budget is asked before every generation but the first: whoever starts a run asks `check_budget` for that.
+    Its budget is asked before every generation but the first: whoever starts a run asks `check_budget` for that. A
+    generation for which the families have nothing left to ask, choose or gate on is not begun either.
     `on_round` hears of every generation that has ended, those read back included.
 
     Raises:
@@ -90,17 +92,20 @@ async def evolve(lab: Lab, on_round: Callable[[Round], None] = lambda _: None) -
     for number in range(lab.config.num_generations):
         if rounds:
             stopped = await purse.objection([sum(job.flops for job in one.reports) for one in rounds])
+        today = problems if stopped else await _todays(lab, number, problems, past)
+        stopped = stopped or (today.nothing_left if today is not problems else "")
         if stopped:
             lab.observer.say(f"generation {number} is not begun: {stopped}")
             break
-        today = await _todays(lab, number, problems, past)
         this = await _round(lab, generation, today, past, suspected=aa_so_far(rounds).is_alarm)
         aa = aa_so_far([*rounds, this])
         generation, ruling = await promote(lab, generation, this.brood, _everybody(this, past), this.selection, aa)
         levels = level_steps(past, today, this.harvest, lab.config)
         rounds.append(this.model_copy(update={"ruling": ruling, "levels": levels}))
         on_round(rounds[-1])
-        past = inherited(past, today, this.harvest, this.brood, this.selection, generation, lab.config, lab.rank_of)
+        elites = elites_of(past, this.brood, this.selection, generation)
+        ranks = await ranks_of(lab, f"ranks-generation-{number}", elites, generation)
+        past = inherited(past, today, this.harvest, this.brood, this.selection, generation, lab.config, ranks)
     councils, judged = await last_councils(lab, generation, rounds[-1].problems)
     audited = await audit(lab, rounds, generation, problems, surveyed.constants)
     held = [*(council for one in rounds for council in one.harvest.councils), *councils]

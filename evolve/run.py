@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from evolve.anew import set_aside
 from evolve.config import ConfigError, RunConfig, dump_config, settings_in
 from evolve.identity import identity_of
 from evolve.journal import Journal
@@ -91,8 +92,12 @@ async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[
             memory = stack.enter_context(open_memory(directory, config.memory))
         journal = Journal(directory, on_commit=on_commit)
         # A run that has accepted nothing is a new one, whatever an earlier one left here.
-        identity_of(directory, anew=len(journal) == 0)
-        facts = _facts(directory, config, anew=len(journal) == 0)
+        anew = len(journal) == 0
+        aside = set_aside(directory) if anew else None
+        if aside is not None:
+            observer.say(f"an earlier run lay here; its generations and decisions are kept in {aside}")
+        identity_of(directory, anew=anew)
+        facts = _facts(directory, config, anew=anew)
         async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
             result = await evolve(lab, lambda one: track_round(one, config, lab.times, facts.started_at))
             if memory is not None:

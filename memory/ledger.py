@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from memory.types import Record
 
 GENESIS = "0" * 64
 LOCK_NAME = ".lock"
+POLL_S = 0.02
+"""Between two looks at a lock that is waited for."""
 
 _HASH_FIELD = b'{"hash":"'
 _BODY_AT = len(_HASH_FIELD) + 64 + len(b'",')
@@ -114,25 +117,30 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold `path` alone while the block runs; a directory is locked through the file `.lock` in it.
 
     The lock dies with its holder, however that ends, so there is nothing to clean up after a kill. It also
     excludes a second holder in the same process.
 
+    Args:
+        path: of the lock.
+        wait_s: how long to wait for another holder; for locks that are held for moments.
+
     Raises:
-        AlreadyLocked: somebody holds it; never waits.
+        AlreadyLocked: somebody holds it, for longer than `wait_s`.
     """
     if path.is_dir():
         path = path / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).strip()
-            raise AlreadyLocked(path, int(holder) if holder.isdigit() else None) from None
+        deadline = time.monotonic() + wait_s
+        while not _locked(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 32, 0).strip()
+                raise AlreadyLocked(path, int(holder) if holder.isdigit() else None)
+            time.sleep(POLL_S)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
@@ -142,6 +150,14 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Ledger:

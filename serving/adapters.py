@@ -144,7 +144,13 @@ class AdapterStore:
     def path(self, adapter_hash: str) -> Path:
         """Directory of an admitted adapter, its content verified. Raises AdapterMissing or AdapterCorrupt."""
         adapter, directory = self.get(adapter_hash), (self.root / adapter_hash).resolve()
-        found = _identity(adapter.base, _digests(directory))
+        try:
+            found = _identity(adapter.base, _digests(directory))
+        except FileNotFoundError as error:
+            raise AdapterCorrupt(
+                f"{directory}: expected {WEIGHTS_FILE} and {CONFIG_FILE}, but {error.filename} is gone; "
+                "remove the directory and admit the adapter again"
+            ) from error
         if found != adapter_hash:
             raise AdapterCorrupt(
                 f"{directory}: expected content hash {adapter_hash}, found {found}; remove it and admit it again"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from evolve.governance.audit_log import AuditEvent, AuditLog
+from evolve.governance.audit_log import LOCK_WAIT_S, AuditEvent, AuditLog
 from evolve.governance.config import AutomaticPromotion, PromotionPolicy
 from evolve.governance.governance import Decision, Proposed, Ruling, audit_events, rule
 from memory.ledger import Ledger, exclusive_lock
@@ -61,16 +61,21 @@ class ApprovalDesk:
         AuditLog(self._run).add([event])
         return made
 
+    def settle(self, proposed: Proposed, policy: PromotionPolicy, now: float) -> Ruling:
+        """What follows from what was said so far; a final ruling is logged before anybody can say another word."""
+        filed = self.file(proposed, now)
+        with self._writing() as ledger:
+            ruling = rule(proposed, _decided(ledger), policy, proposed_at=filed.at, now=now)
+            AuditLog(self._run).add(audit_events(proposed, ruling, now))
+        return ruling
+
     def all(self) -> list[Filed]:
         """Every proposal, oldest first."""
         return _filed(self._reading())
 
     def decisions(self) -> list[Decision]:
         """Everything people said, oldest first."""
-        ledger = self._reading()
-        if ledger is None:
-            return []
-        return [Decision.model_validate(e.payload) for e in ledger.entries() if e.kind == "decision"]
+        return _decided(self._reading())
 
     def find(self, start: str | None) -> Filed:
         """The proposal whose id begins so; None: the last one.
@@ -112,8 +117,7 @@ class ApprovalDesk:
             )
         made = Decision(proposal=proposed.content, verdict=verdict, by=by, at=at, note=note)
         with self._writing() as ledger:
-            said = [Decision.model_validate(e.payload) for e in ledger.entries() if e.kind == "decision"]
-            mine = [one for one in said if (one.by, one.proposal) == (by, proposed.content)]
+            mine = [one for one in _decided(ledger) if (one.by, one.proposal) == (by, proposed.content)]
             if not mine or mine[-1].verdict != verdict:
                 self._refuse_late(proposed)
                 ledger.append("decision", made.model_dump(mode="json"))
@@ -144,7 +148,7 @@ class ApprovalDesk:
     @contextmanager
     def _writing(self) -> Iterator[Ledger]:
         self._run.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self._run / APPROVALS_LOCK):
+        with exclusive_lock(self._run / APPROVALS_LOCK, wait_s=LOCK_WAIT_S):
             yield Ledger(self._run / APPROVALS)
 
     def _reading(self) -> Ledger | None:
@@ -158,14 +162,12 @@ def settle(run: Path, proposed: Proposed, policy: PromotionPolicy, *, now: float
     With an `objection` to the gate itself it is refused, and nobody is asked: people judge what passed, not the test.
     Safe to call again: a run that was cut off while it waited finds its proposal, with the time it was filed.
     """
-    desk = ApprovalDesk(run)
     if objection:
         ruling = Ruling(state="refused", reason=objection, by=("gate",))
     elif isinstance(policy, AutomaticPromotion):
         ruling = rule(proposed, (), policy, proposed_at=now, now=now)
     else:
-        filed = desk.file(proposed, now)
-        ruling = rule(proposed, desk.decisions(), policy, proposed_at=filed.at, now=now)
+        return ApprovalDesk(run).settle(proposed, policy, now)
     AuditLog(run).add(audit_events(proposed, ruling, now))
     return ruling
 
@@ -174,3 +176,9 @@ def _filed(ledger: Ledger | None) -> list[Filed]:
     if ledger is None:
         return []
     return [Filed.model_validate(e.payload) for e in ledger.entries() if e.kind == "proposed"]
+
+
+def _decided(ledger: Ledger | None) -> list[Decision]:
+    if ledger is None:
+        return []
+    return [Decision.model_validate(e.payload) for e in ledger.entries() if e.kind == "decision"]

@@ -12,6 +12,8 @@ from memory.ledger import Ledger, exclusive_lock
 from memory.types import Record, content_hash
 
 AUDIT_LOG, AUDIT_LOCK = "audit.jsonl", "audit.lock"
+LOCK_WAIT_S = 10.0
+"""Whoever writes here is done in a moment; a run must not end because a person approves in that very moment."""
 
 EventKind = Literal[
     "not_trained", "trained", "quarantined", "refused_admission", "stopped_on_dev", "gate_passed", "gate_refused",
@@ -60,13 +62,13 @@ class AuditLog:
     def add(self, events: Iterable[AuditEvent]) -> int:
         """Append those that are new, durably and together; returns how many were. Told again, nothing changes.
 
-        Raises AlreadyLocked: another process is writing this moment.
+        Raises AlreadyLocked: another process has been writing for `LOCK_WAIT_S`.
         """
         wanted = list(events)
         if not wanted:
             return 0
         self._directory.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self._directory / AUDIT_LOCK):
+        with exclusive_lock(self._directory / AUDIT_LOCK, wait_s=LOCK_WAIT_S):
             ledger = Ledger(self.path)
             known = {AuditEvent.model_validate(entry.payload).id for entry in ledger.entries()}
             new: dict[str, AuditEvent] = {}

@@ -29,10 +29,8 @@ def lineage_of(lab: Lab) -> Lineage:
 
 
 def enter_first(lab: Lab, generation: Generation) -> None:
-    """Write generation 0 into the lineage, unless it is there."""
-    lineage = lineage_of(lab)
-    if lineage.latest() is None:
-        lineage.append(generation)
+    """Write generation 0 into the lineage, unless it is there. Raises LineageError: another one is."""
+    lineage_of(lab).enter(generation)
 
 
 async def promote(
@@ -54,6 +52,7 @@ async def promote(
 
     Raises:
         PromotionWaits: somebody has to approve, or a veto window is open.
+        LineageError: the lineage holds another generation of that number.
     """
     lab.observer.say(f"generation {generation.number}: {selection.reason}")
     _log(lab, generation, brood, selection)
@@ -83,9 +82,7 @@ async def promote(
     }
     following = await lab.journal.record(name, inputs, Generation, work)
     _log_retired(lab, generation, selection, taken)
-    latest = lineage.latest()
-    if latest is None or latest.number < following.number:
-        lineage.append(following)
+    lineage.enter(following)
     return following, ruling
 
 

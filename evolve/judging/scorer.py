@@ -41,7 +41,7 @@ class GymScorer(Child):
     """Scores answers with reasoning-gym in a child process. Not thread-safe. The child is started at the first use."""
 
     def __init__(self, *, timeout_s: float = 2.0, command: Sequence[str] = CHILD) -> None:
-        super().__init__(command, timeout_s=timeout_s)
+        super().__init__(command, timeout_s=timeout_s, environment=_bare_environment())
 
     def score(self, *, family: str, settings: str, entry: str, answer: str) -> Score:
         """The family's score of `answer`; a child that hangs or dies is replaced at the next call.
@@ -77,10 +77,14 @@ class FormulaScorer(Child):
     """Whether two formulas are equal, by math-verify in the same child program that deliberations use."""
 
     def __init__(self, *, timeout_s: float = 2.0, command: Sequence[str] = FORMULA_CHILD) -> None:
-        passed_on = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-        super().__init__(command, timeout_s=timeout_s, environment={**passed_on, "PYTHONHASHSEED": "0"})
+        super().__init__(command, timeout_s=timeout_s, environment={**_bare_environment(), "PYTHONHASHSEED": "0"})
 
     def score(self, first: str, second: str) -> Score:
         """1 where each is accepted for the other, else 0. Raises ScorerError as `GymScorer.score` does."""
         reply = self.ask({"first": first, "second": second})
         return Score(score=None, reason=reply) if isinstance(reply, str) else Score(score=float(reply["equal"]))
+
+
+def _bare_environment() -> dict[str, str]:
+    """No token and no key for a child that reads what models wrote."""
+    return {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}

@@ -39,8 +39,9 @@ class Added(Record):
 def add_problems(config: FileProblems, source: Path, *, dry_run: bool = False) -> Added:
     """Append the usable new items of `source` to the configured file and pin where every item belongs.
 
-    The first call also pins the items that were there before, where they already are. A crash in between leaves the
-    items in the file and unpinned; the same call again finds them there, and they are dealt as they would have been.
+    The first call also pins the items that were there before, where they already are: what is added moves none of
+    them. Items are pinned before they are in the file, so that the same call again, after a crash, only has to write
+    them; a place without an item decides nothing.
 
     Raises:
         ProblemsError: the configured file is not JSONL, one of the two cannot be read, or other settings were used.
@@ -54,14 +55,15 @@ def add_problems(config: FileProblems, source: Path, *, dry_run: bool = False) -
         new, malformed, duplicates = read_rows(config.model_copy(update={"path": source}))
         fresh, known = _unknown(new, old)
         pinned = read_deal(config)
-        places = place_rows([*old, *fresh], config)
+        places = place_rows([*old, *fresh], config, held=place_rows(old, config))
         taken = [row for row in fresh if places[row.key].split is not None]
         refused = [Skipped(where=r.where, reason=places[r.key].reason) for r in fresh if places[r.key].split is None]
         unpinned = [places[row.key] for row in [*old, *taken] if row.key not in pinned.places]
         version = pinned.version
-        if unpinned and taken and not dry_run:
-            publish_bytes(config.path, _appended(config.path.read_bytes(), taken))
+        if unpinned and not dry_run:
             version = pin(config, source.name, unpinned)
+        if taken and not dry_run:
+            publish_bytes(config.path, _appended(config.path.read_bytes(), taken))
         return Added(
             version=version,
             added=_sizes(places[row.key] for row in taken),

@@ -84,7 +84,13 @@ def draw_open(
     if isinstance(config, FileProblems):
         with named("problems.path"):
             return draw_file(config, seed, frozenset(exclude))
-    return _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
+    drawn = _draw_gym(config, {split: (split_seeds or {}).get(split, seed) for split in Split}, exclude, {})
+    if not any(drawn.problems.values()):
+        raise ProblemsError(
+            "problems.families: no problem could be drawn; raise problems.items_per_family, or widen the settings of "
+            "the families"
+        )
+    return drawn
 
 
 def draw_undealt(config: FileProblems, seed: int) -> tuple[tuple[Problem, ...], dict[str, str]]:
@@ -116,6 +122,8 @@ def draw_generation(
     AUDIT never comes, whatever is excluded, because an item belongs to one split for ever. A user's file has no fresh
     items: all its generations share one draw, and each learns from the next slice of TRAIN (`harvest.gather`).
 
+    Nothing at all where the families have no more; what a run makes of that is its own affair.
+
     Args:
         config: what to draw.
         seed: seed of the run.
@@ -125,7 +133,7 @@ def draw_generation(
             `curriculum.start`.
 
     Raises:
-        ProblemsError: as `draw_problems`.
+        ProblemsError: a bad family or setting.
     """
     fresh = derived_seed("generation", seed, generation)
     sizes = {"items_per_family": config.items_per_family.without(Split.AUDIT)}
@@ -171,11 +179,6 @@ def _draw_gym(
             if any(lists):
                 demonstrations[family.type] = shown
     problems = {split: tuple(_alternate(lists)) for split, lists in by_split.items()}
-    if not any(problems.values()):
-        raise ProblemsError(
-            "problems.families: no problem could be drawn; raise problems.items_per_family, or widen the settings of "
-            "the families"
-        )
     report_of_draw = DrawReport(
         source="reasoning_gym",
         families=tuple(reports),

@@ -111,6 +111,16 @@ class SplitProblems(Record):
         return frozenset(problem.key for problem in held[split])
 
     @property
+    def nothing_left(self) -> str:
+        """That a split was to be drawn and nothing of it came, in words; empty: some of each came."""
+        asked = [family.asked for family in self.report.families if family.asked is not None]
+        gone = [split.value for split in Split if not self.keys(split) and any(sizes.of(split) for sizes in asked)]
+        if not gone:
+            return ""
+        types = ", ".join(family.type for family in self.report.families)
+        return f"no fresh {', '.join(gone)} problems of {types} are left"
+
+    @property
     def held_out_keys(self) -> frozenset[str]:
         """Keys of everything that training may not touch: DEV, GATE and AUDIT."""
         return self.keys(Split.DEV) | self.keys(Split.GATE) | self.keys(Split.AUDIT)

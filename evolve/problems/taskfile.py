@@ -130,15 +130,20 @@ def share_of_numbers(path: Path) -> float:
     return sum(read_number(row.answer) is not None for row in rows) / len(rows)
 
 
-def place_rows(rows: Sequence[Row], config: FileProblems, *, pinned: bool = True) -> dict[str, Place]:
+def place_rows(
+    rows: Sequence[Row], config: FileProblems, *, pinned: bool = True, held: Mapping[str, Place] | None = None
+) -> dict[str, Place]:
     """Key to place: as `problems add` has written it down, unless not `pinned`; else by near duplicates and the hash.
+
+    `held`: places of further items that are as good as written down.
 
     Raises:
         ProblemsError: the file was dealt with other settings than the configuration's.
     """
     known = read_deal(config) if pinned else Dealt(near_duplicates=config.near_duplicates)
     items = [Item(key=row.key, text=row.question) for row in rows]
-    dealt = deal(items, known.places, seed=config.split_seed, shares=config.shares, config=known.near_duplicates)
+    places = {**(held or {}), **known.places}
+    dealt = deal(items, places, seed=config.split_seed, shares=config.shares, config=known.near_duplicates)
     return {place.key: place for place in dealt}
 
 

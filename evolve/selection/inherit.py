@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
@@ -19,9 +19,6 @@ from evolve.problems.splits import Split
 from evolve.selection.archive import preference, solved
 from evolve.selection.select import Selection
 from evolve.training.config import BanditConfig
-
-RankOf = Callable[[str], int]
-"""Adapter hash to its rank."""
 
 
 def nothing_yet(problems: SplitProblems, config: RunConfig) -> Past:
@@ -40,13 +37,13 @@ def inherited(
     selection: Selection,
     following: Generation,
     config: RunConfig,
-    rank_of: RankOf,
+    ranks: Mapping[str, int],
 ) -> Past:
-    """What the generation `following` inherits from the one that has just ended."""
-    known = {c.member.adapter: c for c in (*past.elites, *brood.candidates)}
-    in_archive = {elite.adapter for elite in selection.archive.archive.elites}
-    seated = {adapter for member in following.seats for adapter in member.adapters}
-    elites = tuple(c for adapter, c in known.items() if adapter in in_archive | seated)
+    """What the generation `following` inherits from the one that has just ended.
+
+    `ranks`: LoRA rank by adapter, of `elites_of` this generation; one that is missing is nobody's parent.
+    """
+    elites = elites_of(past, brood, selection, following)
     names, twins = {c.recipe.name for c in elites}, {placebo_of(c.recipe).name for c in elites}
     levels = dict(past.levels)
     levels.update({step.task_type: step.after for step in level_steps(past, problems, harvest, config)})
@@ -54,7 +51,7 @@ def inherited(
         rows=brood.accumulated.all,
         pairs=brood.pairs.all,
         arms=(*past.arms, *_earned(brood, selection, config.recipes.bandit or BanditConfig())),
-        parents=tuple(_parents(elites, following, selection, rank_of)),
+        parents=tuple(_parents(elites, following, selection, ranks)),
         archive=selection.archive.archive,
         elites=elites,
         taught={name: taught for name, taught in (past.taught | brood.taught).items() if name in names},
@@ -63,6 +60,14 @@ def inherited(
         held_out=tuple(sorted({*past.held_out, *problems.held_out_keys})),
         levels=levels,
     )
+
+
+def elites_of(past: Past, brood: Brood, selection: Selection, following: Generation) -> tuple[Candidate, ...]:
+    """Whoever is in the archive or seated in `following`, in the order in which they were bred."""
+    known = {c.member.adapter: c for c in (*past.elites, *brood.candidates)}
+    in_archive = {elite.adapter for elite in selection.archive.archive.elites}
+    seated = {adapter for member in following.seats for adapter in member.adapters}
+    return tuple(c for adapter, c in known.items() if adapter in in_archive | seated)
 
 
 def level_steps(past: Past, problems: SplitProblems, harvest: Harvest, config: RunConfig) -> tuple[LevelStep, ...]:
@@ -89,7 +94,7 @@ def _earned(brood: Brood, selection: Selection, config: BanditConfig) -> Iterato
 
 
 def _parents(
-    elites: Iterable[Candidate], following: Generation, selection: Selection, rank_of: RankOf
+    elites: Iterable[Candidate], following: Generation, selection: Selection, ranks: Mapping[str, int]
 ) -> Iterator[Parent]:
     """Seated specialists in seat order, then those of the archive in the order in which it prefers them.
 
@@ -102,14 +107,14 @@ def _parents(
     archived = sorted(
         (adapter for adapter in preference(archive) if adapter in known), key=lambda one: known[one].is_helper
     )
-    for adapter in dict.fromkeys(adapter for adapter in (*seated, *archived) if adapter in known):
+    for adapter in dict.fromkeys(one for one in (*seated, *archived) if one in known and one in ranks):
         candidate = known[adapter]
         training = candidate.recipe.training
         yield Parent(
             name=candidate.member.name,
             adapter=adapter,
             engine=candidate.member.engine,
-            rank=rank_of(adapter),
+            rank=ranks[adapter],
             task_types=candidate.recipe.task_types,
             role=candidate.recipe.role,
             solves=solves.get(adapter, {}),

@@ -147,8 +147,8 @@ def archived(
         for task_type, here in places.items()
     ]
     helpers, trials = _helpers(generation, candidates, dev)
-    # Without councils today nobody in those niches can be compared: they wait for the next.
-    idle = {elite.niche.trial: "" for elite in archive.elites if elite.niche.role != "proposer"}
+    # Without councils today, or DEV problems of a family, nobody in those niches can be compared: they wait.
+    idle = {elite.niche.trial: "" for elite in archive.elites}
     return update(archive, [*measured, *helpers], {**idle, **banks, **trials}, per_niche=PER_NICHE, seed=seed)
 
 

@@ -12,6 +12,7 @@ from evolve.candidate import Candidate
 from evolve.lab import Lab
 from evolve.learning.recipe_rows import PreferenceRow, TrainingRow
 from evolve.learning.recipes import Recipe
+from evolve.lineage import Generation
 from evolve.seats import member_on
 from evolve.training.job import ParentAdapter, TrainingJob, TrainingReport, finished_report
 from evolve.training.steps import StepsDone
@@ -143,7 +144,7 @@ async def load_candidates(
     """Candidates in the running engines, and why the others are not there, as the journal step `name`.
 
     An adapter that was damaged after its admission, with no whole copy left in the run, takes its candidate out of this
-    generation. Once a candidate was found usable it has to stay so, since others were measured beside it.
+    generation. A step that was accepted before loads nothing: whoever is asked once more is loaded for that.
     """
 
     async def work() -> Unusable:
@@ -157,9 +158,36 @@ async def load_candidates(
 
     adapters = [candidate.member.adapter for candidate in candidates]
     reasons = (await lab.journal.record(name, adapters, Unusable, work)).reasons
-    usable = tuple(candidate for candidate in candidates if candidate.member.name not in reasons)
-    await lab.load_adapters(candidate.member for candidate in usable)
-    return usable, reasons
+    return tuple(candidate for candidate in candidates if candidate.member.name not in reasons), reasons
+
+
+class Ranks(Record):
+    """LoRA ranks of adapters whose records could be read."""
+
+    by_adapter: dict[str, int] = Field(description="by content hash")
+
+
+async def ranks_of(lab: Lab, name: str, candidates: Sequence[Candidate], following: Generation) -> Mapping[str, int]:
+    """Rank by adapter, as the journal step `name`; one that cannot be read is told of and left out.
+
+    Raises:
+        AdapterMissing, AdapterCorrupt: it is seated in `following`, so that the run cannot go on without it.
+    """
+    seated = {adapter for member in following.seats for adapter in member.adapters}
+
+    async def work() -> Ranks:
+        found = {}
+        for candidate in candidates:
+            adapter = candidate.member.adapter or ""
+            try:
+                found[adapter] = lab.rank_of(candidate.member.engine, adapter)
+            except (AdapterMissing, AdapterCorrupt) as error:
+                if adapter in seated:
+                    raise
+                lab.observer.say(f"{candidate.member.name} is no parent any more, its adapter cannot be read: {error}")
+        return Ranks(by_adapter=found)
+
+    return (await lab.journal.record(name, [one.member.adapter for one in candidates], Ranks, work)).by_adapter
 
 
 def admit(

@@ -72,9 +72,21 @@ def quick_config(
     return RunConfig.model_validate(settings | changes)
 
 
-def ran(config: RunConfig, on_commit: Callable[[str], None] | None = None) -> ReportData:
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def ran(
+    config: RunConfig, on_commit: Callable[[str], None] | None = None, observer: Silent | None = None
+) -> ReportData:
     """The report of a run, carried to its end."""
-    return asyncio.run(run(config, Silent(), on_commit=on_commit))
+    return asyncio.run(run(config, observer or Silent(), on_commit=on_commit))
 
 
 def steps_of(directory: Path) -> list[str]:

@@ -33,7 +33,7 @@ from memory.ledger import Entry, Ledger
 from memory.types import Record
 from mesh.types import Task
 from serving.adapters import AdapterCorrupt, AdapterMissing
-from tests.evolve.quick_run import ENGINES, Stop, quick_config, ran, steps_of, stop_at
+from tests.evolve.quick_run import ENGINES, Heard, Stop, quick_config, ran, steps_of, stop_at
 
 DYING = "import json, os, sys\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\nos._exit(3)"
 HANGING = "import json, sys, time\nprint(json.dumps({'ready': True}), flush=True)\nsys.stdin.readline()\ntime.sleep(60)"
@@ -171,6 +171,16 @@ def test_an_admitted_adapter_that_is_damaged_is_taken_from_where_it_was_trained(
     assert [path.name for path in (config.run_dir / "adapters").iterdir() if path.name.startswith(".admit")] == []
 
 
+def test_an_admitted_adapter_without_its_weights_is_taken_from_where_it_was_trained(tmp_path: Path) -> None:
+    config = promoting(tmp_path)
+    with pytest.raises(Stop):
+        ran(config, stop_at("admit-generation-0"))
+    for weights in (config.run_dir / "adapters").glob("*/adapter_model.safetensors"):
+        weights.unlink()
+    assert ran(config).generations[-1].number == 1
+    assert seated_adapters(config)
+
+
 def test_a_candidate_of_which_no_whole_copy_is_left_is_out_and_the_generation_ends(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     with pytest.raises(Stop):
@@ -205,6 +215,44 @@ def test_a_seated_specialist_of_which_no_whole_copy_is_left_stops_the_run_and_re
         path.write_bytes(content)
     assert ran(config).generations[-1].number == 2
     assert why_stopped(config.run_dir) == ""
+
+
+def test_an_unseated_candidate_without_a_whole_copy_does_not_stop_a_run_that_goes_on(tmp_path: Path) -> None:
+    config = config_of(tmp_path, num_generations=2)
+    with pytest.raises(Stop):
+        ran(config, stop_at("generation-1-harvest"))
+    assert seated_adapters(config) == []
+    damage_every_copy(config)
+    assert ran(config).generations[-1].number == 2
+
+
+def test_a_parent_whose_record_cannot_be_read_is_told_of_and_is_no_parent_also_once_it_is_back(tmp_path: Path) -> None:
+    config = config_of(tmp_path, num_generations=2)
+    with pytest.raises(Stop):
+        ran(config, stop_at("promote-generation-0"))
+    kept = {path: path.read_bytes() for path in config.run_dir.glob("adapters/*/adapter.json")}
+    damage_every_copy(config)
+    for path in kept:
+        path.unlink()
+    heard = Heard()
+    with pytest.raises(Stop):
+        ran(config, stop_at("ranks-generation-0"), heard)
+    gone = [line for line in heard.said if "is no parent any more, its adapter cannot be read" in line]
+    assert len(gone) == len(kept) > 0
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert ran(config).generations[-1].number == 2
+    read = [json.loads(path.read_text()) for path in config.run_dir.glob("steps/ranks-generation-*.json")]
+    assert {} in [one["by_adapter"] for one in read]
+
+
+def test_a_run_that_is_read_back_starts_no_engines(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    ran(config)
+    started = len(_times_of(config, "start engines"))
+    (config.run_dir / "report.json").unlink()
+    ran(config)
+    assert len(_times_of(config, "start engines")) == started == 1
 
 
 def damage_every_copy(config: RunConfig) -> dict[Path, bytes]:

@@ -123,6 +123,15 @@ def test_a_family_that_runs_out_says_so() -> None:
     assert any("it has no more; widen its settings" in warning for warning in drawn.report.warnings)
 
 
+def test_a_family_that_has_run_out_gives_an_empty_draw_that_says_so() -> None:
+    config = gym(GymFamily(name="gcd", settings={"min_value": 1, "max_value": 5, "max_numbers": 2}))
+    first = draw_generation(config, 0, 0)
+    drawn = draw_generation(config, 0, 1, first.all_keys)
+    assert drawn.nothing_left == "no fresh train, dev, gate problems of gcd are left"
+    with pytest.raises(ProblemsError, match="no problem could be drawn"):
+        draw_problems(config, 0, exclude=draw_problems(config, 0).all_keys)
+
+
 def test_levels_decide_what_train_holds_and_the_level_of_a_problem_can_be_read_back() -> None:
     config = gym(SUMS, curriculum=CurriculumConfig(review_share=0.0))
     drawn = draw_generation(config, 0, 3, levels={"chain_sum": 2})

@@ -278,6 +278,32 @@ def test_a_budget_that_is_spent_ends_the_run_at_a_boundary_and_it_is_audited(tmp
     assert found.audit.table.rows
 
 
+def few_sums(*more: dict[str, Any], **items: int) -> dict[str, Any]:
+    """Sums of two digits, of which there are about a hundred, and whatever families stand beside them."""
+    settings = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    family = {"name": "chain_sum", "settings": settings, "answer_kind": "number"}
+    return GYM | {"items_per_family": items, "families": [family, *more]}
+
+
+def test_a_family_that_has_no_more_problems_ends_the_run_at_a_boundary_and_it_is_audited(tmp_path: Path) -> None:
+    config = config_of(tmp_path, problems=few_sums(train=24, dev=8, gate=24, audit=6), num_generations=9)
+    found = evolved(config)
+    assert found.stopped == "no fresh gate problems of chain_sum are left"
+    assert 1 <= len(found.rounds) < 9
+    assert all(one.problems.gate for one in found.rounds)
+    assert found.audit.table.rows
+    assert timeless(evolved(config)) == timeless(found)
+
+
+def test_a_family_that_has_no_more_problems_stops_nobody_beside_another_that_has(tmp_path: Path) -> None:
+    longer = {"name": "chain_sum", "label": "longer", "settings": {"min_terms": 3, "max_terms": 3}}
+    problems = few_sums(longer | {"answer_kind": "number"}, train=12, dev=12, gate=24, audit=6)
+    found = evolved(config_of(tmp_path, problems=problems, num_generations=4))
+    assert (found.stopped, len(found.rounds)) == ("", 4)
+    types = [{problem.task.type for problem in one.problems.dev} for one in found.rounds]
+    assert (types[0], types[-1]) == ({"chain_sum", "longer"}, {"longer"})
+
+
 def test_without_any_gain_the_incumbents_stay_and_the_reason_is_given(tmp_path: Path) -> None:
     useless = [engine | {"adapter_gain": 0.0} for engine in ENGINES]
     found = evolved(config_of(tmp_path, serving={"in_process": True, "engines": useless}))

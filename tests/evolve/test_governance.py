@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evolve.governance.approvals import ApprovalDesk, ApprovalError, settle
-from evolve.governance.audit_log import AuditEvent, AuditLog
+from evolve.governance.approvals import APPROVALS_LOCK, ApprovalDesk, ApprovalError, settle
+from evolve.governance.audit_log import AUDIT_LOCK, AuditEvent, AuditLog
 from evolve.governance.config import ApprovedPromotion, AutomaticPromotion, PromotionPolicy, VetoedPromotion
-from evolve.governance.governance import Decision, Proposed, audit_events, rule
-from memory.ledger import LedgerError
+from evolve.governance.governance import Decision, Proposed, Ruling, audit_events, rule
+from memory.ledger import LedgerError, exclusive_lock
 
 PROPOSED = Proposed(run="r", generation=0, arrangement="g1-ada-own", adapters=("aa",), gate="gg", reason="passed")
 HOUR = 3600.0
@@ -139,6 +142,50 @@ def test_a_run_that_waits_is_let_on_by_a_word_and_the_ruling_is_logged_once(tmp_
     assert settle(tmp_path, PROPOSED, policy, now=40.0).state == "granted"
     assert settle(tmp_path, PROPOSED, policy, now=50.0).state == "granted"
     assert [event.kind for event in AuditLog(tmp_path).events()] == ["proposed", "approved", "promoted"]
+
+
+def test_a_veto_is_heard_or_refused_and_never_acknowledged_beside_a_promotion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, answers = VetoedPromotion(window_hours=1.0), list[str]()
+    settle(tmp_path, PROPOSED, policy, now=0.0)
+
+    def veto() -> None:
+        try:
+            ApprovalDesk(tmp_path).decide(None, "vetoed", by="kim", at=HOUR)
+            answers.append("acknowledged")
+        except ApprovalError as error:
+            answers.append(str(error))
+
+    person = threading.Thread(target=veto)
+
+    def slow_rule(*args: Any, **more: Any) -> Ruling:
+        person.start()
+        person.join(timeout=0.5)
+        return rule(*args, **more)
+
+    monkeypatch.setattr("evolve.governance.approvals.rule", slow_rule)
+    assert settle(tmp_path, PROPOSED, policy, now=HOUR).state == "granted"
+    person.join()
+    assert len(answers) == 1
+    assert "is seated already" in answers[0]
+    assert ApprovalDesk(tmp_path).decisions() == []
+
+
+@pytest.mark.parametrize("lock", [APPROVALS_LOCK, AUDIT_LOCK])
+def test_a_run_waits_a_moment_for_a_person_who_is_writing(tmp_path: Path, lock: str) -> None:
+    held = threading.Event()
+
+    def write_slowly() -> None:
+        with exclusive_lock(tmp_path / lock):
+            held.set()
+            time.sleep(0.3)
+
+    person = threading.Thread(target=write_slowly)
+    person.start()
+    held.wait()
+    assert settle(tmp_path, PROPOSED, ApprovedPromotion(), now=0.0).state == "waiting"
+    person.join()
 
 
 def test_a_veto_window_begins_when_the_proposal_was_first_filed(tmp_path: Path) -> None:

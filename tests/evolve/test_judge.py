@@ -49,6 +49,11 @@ def problem(
     )
 
 
+def gym_item(family: str, reference: str, **metadata: object) -> Problem:
+    entry = {"question": "q", "answer": reference, "metadata": metadata}
+    return problem(reference, ReasoningGymVerifier(family=family, entry=json.dumps(entry)))
+
+
 @pytest.fixture
 def judge() -> Iterator[Judge]:
     with Judge(scorer=GymScorer(timeout_s=0.2, command=[sys.executable, "-c", CHILD])) as judge:
@@ -234,10 +239,9 @@ def test_reasoning_gym_references_pass_and_nonsense_does_not(real_judge: Judge) 
 
 
 def test_an_answer_that_computes_for_ever_is_killed_by_processor_time(real_judge: Judge) -> None:
-    entry = {"question": "q", "answer": "1 + 2", "metadata": {"numbers": [1, 2], "target": 3}}
-    item = problem("1 + 2", ReasoningGymVerifier(family="countdown", entry=json.dumps(entry)))
-    assert real_judge.judge(item, "2 + 1").correct
-    outcome = real_judge.judge(item, "factorial(factorial(factorial(factorial(4))))")
+    item = gym_item("polynomial_multiplication", "3*x + 6")
+    assert real_judge.judge(item, "6 + 3*x").correct
+    outcome = real_judge.judge(item, "9**9**9**9")
     assert (outcome.correct, outcome.evidence.verdict) == (False, "unknown")
     assert real_judge.incidents[-1].reason == "the scorer died (over 2 s of processor time)"
 

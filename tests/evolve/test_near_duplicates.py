@@ -129,6 +129,60 @@ def test_adding_moves_no_old_item_and_puts_a_near_duplicate_beside_its_like(tmp_
     assert len(read_deal(config).places) == 43
 
 
+def bridged(tmp_path: Path) -> tuple[FileProblems, Path]:
+    """22 old tasks, two by two too far apart to be near duplicates; and 11 new ones, each near both of a pair."""
+    texts = [words(seed, 30).split() for seed in range(11)]
+    old = [" ".join(part) for text in texts for part in (text[:24], text[6:])]
+    config = config_for(tmp_path)
+    write(config.path, old)
+    new = write(tmp_path / "new.jsonl", [" ".join(text[3:27]) for text in texts])
+    return config, new
+
+
+def test_new_tasks_between_two_old_ones_move_neither(tmp_path: Path) -> None:
+    config, new = bridged(tmp_path)
+    before = splits_of(draw_problems(config, 0))
+    assert draw_problems(config, 0).clusters == {}
+    added = add_problems(config, new)
+    after = splits_of(draw_problems(config, 0))
+    assert {question: after[question] for question in before} == before
+    apart = [skipped for skipped in added.left_out if skipped.reason.startswith("a near duplicate of items of ")]
+    assert 0 < len(apart) < 11
+    assert added.num_added == 11 - len(apart)
+
+
+@pytest.mark.parametrize("died_before", ["pin", "publish_bytes"])
+def test_adding_again_after_a_crash_comes_to_the_same_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died_before: str
+) -> None:
+    undisturbed, _ = bridged(tmp_path)
+    there = tmp_path / "crash"
+    there.mkdir()
+    crashed, new = bridged(there)
+    add_problems(undisturbed, new)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"evolve.problems.adding.{died_before}", dies)
+        with pytest.raises(KeyboardInterrupt):
+            add_problems(crashed, new)
+    add_problems(crashed, new)
+    assert crashed.path.read_bytes() == undisturbed.path.read_bytes()
+    assert read_deal(crashed).places == read_deal(undisturbed).places
+
+
+def test_tasks_that_got_into_the_file_unpinned_are_pinned_by_the_next_call(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    new = write(tmp_path / "new.jsonl", [words(900)])
+    add_problems(config, new)
+    with config.path.open("a") as file:
+        file.write(json.dumps({"question": words(901), "answer": "x"}) + "\n")
+    assert add_problems(config, new, dry_run=True).version == 1
+    assert (add_problems(config, new).version, len(read_deal(config).places)) == (2, 42)
+
+
 def test_a_file_that_was_dealt_item_by_item_stays_so_and_is_added_to_so(tmp_path: Path) -> None:
     alone = config_for(tmp_path, near_duplicates=None)
     add_problems(alone, write(tmp_path / "new.jsonl", [words(900)]))

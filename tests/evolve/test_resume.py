@@ -15,13 +15,14 @@ from evolve.cli import app
 from evolve.config import ConfigError, RunConfig, dump_config
 from evolve.gates.gate_wear import WearLedger
 from evolve.journal import JournalError
+from evolve.lineage import Generation, Lineage, LineageError
 from evolve.progress import Silent
 from evolve.report.data import ReportData
 from evolve.report.view import Facts
 from evolve.run import check_free, run
 from memory.ledger import AlreadyLocked, exclusive_lock, read_record
 from scripts.kill_run import differences, memory_head
-from tests.evolve.quick_run import ENGINES, quick_config
+from tests.evolve.quick_run import ENGINES, Heard, quick_config
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -165,6 +166,44 @@ def test_a_run_whose_journal_was_thrown_away_is_another_run_to_the_gate(tmp_path
     asyncio.run(run(config, Silent()))
     names = [held.name for held in WearLedger(next(tmp_path.glob("*.gate-wear.jsonl"))).holdings]
     assert len(names) == len(set(names)) == 2
+
+
+def test_a_run_begun_anew_keeps_the_lineage_of_the_one_before_it_apart(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    asyncio.run(run(config, Silent()))
+    # Another lineage than the one that this configuration comes to, as other weights would make it.
+    foreign = other_lineage(config)
+    for name in ("journal.jsonl", "report.json"):
+        (config.run_dir / name).unlink()
+    heard = Heard()
+    asyncio.run(run(config, heard))
+    lineage = Lineage(config.run_dir / "generations.jsonl", readonly=True)
+    assert lineage.verify() == 2
+    assert lineage.latest() != foreign
+    aside = config.run_dir / "earlier" / "1"
+    assert Lineage(aside / "generations.jsonl", readonly=True).latest() == foreign
+    assert (aside / "audit.jsonl").is_file()
+    assert heard.said[0] == f"an earlier run lay here; its generations and decisions are kept in {aside}"
+
+
+def test_a_lineage_that_holds_other_generations_than_the_journal_stops_the_run(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    asyncio.run(run(config, Silent()))
+    (config.run_dir / "report.json").unlink()
+    other_lineage(config)
+    with pytest.raises(LineageError, match="generation 1: the lineage holds another one"):
+        asyncio.run(run(config, Silent()))
+
+
+def other_lineage(config: RunConfig) -> Generation:
+    """In the place of the run's own; its last generation."""
+    path = config.run_dir / "generations.jsonl"
+    first = Lineage(path, readonly=True).generations()[0]
+    path.unlink()
+    lineage, other = Lineage(path), Generation(number=1, seats=first.seats[:1], parent=first.digest)
+    lineage.append(first)
+    lineage.append(other)
+    return other
 
 
 def test_second_driver_on_one_run_is_refused(tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def test_critics_of_a_generation_without_councils_stay_in_the_archive_and_wait()
     assert found.stale == ("c",)
 
 
+def test_elites_of_a_family_without_problems_today_wait_and_are_not_compared() -> None:
+    niche = Niche(task_type="sums", base="ada")
+    one = Elite(name="", adapter="", niche=niche, generation=1, measured=0, bank="", scores=(1.0,), num_samples=1)
+    two, three = (
+        one.model_copy(update={"name": str(n), "adapter": str(n), "bank": str(n), "scores": (1.0,) * n}) for n in (2, 3)
+    )
+    found = archived(Archive(elites=(two, three)), founders(SEATS[1:]), [], DevRecord(), seed=0)
+    assert set(found.archive.elites) == {two, three}
+    assert found.stale == ("2", "3")
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,13 @@ def test_lock_excludes_a_second_holder_names_it_and_is_free_again_afterwards(tmp
         assert refused.value.path == tmp_path / ".lock"
     with exclusive_lock(tmp_path):
         pass
+
+
+def test_lock_is_waited_for_as_long_as_asked_and_no_longer(tmp_path) -> None:
+    began = time.monotonic()
+    with exclusive_lock(tmp_path), pytest.raises(AlreadyLocked), exclusive_lock(tmp_path, wait_s=0.2):
+        pass
+    assert 0.2 <= time.monotonic() - began < 10.0
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path) -> None:

@@ -210,6 +210,14 @@ def test_changed_adapter_is_corrupt_and_unknown_one_is_missing(tmp_path: Path) -
         store.path(adapter.hash)
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_adapter_that_lacks_a_file_is_corrupt(tmp_path: Path, name: str) -> None:
+    adapter = admit(tmp_path, write_adapter(tmp_path / "new"))
+    (tmp_path / "store" / adapter.hash / name).unlink()
+    with pytest.raises(AdapterCorrupt, match=f"{name} is gone"):
+        AdapterStore(tmp_path / "store").path(adapter.hash)
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_damaged_weights_are_refused_never_a_crash(
