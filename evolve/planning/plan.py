@@ -226,9 +226,11 @@ def _again(config: RunConfig, problems: Problems, rates: Rates, name: str, bred:
 
 def _divided(config: RunConfig, problems: Problems) -> tuple[Sequence[Asked], Sequence[Asked]]:
     """(as many DEV problems as choosing uses, as many as are kept for measuring the winner)."""
+    from evolve.gates.dev import divided
+
     items = problems.of(Split.DEV)
-    kept = int(len(items) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
-    return items[: len(items) - kept], items[len(items) - kept :]
+    choosing, _ = divided(problems, config, 0)
+    return items[: len(choosing)], items[len(choosing) :]
 
 
 def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred: Bred) -> list[StagePlan]:

@@ -153,7 +153,7 @@ async def study(lab: Lab, given: StudyItems, options: StudyOptions) -> Study:
         counts = _shared_out(budget, seats)
         return arm(role, name, counts, _votes(pool, seats, counts, items, judged, ties))
 
-    single, consistency, chosen = best_single(pool, founders, items, judged)
+    single, consistency, chosen = best_single(pool, founders, items, judged, budget, given.clusters)
     spends["best single"] = _mean_spend([spends[name] for name in chosen])
     arms = [
         voting("evolved", "evolved mesh", evolved),

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -121,12 +121,34 @@ class LookedUp(Mapping[tuple[str, str], bool]):
         return len(self._right)
 
 
-def votes_of(right: LookedUp, items: list[Problem], samples: Pool, seats: list[Member]) -> list[tuple[str, str]]:
+def votes_of(
+    right: LookedUp, items: list[Problem], samples: Pool, seats: list[Member], clusters: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """What was looked up for the votes alone: the members' reliability is measured before anything is dealt."""
     measured = LookedUp()
-    cross_fitted(samples, seats, items, measured)
+    cross_fitted(samples, seats, items, measured, clusters)
     assert right.asked[: len(measured.asked)] == measured.asked
     return right.asked[len(measured.asked) :]
+
+
+def test_a_tie_at_these_gates_does_not_fall_to_whoever_is_right_about_a_near_duplicate() -> None:
+    items = [
+        one.model_copy(update={"task": one.task.model_copy(update={"type": f"pair {n // 2}"})})
+        for n, one in enumerate(problems(200))
+    ]
+    pairs, rng = [one.task.type for one in items], random.Random(7)
+    lucky = {pair: rng.choice(SEATS) for pair in pairs}
+    good = {(one.task.id, lucky[one.task.type].name) for one in items}
+    said = pool_of(items, lambda member, _: member.name, 4)
+
+    def share(clusters: list[str]) -> float:
+        right = LookedUp(frozenset(good))
+        hold_aa_gates(said, SEATS, items, right, samples_per_member=2, alpha=0.05, clusters=clusters, seed=1)
+        votes = votes_of(right, items, said, SEATS, clusters)
+        return sum(vote in good for vote in votes) / len(votes)
+
+    assert 0.4 < share(pairs) < 0.6
+    assert share([]) > 0.75  # what it would look like
 
 
 @settings(max_examples=20, deadline=None)

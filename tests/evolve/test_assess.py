@@ -170,7 +170,7 @@ RIGHT = {("t", "7"): True, ("u", "7"): True}
 
 def test_votes_are_taken_from_disjoint_samples() -> None:
     pool = pool_of({"t": {"a": ["7", "7", "8", "8"], "b": ["7", "8", "8", "8"]}})
-    replicates = vote_replicates(pool, SEATS, [problem("t")], RIGHT, 2)
+    replicates = vote_replicates(pool, SEATS, [problem("t")], RIGHT, 2, [])
     assert replicates == [[1.0], [0.0]]
     assert flips(replicates) == 1.0
     assert flips(replicates[:1]) == 0.0
@@ -186,7 +186,7 @@ def test_any_right_is_a_ceiling_at_the_same_number_of_samples() -> None:
 def test_the_best_single_is_chosen_on_the_half_it_is_not_measured_on() -> None:
     lucky = {f"p{n}": {"a": ["7"], "b": ["8"]} for n in range(8)}
     problems = [problem(task) for task in lucky]
-    single, vote, members = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky})
+    single, vote, members = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky}, 4, [])
     assert single.name == "best single (a)"
     assert members == ("a",)
     assert single.mean == vote.mean == 1.0
@@ -194,9 +194,28 @@ def test_the_best_single_is_chosen_on_the_half_it_is_not_measured_on() -> None:
     # Each member is right on one half alone: whoever is chosen on the other half is wrong here.
     half = {task: int(content_hash(task)[:2], 16) % 2 for task in lucky}
     split = {task: {"a": ["7" if half[task] else "8"], "b": ["8" if half[task] else "7"]} for task in lucky}
-    single, _, members = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky})
+    single, _, members = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky}, 4, [])
     assert single.mean == 0.0
     assert sorted(members) == ["a", "b"]
+
+
+def test_the_best_single_is_not_chosen_on_near_duplicates_of_what_it_is_measured_on() -> None:
+    """Each member is right on all copies of one question alone, and the two questions are on two halves."""
+    names = {int(content_hash(name)[:2], 16) % 2: name for name in ("one", "other", "third", "fourth")}
+    copies = {f"p{n}": n % 2 for n in range(40)}
+    said = {task: {"a": ["7" if side else "8"], "b": ["8" if side else "7"]} for task, side in copies.items()}
+    problems, right = [problem(task) for task in copies], {(task, "7"): True for task in copies}
+    clusters = [names[side] for side in copies.values()]
+    assert best_single(pool_of(said), SEATS, problems, right, 1, clusters).alone.mean == 0.0
+    assert best_single(pool_of(said), SEATS, problems, right, 1, []).alone.mean > 0.3  # what it would look like
+
+
+def test_the_best_single_votes_over_no_more_samples_than_the_mesh_has() -> None:
+    pool = pool_of({"t": {"a": ["7", "8", "8"], "b": ["8", "8", "8"]}})
+    assert best_single(pool, SEATS, [problem("t")], RIGHT, 1, []).consistency == Arm(
+        name="self-consistency (a)", scores=(1.0,), num_samples=1
+    )
+    assert best_single(pool, SEATS, [problem("t")], RIGHT, 3, []).consistency.scores == (0.0,)
 
 
 def test_examples_are_counted_as_a_generation_would_keep_them() -> None:
