@@ -18,7 +18,7 @@ from evolve.training.config import Role, ScriptedTraining
 from memory.ledger import Ledger
 from mesh.seeds import derive_seed
 from mesh.types import Member
-from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
+from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab, sums
 
 PROBLEMS = dealt(num_dev=40)
 
@@ -59,6 +59,36 @@ def test_where_every_item_stands_alone_the_last_quarter_of_a_balanced_order_is_k
     order = balanced_order([p.task.type for p in dev], [p.key for p in dev], derive_seed(config.seed, "dev order"))
     assert [p.key for p in (*chosen_by, *kept)] == [dev[index].key for index in order]
     assert len(kept) == 10
+
+
+def test_ties_on_dev_do_not_fall_to_whoever_is_right_about_a_near_duplicate(tmp_path: Path) -> None:
+    """Every question stands there twice, of a type with nothing else, and is answered alike by whoever is asked."""
+    once = sums("dev", 60)
+    dev = [
+        one.model_copy(
+            update={
+                "task": one.task.model_copy(update={"id": f"{one.task.id}-{copy}", "type": one.task.id}),
+                "key": f"{one.key}-{copy}",
+            }
+        )
+        for one in once
+        for copy in range(2)
+    ]
+    copied = PROBLEMS.model_copy(update={"dev": tuple(dev)})
+    pairs = {one.task.id: one.task.type for one in dev}
+
+    async def votes(name: str, clusters: dict[str, str]) -> tuple[float, float]:
+        """How often the seats' vote is right: by their contributions, and beside the candidate."""
+        problems = copied.model_copy(update={"clusters": clusters})
+        async with small_lab(tmp_path / name, skills=(0.5, 0.5), temperature=0.0, remeasure_share=0.0) as lab:
+            found = await compare_on_dev(lab, founders([ADA, BEN]), [candidate()], {}, problems)
+        assert found.contributions is not None
+        test = found.scores[0].test
+        return found.contributions.accuracy, (test.both + test.losses) / test.n
+
+    fair, flattered = (asyncio.run(votes(name, c)) for name, c in (("fair", pairs), ("flattered", {})))
+    assert fair[0] < flattered[0] - 0.1
+    assert fair[1] < flattered[1] - 0.1
 
 
 def candidate(role: Role = "proposer") -> Candidate:
