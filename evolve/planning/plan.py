@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import Field
 
+from evolve.asks import types_in_turn
 from evolve.audit.tuning import ways_tried
 from evolve.config import RunConfig
 from evolve.judging.panel import panel_for
@@ -152,14 +153,14 @@ def plan_end(config: RunConfig, problems: Problems, rates: Rates, num_generation
 def plan_assessment(
     config: RunConfig, problems: Sequence[Asked], num_samples: int, num_councils: int, rates: Rates | None = None
 ) -> tuple[StagePlan, ...]:
-    """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on the first problems."""
+    """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on a few, types in turn."""
     rates, seats = rates or assumed_for(config).rates, len(base_seats(config))
     stages = [
         StagePlan(stage="start engines", seconds=rates.start_s),
         _proposals(rates, "proposals", problems, seats, num_samples),
     ]
     if num_councils:
-        stages.append(_councils(config, rates, "councils", list(problems)[:num_councils]))
+        stages.append(_councils(config, rates, "councils", types_in_turn(problems)[:num_councils]))
     return tuple(stages)
 
 

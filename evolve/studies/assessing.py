@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from evolve.asks import council_asks, first_of_each_type, proposal_asks
+from evolve.asks import council_asks, first_of_each_type, proposal_asks, types_in_turn
 from evolve.config import ConfigError, MeshConfig, RunConfig
 from evolve.evaluate import Pool, member_scores, verdict_scores
 from evolve.gates.power import Assumed, detectable_conjunction, problems_needed
@@ -266,7 +266,7 @@ def _copied(items: Sequence[Problem], judge: Judge) -> Arm:
 
 
 async def _councils(lab: Lab, items: Sequence[Problem], options: AssessOptions) -> list[Deliberation]:
-    chosen = list(items)[: options.num_councils]
+    chosen = types_in_turn(items)[: options.num_councils]
     if not chosen or len(lab.config.serving.engines) < 2:
         return []
     asks = council_asks(lab.config, "assess councils", chosen, base_seats(lab.config))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from evolve.ties import cross_fitted
 from mesh.config import VoteConfig
 from mesh.types import Deliberation, Failure, Member, Proposal, Task, Verdict
 from scripts import gate_aa
+from serving.traces import read_traces
 from tests.evolve.quick_run import ENGINES, quick_config
 
 SEATS = [Member(name=name, engine=name, family=name) for name in ("ada", "ben")]
@@ -245,6 +247,16 @@ def aa_options(items: int = 6, gates: int = 3) -> argparse.Namespace:
 def test_the_script_holds_its_gates_on_parts_put_together(tmp_path: Path) -> None:
     found = asyncio.run(gate_aa.hold(quick_config(tmp_path), aa_options(), Silent()))
     assert (found.num_gates, found.num_problems, found.num_left_out) == (3, 6, 0)
+
+
+def test_the_script_takes_as_many_problems_as_asked_for_and_task_types_as_evenly_as_they_go(tmp_path: Path) -> None:
+    config = quick_config(tmp_path)
+    tasks = tmp_path / "tasks.jsonl"
+    rows = [json.loads(line) for line in tasks.read_text().splitlines()]
+    tasks.write_text("".join(json.dumps(row | {"type": "abcd"[n % 4]}) + "\n" for n, row in enumerate(rows)))
+    asyncio.run(gate_aa.hold(config, aa_options(), Silent()))
+    asked = {(trace.task.id, trace.task.type) for trace in read_traces(tmp_path / "run" / "aa.parquet")}
+    assert sorted(Counter(kind for _, kind in asked).values()) == [1, 1, 2, 2]
 
 
 def test_the_script_says_how_many_calls_failed_and_why_where_nothing_is_left(tmp_path: Path) -> None:
