@@ -51,9 +51,9 @@ def a_round(generation: Generation, probe: Probe) -> Round:
     )
 
 
-async def audited(directory: Path) -> Audit:
-    lab = small_lab(directory, audit_councils_per_type=1, temperatures=(0.7, 0.0), audit_samples_per_member=2)
-    first, second, last = generations()
+async def audited(directory: Path, *seated: Generation, councils: int = 1) -> Audit:
+    lab = small_lab(directory, audit_councils_per_type=councils, temperatures=(0.7, 0.0), audit_samples_per_member=2)
+    first, second, last = seated or generations()
     async with lab:
         probe = await probe_emergence(
             lab, first, Harvest(proposals=(), councils=(), judged=Judgements(outcomes=())), dealt()
@@ -116,6 +116,17 @@ def test_health_diversity_and_shares_are_told_of_every_generation(found: Audit) 
     assert [one.generation for one in found.shares] == [0, 1, 2]
     accuracy = sum(found.scores.rosters[0].vote.values()) / 6
     assert sum(one.value for one in found.shares[0].contributions.members) == pytest.approx(accuracy)
+
+
+def test_the_diversity_of_seats_counts_those_that_were_given_a_critic(tmp_path: Path) -> None:
+    first, second, _ = generations()
+    critics = (("critique", "1" * 64),)
+    helped = tuple(seat.model_copy(update={"phase_adapters": critics}) for seat in second.seats)
+    last = second.model_copy(update={"number": 2, "seats": helped})
+    told = asyncio.run(audited(tmp_path, first, second, last, councils=0)).diversity
+    before, after = (one.diversity for one in told if one.source == "audit" and one.generation > 0)
+    assert after == before
+    assert after.members
 
 
 def test_an_audit_read_back_is_the_same_record(found: Audit, directory: Path) -> None:
