@@ -97,9 +97,7 @@ async def try_audit_tasks(
     return await try_out(lab, "internalisation held out", trials, problems, clusters, judge)
 
 
-def train_trials(
-    rounds: Sequence[Round], last: Generation, max_tasks: int, clusters: Mapping[str, str]
-) -> list[Trial]:
+def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int, clusters: Mapping[str, str]) -> list[Trial]:
     """Each task that only the mesh solved, with the first specialist of each engine that took a seat afterwards.
 
     `max_tasks` of every generation at most, the ones that were probed first. `clusters` of near duplicates, by task id:
