@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import TypeVar
 
 from evolve.config import RunConfig
@@ -90,6 +91,14 @@ def first_of_each_type(problems: Iterable[_A], num_items: int, *, skip: int = 0)
         wanted = min(num_items, len(items))
         chosen += [items[(skip + offset) % len(items)] for offset in range(wanted)]
     return chosen
+
+
+def types_in_turn(problems: Iterable[_A]) -> list[_A]:
+    """The same problems, one of each task type, then the next of each: the first few hold all types alike."""
+    by_type: dict[str, list[_A]] = defaultdict(list)
+    for problem in problems:
+        by_type[problem.task.type].append(problem)
+    return [problem for row in zip_longest(*by_type.values()) for problem in row if problem is not None]
 
 
 def _limits(config: RunConfig, problem: Asked, temperature: float | None = None) -> dict[str, object]:

@@ -104,7 +104,11 @@ class EvaluationConfig(Record):
         default=0.5, gt=0.0, lt=1.0, description="share of arrangements that see more DEV problems after each rung"
     )
     remeasure_share: float = Field(
-        default=0.25, ge=0.0, lt=1.0, description="share of DEV problems kept from choosing, to measure the winner on"
+        default=0.25,
+        ge=0.0,
+        lt=1.0,
+        description="share of DEV problems kept from choosing, to measure the winner on; at most that, since near "
+        "duplicates stay together",
     )
     max_elites: int = Field(
         default=1,

@@ -6,6 +6,7 @@ specialist could never change a vote, however good it became.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from evolve.evaluate import Pool, Precedence, success_counts
@@ -54,23 +55,37 @@ def standing(
 
 
 def cross_fitted(
-    pool: Pool, members: Sequence[Member], problems: Sequence[Asked], judged: Mapping[tuple[str, str], bool]
+    pool: Pool,
+    members: Sequence[Member],
+    problems: Sequence[Asked],
+    judged: Mapping[tuple[str, str], bool],
+    clusters: Sequence[str],
 ) -> Precedence:
     """For votes on the very problems the members are measured on: each is decided by what the other folds say.
 
-    Otherwise whoever is right about a problem would be preferred on it for that.
+    Otherwise whoever is right about a problem, or about a near duplicate of it, would be preferred on it for that.
+    `clusters` as `units` takes them.
     """
-    folds = [_fold(problem.task) for problem in problems]
+    folds = {
+        problem.task.id: derive_seed(0, unit) % FOLDS
+        for problem, unit in zip(problems, units(problems, clusters), strict=True)
+    }
     others = [
-        by_reliability(standing(pool, members, [p for p, own in zip(problems, folds, strict=True) if own != n], judged))
-        for n in range(FOLDS)
+        by_reliability(standing(pool, members, [p for p in problems if folds[p.task.id] != fold], judged))
+        for fold in range(FOLDS)
     ]
 
     def ordered(seats: Sequence[Member], task: Task) -> Sequence[Member]:
-        return others[_fold(task)](seats, task)
+        return others[folds[task.id]](seats, task)
 
     return ordered
 
 
-def _fold(task: Task) -> int:
-    return derive_seed(0, task.id) % FOLDS
+def units(problems: Sequence[Asked], clusters: Sequence[str]) -> list[str]:
+    """By what each of these problems is dealt to a side: the cluster it shares with others of them, else its own id.
+
+    `clusters`: of near duplicates, one for each problem; empty: every problem stands alone.
+    """
+    ids = [problem.task.id for problem in problems]
+    sizes = Counter(clusters)
+    return [name if sizes[name] > 1 else own for own, name in zip(ids, clusters or ids, strict=True)]

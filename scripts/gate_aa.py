@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from evolve.asks import first_of_each_type, proposal_asks_in_parts
+from evolve.asks import proposal_asks_in_parts, types_in_turn
 from evolve.commands.console import ConsoleObserver
 from evolve.commands.general import OUT
 from evolve.config import RunConfig, load_config
@@ -69,8 +69,7 @@ async def hold(config: RunConfig, options: argparse.Namespace, observer: Observe
         async with Lab(config, journal=journal, judge=judge, memory=None, observer=observer) as lab:
             problems = await lab.draw_problems()
             usable = [*problems.of(Split.TRAIN), *problems.of(Split.DEV)]
-            types = len({problem.task.type for problem in usable})
-            items = first_of_each_type(usable, -(-options.items // types))[: options.items]
+            items = types_in_turn(usable)[: options.items]
             at_once = config.harvest.samples_per_member
             asks = proposal_asks_in_parts(config, "aa gates", items, seats, count, at_once)
             drawn = await lab.hold("aa gates", config.run_dir / "aa.parquet", asks)

@@ -274,7 +274,8 @@ def _audited_diversity(
     right = measured.judged.lookup()
     found = []
     for number, seats in numbered:
-        mine = [trace for trace in measured.drawn if trace.members[0] in seats]
+        proposers = [member.at("propose") for member in seats]
+        mine = [trace for trace in measured.drawn if trace.members[0] in proposers]
         vectors = vectors_of(right_texts(mine, right), encoder)
         diversity = describe(judged_answers(mine, right), vectors=vectors, seed=seed)
         found.append(GenerationDiversity(generation=number, source="audit", diversity=diversity))

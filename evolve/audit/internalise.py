@@ -68,7 +68,7 @@ async def try_train_tasks(lab: Lab, rounds: Sequence[Round], last: Generation) -
     """TRAIN tasks of every generation that only its mesh solved, tried with each engine's next specialist."""
     problems: dict[str, Asked] = {p.task.id: p for one in rounds for p in one.problems.of(Split.TRAIN)}
     clusters = {p.task.id: one.problems.cluster_of(p) for one in rounds for p in one.problems.of(Split.TRAIN)}
-    trials = train_trials(rounds, last, lab.config.evaluation.emergence_tasks)
+    trials = train_trials(rounds, last, lab.config.evaluation.emergence_tasks, clusters)
     return await try_out(lab, "internalisation", trials, problems, clusters, None)
 
 
@@ -97,10 +97,11 @@ async def try_audit_tasks(
     return await try_out(lab, "internalisation held out", trials, problems, clusters, judge)
 
 
-def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int) -> list[Trial]:
+def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int, clusters: Mapping[str, str]) -> list[Trial]:
     """Each task that only the mesh solved, with the first specialist of each engine that took a seat afterwards.
 
-    `max_tasks` of every generation at most, the ones that were probed first.
+    `max_tasks` of every generation at most, the ones that were probed first. `clusters` of near duplicates, by task id:
+    whoever was trained on one task of a cluster was trained on all of them.
     """
     trained = tasks_trained_on(rounds)
     generations = [*(one.generation for one in rounds), last]
@@ -114,9 +115,9 @@ def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int) -> l
             after = _next_specialist(before.engine, number, generations)
             if after is None:
                 continue
-            seen = trained.get(after.adapter or "", frozenset())
+            seen = {clusters.get(task_id) for task_id in trained.get(after.adapter or "", frozenset())}
             trials += [
-                Trial(generation=number, task_id=i, before=before, after=after, was_trained_on=i in seen)
+                Trial(generation=number, task_id=i, before=before, after=after, was_trained_on=clusters[i] in seen)
                 for i in list(known)[:max_tasks]
             ]
     return trials
@@ -162,8 +163,8 @@ async def try_out(
     """Every trial in fresh samples; `clusters` by task id; `judge` None: the problems are open."""
     if not trials:
         return []
-    # One draw for each task and member, however many trials it serves.
-    wanted = dict.fromkeys((t.task_id, m) for t in trials for m in (t.before, t.after))
+    # One draw for each task and proposer, however many trials it serves: one that was given a critic keeps its name.
+    wanted = dict.fromkeys((t.task_id, m.at("propose")) for t in trials for m in (t.before, t.after))
     count = lab.config.evaluation.emergence_samples
     asks = [
         ask

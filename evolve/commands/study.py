@@ -108,17 +108,19 @@ async def hold_study(config: RunConfig, options: StudyOptions, observer: Observe
 def print_study(found: Study, directory: Path) -> None:
     """The sentence, then the arms."""
     _say(found.sentence, style="bold")
-    table = Table("arm", "right", "95% interval", "evolved minus it", "tokens a task", "money a correct one")
+    table = Table("arm", "right", "95% interval", "evolved minus it", "tokens a task", "tokens a correct one")
+    table.add_column("money a correct one")
     table.add_column("break-even (correct answers)")
     for one in found.results:
         interval = one.accuracy.interval
         shown = "" if interval is None else f"{share(interval[0])} to {share(interval[1])}"
         gap = one.difference
+        tokens = "" if one.tokens_per_correct is None else f"{one.tokens_per_correct:.0f}"
         money = "" if one.money_per_correct is None else f"{one.money_per_correct:.3g}"
         table.add_row(
             one.name, share(one.accuracy.mean), shown,
             "" if gap is None else f"{100 * gap.mean:+.1f} ({100 * gap.low:+.0f} to {100 * gap.high:+.0f})",
-            f"{one.tokens_per_task:.0f}", money, "" if one.break_even is None else f"{one.break_even:,.0f}",
+            f"{one.tokens_per_task:.0f}", tokens, money, "" if one.break_even is None else f"{one.break_even:,.0f}",
         )  # fmt: skip
     OUT.print(table)
     paid = "" if found.investment is None else f" The evolution took {found.investment:.2f} in money."

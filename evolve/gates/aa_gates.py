@@ -116,7 +116,7 @@ def hold_aa_gates(
         raise ValueError(
             f"expected at least {needed} samples of every member and problem for one gate, got {fewest}; draw more"
         )
-    ties = cross_fitted(pool, seats, problems, right)
+    ties = cross_fitted(pool, seats, problems, right, clusters)
     table = _Table(pool, seats, problems, right, ties, samples_per_member, num_finalists, seed)
     held = [_Gate(table, deal=0, place=number) for number in range(count)]
     again = [_Gate(table, deal=1 + number, place=0) for number in range(num_dealt_again)]

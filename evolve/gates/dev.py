@@ -13,7 +13,7 @@ from evolve.evaluate import Judgements, Pool, member_scores, right_votes
 from evolve.gates.arrangements import Arrangement, alone, distinct, together, weakest_places, widest
 from evolve.gates.council_trials import Councils, Trials, try_in_councils
 from evolve.gates.finalists import Shown, finalists_of
-from evolve.gates.halving import balanced_order, next_step, plan_halving
+from evolve.gates.halving import balanced_order, kept_whole, next_step, plan_halving
 from evolve.gates.paired import PairedTest, paired_test
 from evolve.gates.remeasure import Remeasured, remeasured
 from evolve.gates.rivals import members_of
@@ -85,15 +85,16 @@ def divided(problems: SplitProblems, config: RunConfig, generation: int) -> tupl
     """(DEV problems to choose by, DEV problems kept for measuring the winner), each a balanced mix of task types.
 
     A user's file has the same DEV problems in every generation, so they are divided once for all: dealt anew, those
-    kept in one generation would be some that an earlier one chose by.
+    kept in one generation would be some that an earlier one chose by. Near duplicates stay together.
     """
     dev = problems.of(Split.DEV)
     is_finite = isinstance(config.problems, FileProblems)
     seed = derive_seed(config.seed, "dev order", *([] if is_finite else [generation]))
     order = balanced_order([p.task.type for p in dev], [p.key for p in dev], seed)
-    kept = int(len(dev) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
-    items = [dev[index] for index in order]
-    return items[: len(items) - kept], items[len(items) - kept :]
+    clusters = [problems.cluster_of(problem) for problem in dev]
+    count = int(len(dev) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
+    kept = kept_whole(order, clusters, count)
+    return [dev[i] for i in order if clusters[i] not in kept], [dev[i] for i in order if clusters[i] in kept]
 
 
 async def compare_on_dev(
@@ -110,12 +111,13 @@ async def compare_on_dev(
     if not items:
         return DevRecord(reason="there are no DEV problems to choose by")
     seats = seat(generation)
-    drawing = _Drawing(lab, generation.number, items)
+    drawing = _Drawing(lab, generation.number, items, problems)
     await drawing.draw(DEV_SEATS, seats, 0, len(items))
     stopped = await _stop_broken(drawing, seats, contenders, selections)
     running = {name: c.member for name, c in contenders.items() if name not in stopped}
-    ties = cross_fitted(drawing.pool, seats, items, drawing.judged)
-    found = contributions(ballot_box(drawing.pool, seats, items, drawing.judged, ties), drawing.clusters(problems))
+    clusters = drawing.clusters
+    ties = cross_fitted(drawing.pool, seats, items, drawing.judged, clusters)
+    found = contributions(ballot_box(drawing.pool, seats, items, drawing.judged, ties), clusters)
     places = weakest_places(seats, {one.member: one.value for one in found.members})
     survivors = await _halve(drawing, seats, running, places, stopped) if running else []
     people = [*seats, *survivors]
@@ -124,7 +126,7 @@ async def compare_on_dev(
     arrangements = distinct(
         [*(alone(seats, m, places) for m in ranked), together(seats, ranked, places), widest(seats, ranked, scores)]
     )
-    by_vote = _by_vote(drawing, seats, people, [one for one in arrangements if one.candidates], problems)
+    by_vote = _by_vote(drawing, seats, people, [one for one in arrangements if one.candidates])
     trials = await try_in_councils(lab, generation, helpers, selections, items)
     talking = _in_councils(trials, lab.config.seed, generation.number, problems, items)
     finalists = finalists_of(
@@ -134,7 +136,7 @@ async def compare_on_dev(
         ],
         scores,
         seats,
-        drawing.clusters(problems),
+        clusters,
         at_most=lab.config.gate.max_finalists,
         seed=derive_seed(lab.config.seed, "finalists", generation.number),
     )
@@ -176,7 +178,7 @@ async def measure_twins(
     items, _ = divided(problems, lab.config, generation.number)
     if not twins or not items:
         return Reliability()
-    drawing = _Drawing(lab, generation.number, items)
+    drawing = _Drawing(lab, generation.number, items, problems)
     await drawing.draw(DEV_TWINS, twins, 0, len(items))
     return standing(drawing.pool, twins, items, drawing.judged)
 
@@ -197,7 +199,7 @@ async def measure_again(
         councils = Councils(lab, f"generation {number} {DEV} councils again", directory, kept)
         before, after = await councils.right("before", seats), await councils.right(winner.name, winner.seats)
     else:
-        drawing, people = _Drawing(lab, number, kept), members_of([seats, winner.seats])
+        drawing, people = _Drawing(lab, number, kept, problems), members_of([seats, winner.seats])
         await drawing.draw(DEV_AGAIN, people, 0, len(kept))
         ties = by_reliability(dev.standing)
         before, after = (right_votes(drawing.pool, one, kept, drawing.judged, ties) for one in (seats, winner.seats))
@@ -214,8 +216,9 @@ async def measure_again(
 class _Drawing:
     """Proposals for DEV problems so far, stage by stage, and what the judge says of them."""
 
-    def __init__(self, lab: Lab, number: int, items: Sequence[Problem]) -> None:
+    def __init__(self, lab: Lab, number: int, items: Sequence[Problem], problems: SplitProblems) -> None:
         self.lab, self.number, self.items = lab, number, items
+        self.clusters = tuple(problems.cluster_of(problem) for problem in items)
         self.judged: dict[tuple[str, str], bool] = {}
         self._held: list[Deliberation] = []
 
@@ -243,11 +246,8 @@ class _Drawing:
 
     def votes(self, seats: Sequence[Member], items: Sequence[Problem], people: Sequence[Member]) -> tuple[bool, ...]:
         """Was the vote of these seats right; ties fall to whoever of all `people` is better on the other folds."""
-        ties = cross_fitted(self.pool, people, self.items, self.judged)
+        ties = cross_fitted(self.pool, people, self.items, self.judged, self.clusters)
         return right_votes(self.pool, seats, items, self.judged, ties)
-
-    def clusters(self, problems: SplitProblems) -> tuple[str, ...]:
-        return tuple(problems.cluster_of(problem) for problem in self.items)
 
 
 def _stage(number: int, label: str) -> str:
@@ -342,15 +342,14 @@ def _by_vote(
     seats: Sequence[Member],
     people: Sequence[Member],
     arrangements: Sequence[Arrangement],
-    problems: SplitProblems,
 ) -> list[tuple[DevScore, tuple[bool, ...]]]:
     """Each arrangement beside today's seats, and whether its vote was right, problem by problem."""
-    base, clusters = drawing.votes(seats, drawing.items, people), drawing.clusters(problems)
+    base = drawing.votes(seats, drawing.items, people)
     found = []
     for one in arrangements:
         right = drawing.votes(one.seats, drawing.items, people)
         seed = derive_seed(drawing.lab.config.seed, "dev", drawing.number, one.name)
-        found.append((DevScore(arrangement=one, test=paired_test(base, right, clusters, seed=seed)), right))
+        found.append((DevScore(arrangement=one, test=paired_test(base, right, drawing.clusters, seed=seed)), right))
     return found
 
 

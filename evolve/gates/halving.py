@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pydantic import Field, model_validator
@@ -77,6 +78,20 @@ def balanced_order(task_types: Sequence[str], keys: Sequence[str], seed: int) ->
         for place, index in enumerate(items)
     ]
     return tuple(index for _, _, index in sorted(placed))
+
+
+def kept_whole(order: Sequence[int], clusters: Sequence[str], count: int) -> frozenset[str]:
+    """Clusters of the last `count` items of an order, or fewer: one for which there is no room left is passed over.
+
+    `clusters`: one for each item. Where every item stands alone these are the last `count` of them.
+    """
+    sizes, kept, room = Counter(clusters), set[str](), count
+    for index in reversed(order):
+        size = sizes[clusters[index]]
+        if clusters[index] not in kept and size <= room:
+            kept.add(clusters[index])
+            room -= size
+    return frozenset(kept)
 
 
 def next_step(

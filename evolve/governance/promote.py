@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from evolve.candidate import Candidate
 from evolve.gates.aa import AARecord
@@ -43,8 +43,9 @@ async def promote(
 ) -> tuple[Generation, Ruling | None]:
     """The next generation: the chosen arrangement's seats, or the incumbents' again, with the reason said aloud.
 
-    A specialist that is shown to take away from the vote, and that the chosen arrangement does not replace, gives its
-    seat back to its engine's base model.
+    Where no arrangement is seated, a specialist that is shown to take away from the vote gives its seat back to its
+    engine's base model. Beside one it stays, for that was shown in other company, and no gate has seen the arrangement
+    without it; the next generation asks again.
 
     Args:
         candidates: all that took part, those of the archive included.
@@ -62,6 +63,7 @@ async def promote(
     # An elite that had a seat before keeps its record, which says when it was first seated and by which gate.
     before = lineage.specialists()
     taken = selection.chosen.seats if takes_seats and selection.chosen is not None else generation.seats
+    retired = {} if takes_seats else selection.retired
 
     async def work() -> Generation:
         promoted: list[Specialist] = []
@@ -71,7 +73,7 @@ async def promote(
                 for candidate in candidates
                 if candidate.member.name in selection.chosen.candidates and candidate.member.adapter not in before
             ]
-        seats = _or_bases(taken, selection)
+        seats = _or_bases(taken, retired)
         return successor(generation, seats, promoted, returning=before.values())
 
     name = f"promote-generation-{generation.number}"
@@ -81,7 +83,7 @@ async def promote(
         "ruling": None if ruling is None else ruling.model_dump(mode="json"),
     }
     following = await lab.journal.record(name, inputs, Generation, work)
-    _log_retired(lab, generation, selection, taken)
+    _log_retired(lab, generation, selection, retired)
     lineage.enter(following)
     return following, ruling
 
@@ -136,11 +138,11 @@ def _specialist(candidate: Candidate, generation: Generation, selection: Selecti
     )
 
 
-def _or_bases(seats: Sequence[Member], selection: Selection) -> list[Member]:
-    """The seats, with its engine's base model for everybody who was retired and is still in its place."""
+def _or_bases(seats: Sequence[Member], retired: Collection[str]) -> list[Member]:
+    """The seats, with its engine's base model for everybody who is retired."""
     taken, found = {one.name for one in seats}, []
     for member in seats:
-        if member.name in selection.retired:
+        if member.name in retired:
             names = (member.engine, *(f"{member.engine}-{number}" for number in range(2, len(seats) + 2)))
             name = next(one for one in names if one not in taken)
             taken.add(name)
@@ -149,8 +151,8 @@ def _or_bases(seats: Sequence[Member], selection: Selection) -> list[Member]:
     return found
 
 
-def _log_retired(lab: Lab, generation: Generation, selection: Selection, taken: Sequence[Member]) -> None:
-    """Who gives a seat back to the base, in the audit log; who was replaced by what passed the gate is told there."""
+def _log_retired(lab: Lab, generation: Generation, selection: Selection, retired: Mapping[str, str]) -> None:
+    """Who gives a seat back to the base, in the audit log."""
     AuditLog(lab.directory).add(
         AuditEvent(
             kind="retired",
@@ -158,12 +160,12 @@ def _log_retired(lab: Lab, generation: Generation, selection: Selection, taken: 
             generation=generation.number,
             adapter=member.adapter,
             by="its share of the vote on DEV",
-            reason=selection.retired[member.name],
+            reason=retired[member.name],
             evidence=content_hash(selection.dev.contributions),
             at=time.time(),
         )
-        for member in taken
-        if member.name in selection.retired
+        for member in generation.seats
+        if member.name in retired
     )
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import Field
 
+from evolve.asks import types_in_turn
 from evolve.audit.tuning import ways_tried
 from evolve.config import RunConfig
 from evolve.judging.panel import panel_for
@@ -152,14 +153,14 @@ def plan_end(config: RunConfig, problems: Problems, rates: Rates, num_generation
 def plan_assessment(
     config: RunConfig, problems: Sequence[Asked], num_samples: int, num_councils: int, rates: Rates | None = None
 ) -> tuple[StagePlan, ...]:
-    """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on the first problems."""
+    """The bill of `evomesh assess`: `num_samples` proposals of each member, and councils on a few, types in turn."""
     rates, seats = rates or assumed_for(config).rates, len(base_seats(config))
     stages = [
         StagePlan(stage="start engines", seconds=rates.start_s),
         _proposals(rates, "proposals", problems, seats, num_samples),
     ]
     if num_councils:
-        stages.append(_councils(config, rates, "councils", list(problems)[:num_councils]))
+        stages.append(_councils(config, rates, "councils", types_in_turn(problems)[:num_councils]))
     return tuple(stages)
 
 
@@ -226,9 +227,11 @@ def _again(config: RunConfig, problems: Problems, rates: Rates, name: str, bred:
 
 def _divided(config: RunConfig, problems: Problems) -> tuple[Sequence[Asked], Sequence[Asked]]:
     """(as many DEV problems as choosing uses, as many as are kept for measuring the winner)."""
+    from evolve.gates.dev import divided
+
     items = problems.of(Split.DEV)
-    kept = int(len(items) * config.evaluation.remeasure_share) if config.gate.remeasure else 0
-    return items[: len(items) - kept], items[len(items) - kept :]
+    choosing, _ = divided(problems, config, 0)
+    return items[: len(choosing)], items[len(choosing) :]
 
 
 def _gate(config: RunConfig, problems: Problems, rates: Rates, number: int, bred: Bred) -> list[StagePlan]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 from pydantic import Field
 
 from evolve.problems.config import FileProblems
@@ -39,16 +41,17 @@ class Added(Record):
 def add_problems(config: FileProblems, source: Path, *, dry_run: bool = False) -> Added:
     """Append the usable new items of `source` to the configured file and pin where every item belongs.
 
+    Each of the two is JSONL or Parquet; the configured file stays what it is.
+
     The first call also pins the items that were there before, where they already are: what is added moves none of
     them. Items are pinned before they are in the file, so that the same call again, after a crash, only has to write
     them; a place without an item decides nothing.
 
     Raises:
-        ProblemsError: the configured file is not JSONL, one of the two cannot be read, or other settings were used.
+        ProblemsError: one of the two cannot be read, other settings were used, or a column of a Parquet file has a type
+            that the new items do not fit.
         memory.ledger.AlreadyLocked: somebody else is adding to the file.
     """
-    if config.path.suffix != ".jsonl":
-        raise ProblemsError(f"expected a .jsonl file to add to, got '{config.path.name}'; convert it once")
     lock = config.path.with_name(f".{config.path.name}.lock")
     with exclusive_lock(lock):
         old, _, _ = read_rows(config)
@@ -60,10 +63,11 @@ def add_problems(config: FileProblems, source: Path, *, dry_run: bool = False) -
         refused = [Skipped(where=r.where, reason=places[r.key].reason) for r in fresh if places[r.key].split is None]
         unpinned = [places[row.key] for row in [*old, *taken] if row.key not in pinned.places]
         version = pinned.version
+        content = _appended(config.path, taken) if taken else b""
         if unpinned and not dry_run:
             version = pin(config, source.name, unpinned)
         if taken and not dry_run:
-            publish_bytes(config.path, _appended(config.path.read_bytes(), taken))
+            publish_bytes(config.path, content)
         return Added(
             version=version,
             added=_sizes(places[row.key] for row in taken),
@@ -99,10 +103,36 @@ def _unknown(new: Sequence[Row], old: Sequence[Row]) -> tuple[list[Row], list[Sk
     return fresh, known
 
 
-def _appended(before: bytes, rows: Sequence[Row]) -> bytes:
+def _appended(path: Path, rows: Sequence[Row]) -> bytes:
+    """A file with these rows behind its own."""
+    if path.suffix == ".parquet":
+        return _appended_to_parquet(path, rows)
+    before = path.read_bytes()
     gap = b"" if not before or before.endswith(b"\n") else b"\n"
     lines = "".join(json.dumps(row.raw, ensure_ascii=True, default=str) + "\n" for row in rows)
     return before + gap + lines.encode("ascii")
+
+
+def _appended_to_parquet(path: Path, rows: Sequence[Row]) -> bytes:
+    """Its columns keep their types; what it has no column for gets one, empty before."""
+    held = pyarrow.parquet.read_table(path)
+    types = {field.name: field.type for field in held.schema}
+    fresh = {}
+    for name in dict.fromkeys([*types, *(name for row in rows for name in row.raw)]):
+        values = [row.raw.get(name) for row in rows]
+        if types.get(name) in (pyarrow.string(), pyarrow.large_string()):  # an answer may be written 61 or "61"
+            values = [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
+        try:
+            fresh[name] = pyarrow.array(values, type=types.get(name))
+        except (pyarrow.ArrowException, OverflowError) as error:
+            kind = types.get(name, "of one kind")
+            raise ProblemsError(
+                f"'{name}': expected values that fit the column in '{path.name}' ({kind}), but: {error}; mend the new "
+                "tasks, or convert the file to JSONL once, where every line stands for itself"
+            ) from error
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.concat_tables([held, pyarrow.table(fresh)], promote_options="default"), sink)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _sizes(places: Iterable[Place]) -> SplitSizes:

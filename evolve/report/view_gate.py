@@ -43,7 +43,7 @@ def decision_view(one: Round) -> DecisionView:
         wear=None if level is None else (level.wear.num_items, level.wear.num_used, level.wear.num_holdings),
         ruling="" if one.ruling is None else one.ruling.reason,
         shares=None if selection.dev.contributions is None else shares_view(selection.dev.contributions),
-        retired=tuple(selection.retired.items()),
+        retired=() if _seated(one) else tuple(selection.retired.items()),
         stopped=tuple(selection.dev.stopped.items()),
         no_placebo=tuple(selection.placebos.refused.items()),
         num_bred=len({*brood.refused, *(report.recipe for report in brood.reports)}),

@@ -19,7 +19,7 @@ from evolve.planning.rates import Rates
 from evolve.problems.splits import normalised_text
 from evolve.problems.types import Problem
 from evolve.report.measure import Accuracy, Difference, accuracy
-from evolve.ties import cross_fitted
+from evolve.ties import cross_fitted, units
 from memory.types import Record, content_hash
 from mesh.tally import plurality
 from mesh.types import Member, Proposal
@@ -171,17 +171,23 @@ def unfit(probes: Sequence[Probe]) -> tuple[str, ...]:
 
 
 def vote_replicates(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], right: Right, votes_each: int
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Problem],
+    right: Right,
+    votes_each: int,
+    clusters: Sequence[str],
 ) -> list[list[float]]:
     """Votes over `votes_each` proposals of every seat, from disjoint samples: one list of scores for each replicate.
 
-    Ties fall to the seat that is better on the items of the other folds, as they fall in a run by what DEV measured.
+    Ties fall to the seat that is better on the items of the other folds, as they fall in a run by what DEV measured;
+    `clusters` as `evolve.ties.units` takes them.
 
     As many replicates as every seat has samples for, at least one; a seat without samples casts fewer ballots.
     """
     drawn = [len(pool.of(seat, problem.task)) for seat in seats for problem in problems]
     count = max(1, max(drawn, default=0) // votes_each)
-    ties = cross_fitted(pool, seats, problems, right)
+    ties = cross_fitted(pool, seats, problems, right, clusters)
     return [
         [
             _vote(
@@ -204,31 +210,39 @@ class BestSingle(NamedTuple):
 
     alone: Arm
     consistency: Arm
-    """its vote over all its samples"""
+    """its vote over as many samples as it was given"""
     members: tuple[str, ...]
     """who it is on the two halves: one name, or two"""
 
 
-def best_single(pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], right: Right) -> BestSingle:
-    """The best member alone and by its own vote.
+def best_single(
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Problem],
+    right: Right,
+    votes: int,
+    clusters: Sequence[str],
+) -> BestSingle:
+    """The best member alone, mean over all its samples, and by its own vote over the first `votes` of them.
 
-    Chosen on the very items it is measured on, the best of several would look better than it is.
+    Chosen on the very items it is measured on, or on near duplicates of them, the best of several would look better
+    than it is. `clusters` as `evolve.ties.units` takes them.
     """
     alone = {seat.name: member_scores(pool, seat, problems, dict(right)) for seat in seats}
-    votes = {seat.name: [_vote(pool.of(seat, p.task), p, right) for p in problems] for seat in seats}
-    half = [int(content_hash(problem.task.id)[:2], 16) % 2 for problem in problems]
+    voted = {seat.name: [_vote(pool.of(seat, p.task)[:votes], p, right) for p in problems] for seat in seats}
+    half = [int(content_hash(unit)[:2], 16) % 2 for unit in units(problems, clusters)]
     best = {}
     for side in (0, 1):
         others = [index for index, of in enumerate(half) if of != side] or list(range(len(problems)))
         best[side] = max(seats, key=lambda seat: math.fsum(alone[seat.name][index] for index in others)).name
     members = tuple(dict.fromkeys(best.values()))
     name = " or ".join(members)
-    samples = max((len(pool.of(seat, p.task)) for seat in seats for p in problems), default=0)
+    drawn = max((len(pool.of(seat, p.task)) for seat in seats for p in problems), default=0)
     single = tuple(alone[best[side]][index] for index, side in enumerate(half))
-    voted = tuple(votes[best[side]][index] for index, side in enumerate(half))
+    consistent = tuple(voted[best[side]][index] for index, side in enumerate(half))
     return BestSingle(
         alone=Arm(name=f"best single ({name})", scores=single, num_samples=1),
-        consistency=Arm(name=f"self-consistency ({name})", scores=voted, num_samples=samples),
+        consistency=Arm(name=f"self-consistency ({name})", scores=consistent, num_samples=min(votes, drawn)),
         members=members,
     )
 

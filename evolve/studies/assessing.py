@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from evolve.asks import council_asks, first_of_each_type, proposal_asks
+from evolve.asks import council_asks, first_of_each_type, proposal_asks, types_in_turn
 from evolve.config import ConfigError, MeshConfig, RunConfig
 from evolve.evaluate import Pool, member_scores, verdict_scores
 from evolve.gates.power import Assumed, detectable_conjunction, problems_needed
@@ -114,8 +114,11 @@ def choose_items(
 
 
 def num_samples(config: RunConfig, options: AssessOptions) -> int:
-    """First proposals of each member for each item: enough that one member alone fills the mesh's whole vote."""
-    return options.votes_each * max(2, len(config.serving.engines))
+    """First proposals of each member for each item: enough that one member alone fills the mesh's whole vote.
+
+    Enough for two votes as well, since how far they differ by chance is a figure.
+    """
+    return options.votes_each * max(2, len(base_seats(config)))
 
 
 async def assess(lab: Lab, problems: SplitProblems, options: AssessOptions) -> Assessment:
@@ -163,11 +166,11 @@ def _findings(
 ) -> Findings:
     """All figures, from what was seen in `seconds`."""
     items, judged, seats, pool = seen.items, seen.judged, base_seats(config), Pool(seen.drawn)
-    replicates = vote_replicates(pool, seats, items, judged, options.votes_each)
-    single, consistency, _ = best_single(pool, seats, items, judged)
+    clusters, num_votes = tuple(problems.cluster_of(item) for item in items), options.votes_each * len(seats)
+    replicates = vote_replicates(pool, seats, items, judged, options.votes_each, clusters)
+    single, consistency, _ = best_single(pool, seats, items, judged, num_votes, clusters)
     n_eff, same_wrong = _dependence(seats, seen)
     discordance = max(config.gate.expected_discordance, flips(replicates))
-    num_votes = options.votes_each * len(seats)
     means = tuple(sum(scores) / len(replicates) for scores in zip(*replicates, strict=True))
     mesh = Arm(name="mesh vote", scores=means, num_samples=num_votes)
     reach = Arm(
@@ -187,7 +190,7 @@ def _findings(
     return Findings(
         probes=seen.probes,
         num_items=len(items),
-        clusters=tuple(problems.cluster_of(item) for item in items),
+        clusters=clusters,
         constant=seen.constant,
         copied=seen.copied,
         alone=tuple(
@@ -263,7 +266,7 @@ def _copied(items: Sequence[Problem], judge: Judge) -> Arm:
 
 
 async def _councils(lab: Lab, items: Sequence[Problem], options: AssessOptions) -> list[Deliberation]:
-    chosen = list(items)[: options.num_councils]
+    chosen = types_in_turn(items)[: options.num_councils]
     if not chosen or len(lab.config.serving.engines) < 2:
         return []
     asks = council_asks(lab.config, "assess councils", chosen, base_seats(lab.config))

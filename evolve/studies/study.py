@@ -43,6 +43,9 @@ class StudyArm(Record):
     output_tokens: float = Field(description="for one task")
     engine_seconds: float = Field(description="for one task")
     money: float | None = Field(default=None, description="for one task; None: a member has no price")
+    investment: float | None = Field(
+        default=0.0, description="money its own training took; 0: nothing was trained for it; None: not known"
+    )
 
     @property
     def money_per_correct(self) -> float | None:
@@ -70,8 +73,8 @@ class ArmResult(Record):
     money_per_correct: float | None
     break_even: float | None = Field(
         default=None,
-        description="correct answers after which the evolved mesh, its evolution paid, is cheaper than this arm; None: "
-        "never, or no prices",
+        description="correct answers after which the evolved mesh, its evolution paid, is cheaper than this arm with "
+        "its own training paid; None: never, or not known for want of prices or times",
     )
 
 
@@ -114,19 +117,21 @@ def arm_cost(samples: Mapping[str, int], spends: Mapping[str, Spend]) -> tuple[f
     return tokens, seconds, money
 
 
-def break_even(evolved: StudyArm, other: StudyArm, investment: float | None) -> float | None:
-    """Correct answers after which evolving was cheaper than staying with `other`; None: it never is, or no prices."""
+def break_even(evolved: StudyArm, other: StudyArm) -> float | None:
+    """Correct answers after which evolving was cheaper than `other`, what each took to make included.
+
+    0: it took no more to make, and its answers are cheaper. None: never by its answers, or a figure is not known.
+    """
     ours, theirs = evolved.money_per_correct, other.money_per_correct
-    if investment is None or ours is None or theirs is None or ours >= theirs:
+    if evolved.investment is None or other.investment is None or ours is None or theirs is None or ours >= theirs:
         return None
-    return investment / (theirs - ours)
+    return max(0.0, evolved.investment - other.investment) / (theirs - ours)
 
 
 def compare_arms(
     arms: Sequence[StudyArm],
     *,
     budget: int,
-    investment: float | None = None,
     left_out: LeftOut = NOTHING_LEFT_OUT,
     clusters: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -154,7 +159,7 @@ def compare_arms(
             tokens_per_task=one.output_tokens,
             tokens_per_correct=one.tokens_per_correct,
             money_per_correct=one.money_per_correct,
-            break_even=None if one is evolved else break_even(evolved, one, investment),
+            break_even=None if one is evolved else break_even(evolved, one),
         )
         for one in arms
     )
@@ -164,7 +169,7 @@ def compare_arms(
         num_near=left_out.num_near,
         budget=budget,
         results=results,
-        investment=investment,
+        investment=evolved.investment,
         sentence=_sentence(results),
         notes=tuple(notes),
     )

@@ -11,13 +11,15 @@ from pydantic import Field
 
 from evolve.asks import proposal_asks
 from evolve.audit.measured import what_is_measured
-from evolve.config import ConfigError, MeshConfig, RunConfig
+from evolve.config import ConfigError, MeshConfig, RunConfig, load_mesh
 from evolve.evaluate import Pool, Precedence, member_scores
 from evolve.governance.rosters import generations_of
 from evolve.lab import Lab
 from evolve.problems.config import FileProblems
 from evolve.problems.draw import UNDIVIDED, draw_undealt
 from evolve.problems.types import Problem
+from evolve.progress import read_times
+from evolve.run_files import CONFIG, GENERATIONS
 from evolve.studies.assess import Arm, best_single
 from evolve.studies.fresh_tasks import LeftOut, fresh_tasks, questions_seen
 from evolve.studies.rival_arms import arm_directory, read_arm, run_of
@@ -27,8 +29,9 @@ from memory.types import Record, content_hash
 from mesh.reliability import seat_key
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Usage
+from serving.config import prices
 
-FORM = 3
+FORM = 4
 """Of what a study holds; a finished one of an earlier form is not taken for today's."""
 
 NO_TIES = "{run} holds no judged proposals: tied votes of the evolved mesh fall to its earlier seat"
@@ -144,25 +147,33 @@ async def study(lab: Lab, given: StudyItems, options: StudyOptions) -> Study:
     measured = what_is_measured(options.run)
     ties = by_reliability(measured, seat_key)
 
-    def arm(role: ArmRole, name: str, samples: Mapping[str, int], scores: Sequence[float]) -> StudyArm:
+    def arm(
+        role: ArmRole, name: str, samples: Mapping[str, int], scores: Sequence[float], made_in: Path | None = None
+    ) -> StudyArm:
         tokens, seconds, money = arm_cost(samples, spends)
-        made = Arm(name=name, scores=tuple(scores), num_samples=sum(samples.values()))
-        return StudyArm(role=role, arm=made, output_tokens=tokens, engine_seconds=seconds, money=money)
+        return StudyArm(
+            role=role,
+            arm=Arm(name=name, scores=tuple(scores), num_samples=sum(samples.values())),
+            output_tokens=tokens,
+            engine_seconds=seconds,
+            money=money,
+            investment=0.0 if made_in is None else investment_of(lab.config, made_in),
+        )
 
-    def voting(role: ArmRole, name: str, seats: Sequence[Member]) -> StudyArm:
+    def voting(role: ArmRole, name: str, seats: Sequence[Member], made_in: Path | None = None) -> StudyArm:
         counts = _shared_out(budget, seats)
-        return arm(role, name, counts, _votes(pool, seats, counts, items, judged, ties))
+        return arm(role, name, counts, _votes(pool, seats, counts, items, judged, ties), made_in)
 
-    single, consistency, chosen = best_single(pool, founders, items, judged)
+    single, consistency, chosen = best_single(pool, founders, items, judged, budget, given.clusters)
     spends["best single"] = _mean_spend([spends[name] for name in chosen])
     arms = [
-        voting("evolved", "evolved mesh", evolved),
+        voting("evolved", "evolved mesh", evolved, options.run),
         voting("generation 0", "generation 0", founders),
         arm("single", single.name, {"best single": 1}, single.scores),
         arm("self-consistency", consistency.name, {"best single": budget}, consistency.scores),
     ]
-    if rft:
-        arms.append(voting("rft", "RFT of the best single", rft))
+    if rft and (found := rft_of(options)) is not None:
+        arms.append(voting("rft", "RFT of the best single", rft, found[0]))
     if baseline is not None:
         once = member_scores(pool, baseline, items, judged)
         arms.append(voting("baseline", f"{baseline.name}, {budget} samples", [baseline]))
@@ -170,7 +181,6 @@ async def study(lab: Lab, given: StudyItems, options: StudyOptions) -> Study:
     return compare_arms(
         arms,
         budget=budget,
-        investment=investment_of(lab.config, options.run),
         left_out=given.left_out,
         clusters=given.clusters,
         notes=(*notes_of(options), *([] if measured.answers else [NO_TIES.format(run=options.run)])),
@@ -214,32 +224,41 @@ def asked_of(config: MeshConfig, tasks: Path, options: StudyOptions) -> str:
     )
 
 
-def investment_of(config: RunConfig, run: Path | None) -> float | None:
-    """Money that a run took: its stages' hours on all its engines, every replica; None: no run, or one has no price."""
-    from evolve.progress import StageTime
-    from memory.ledger import Ledger
+def investment_of(config: RunConfig, made_in: Path) -> float | None:
+    """Money that a run or an arm of one took: its stages' hours on all engines that the run has, every replica.
 
-    paid = [engine for engine in config.serving.engines if engine.kind != "remote"]
-    if run is None or not (run / "times.jsonl").is_file() or any(engine.price_per_hour is None for engine in paid):
+    A price that the run's own configuration lacks is taken from `config`, the study's. None: an engine has none, or no
+    times were kept.
+    """
+    run, times, known = run_of(made_in), read_times(made_in), prices(config.serving)
+    if not times or not (run / GENERATIONS).is_file():
         return None
-    times = [StageTime.model_validate(e.payload) for e in Ledger(run / "times.jsonl", readonly=True).entries()]
-    hourly = sum((engine.price_per_hour or 0.0) * engine.replicas for engine in paid)
-    return sum(time.seconds for time in times) / 3600.0 * hourly
+    own = load_mesh(run / CONFIG) if (run / CONFIG).is_file() else config
+    seated = {member.engine for member in generations_of(run)[0].seats}
+    engines = [one for one in own.serving.engines if one.name in seated and one.kind != "remote"]
+    known |= prices(own.serving)
+    if any(one.name not in known for one in engines):
+        return None
+    return sum(time.seconds for time in times) / 3600.0 * sum(known[one.name] * one.replicas for one in engines)
 
 
 def _seats(lab: Lab, options: StudyOptions) -> tuple[list[Member], list[Member], list[Member]]:
-    """(generation 0, the evolved mesh, the RFT run's seats), their adapters in the study's store."""
+    """(generation 0, the evolved mesh, the RFT run's seats) as they propose, their adapters in the study's store.
+
+    A seat that was given a critic is the same proposer: drawn anew under its name, it would have twice the samples.
+    """
     if options.run is None:
         raise ConfigError("--run: expected a run with generations to study; `evomesh evolve` makes one")
     generations, store = generations_of(options.run), lab.directory / "adapters"
-    share_adapters(options.run, generations[-1].seats, store)
+    founders, evolved = ([seat.at("propose") for seat in generations[place].seats] for place in (0, -1))
+    share_adapters(options.run, evolved, store)
     rft: list[Member] = []
     if (found := rft_of(options)) is not None:
-        where, members = found
+        where, members = found[0], [member.at("propose") for member in found[1]]
         share_adapters(where, members, store)
         # Two runs may call different specialists by one name.
         rft = [member.model_copy(update={"name": f"{member.name} (rft)"}) for member in members]
-    return list(generations[0].seats), list(generations[-1].seats), rft
+    return founders, evolved, rft
 
 
 def _baseline(lab: Lab, options: StudyOptions) -> Member | None:
@@ -273,7 +292,7 @@ def _spends(
         usage.setdefault(name, []).append(trace.usage)
         counts[name] = counts.get(name, 0) + len(trace.proposals)
     engines = {trace.members[0].name: trace.members[0].engine for trace in drawn}
-    prices = {engine.name: engine.price_per_hour for engine in lab.config.serving.engines}
+    hourly = prices(lab.config.serving)
     spends = {}
     for name, used in usage.items():
         total, count = Usage.total(used), max(1, counts[name])
@@ -281,7 +300,7 @@ def _spends(
         spends[name] = Spend(
             output_tokens=total.output_tokens / count,
             engine_seconds=total.engine_seconds / count,
-            price_per_hour=prices.get(engines[name]),
+            price_per_hour=hourly.get(engines[name]),
             price_per_million_tokens=by_tokens,
         )
     return spends
@@ -289,12 +308,11 @@ def _spends(
 
 def _mean_spend(spends: Sequence[Spend]) -> Spend:
     """Of the members chosen on the two halves, one or two; a price only where all have one."""
-    prices = [one.price_per_hour for one in spends]
-    known = [price for price in prices if price is not None]
+    known = [one.price_per_hour for one in spends if one.price_per_hour is not None]
     return Spend(
         output_tokens=sum(one.output_tokens for one in spends) / len(spends),
         engine_seconds=sum(one.engine_seconds for one in spends) / len(spends),
-        price_per_hour=sum(known) / len(known) if len(known) == len(prices) else None,
+        price_per_hour=sum(known) / len(known) if len(known) == len(spends) else None,
     )
 
 

@@ -60,6 +60,8 @@ def small_config(
     directory: Path,
     *,
     skills: tuple[float, float] = (0.5, 0.4),
+    adapter_gain: float = 0.1,
+    temperature: float = 0.7,
     gate: Mapping[str, object] | None = None,
     **evaluation: object,
 ) -> RunConfig:
@@ -72,10 +74,11 @@ def small_config(
             "serving": {
                 "in_process": True,
                 "engines": [
-                    {"kind": "scripted", "name": "ada", "family": "alpha", "skill": skills[0]},
-                    {"kind": "scripted", "name": "ben", "family": "beta", "skill": skills[1]},
+                    {"kind": "scripted", "name": name, "family": family, "skill": skill, "adapter_gain": adapter_gain}
+                    for name, family, skill in zip(("ada", "ben"), ("alpha", "beta"), skills, strict=True)
                 ],
             },
+            "deliberation": {"sampling": {"temperature": temperature}},
             "problems": {"kind": "file", "path": str(directory / "unused.jsonl"), "verifier": {"kind": "numeric"}},
             "training": {"kind": "scripted"},
             "memory": {"enabled": False},

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from evolve.ties import cross_fitted
 from mesh.config import VoteConfig
 from mesh.types import Deliberation, Failure, Member, Proposal, Task, Verdict
 from scripts import gate_aa
+from serving.traces import read_traces
 from tests.evolve.quick_run import ENGINES, quick_config
 
 SEATS = [Member(name=name, engine=name, family=name) for name in ("ada", "ben")]
@@ -121,12 +123,34 @@ class LookedUp(Mapping[tuple[str, str], bool]):
         return len(self._right)
 
 
-def votes_of(right: LookedUp, items: list[Problem], samples: Pool, seats: list[Member]) -> list[tuple[str, str]]:
+def votes_of(
+    right: LookedUp, items: list[Problem], samples: Pool, seats: list[Member], clusters: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """What was looked up for the votes alone: the members' reliability is measured before anything is dealt."""
     measured = LookedUp()
-    cross_fitted(samples, seats, items, measured)
+    cross_fitted(samples, seats, items, measured, clusters)
     assert right.asked[: len(measured.asked)] == measured.asked
     return right.asked[len(measured.asked) :]
+
+
+def test_a_tie_at_these_gates_does_not_fall_to_whoever_is_right_about_a_near_duplicate() -> None:
+    items = [
+        one.model_copy(update={"task": one.task.model_copy(update={"type": f"pair {n // 2}"})})
+        for n, one in enumerate(problems(200))
+    ]
+    pairs, rng = [one.task.type for one in items], random.Random(7)
+    lucky = {pair: rng.choice(SEATS) for pair in pairs}
+    good = {(one.task.id, lucky[one.task.type].name) for one in items}
+    said = pool_of(items, lambda member, _: member.name, 4)
+
+    def share(clusters: list[str]) -> float:
+        right = LookedUp(frozenset(good))
+        hold_aa_gates(said, SEATS, items, right, samples_per_member=2, alpha=0.05, clusters=clusters, seed=1)
+        votes = votes_of(right, items, said, SEATS, clusters)
+        return sum(vote in good for vote in votes) / len(votes)
+
+    assert 0.4 < share(pairs) < 0.6
+    assert share([]) > 0.75  # what it would look like
 
 
 @settings(max_examples=20, deadline=None)
@@ -223,6 +247,16 @@ def aa_options(items: int = 6, gates: int = 3) -> argparse.Namespace:
 def test_the_script_holds_its_gates_on_parts_put_together(tmp_path: Path) -> None:
     found = asyncio.run(gate_aa.hold(quick_config(tmp_path), aa_options(), Silent()))
     assert (found.num_gates, found.num_problems, found.num_left_out) == (3, 6, 0)
+
+
+def test_the_script_takes_as_many_problems_as_asked_for_and_task_types_as_evenly_as_they_go(tmp_path: Path) -> None:
+    config = quick_config(tmp_path)
+    tasks = tmp_path / "tasks.jsonl"
+    rows = [json.loads(line) for line in tasks.read_text().splitlines()]
+    tasks.write_text("".join(json.dumps(row | {"type": "abcd"[n % 4]}) + "\n" for n, row in enumerate(rows)))
+    asyncio.run(gate_aa.hold(config, aa_options(), Silent()))
+    asked = {(trace.task.id, trace.task.type) for trace in read_traces(tmp_path / "run" / "aa.parquet")}
+    assert sorted(Counter(kind for _, kind in asked).values()) == [1, 1, 2, 2]
 
 
 def test_the_script_says_how_many_calls_failed_and_why_where_nothing_is_left(tmp_path: Path) -> None:

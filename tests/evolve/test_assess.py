@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evolve.gates.gate import detectable_effect
 from evolve.gates.gate_wear import GateWear, Level, spending
 from evolve.gates.power import Assumed, detectable_conjunction
 from evolve.judging.judge import Judge, Probe
+from evolve.planning.plan import plan_assessment
 from evolve.planning.rates import Rates
 from evolve.problems.config import ExactVerifier, NumericVerifier
 from evolve.problems.sealed import sealed
@@ -37,6 +39,7 @@ from evolve.studies.assess import (
 from evolve.studies.assessing import AssessOptions, choose_items, guess_problems
 from memory.types import content_hash
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
+from serving.traces import read_traces
 
 CONFIG = """
 name: look
@@ -170,7 +173,7 @@ RIGHT = {("t", "7"): True, ("u", "7"): True}
 
 def test_votes_are_taken_from_disjoint_samples() -> None:
     pool = pool_of({"t": {"a": ["7", "7", "8", "8"], "b": ["7", "8", "8", "8"]}})
-    replicates = vote_replicates(pool, SEATS, [problem("t")], RIGHT, 2)
+    replicates = vote_replicates(pool, SEATS, [problem("t")], RIGHT, 2, [])
     assert replicates == [[1.0], [0.0]]
     assert flips(replicates) == 1.0
     assert flips(replicates[:1]) == 0.0
@@ -186,7 +189,7 @@ def test_any_right_is_a_ceiling_at_the_same_number_of_samples() -> None:
 def test_the_best_single_is_chosen_on_the_half_it_is_not_measured_on() -> None:
     lucky = {f"p{n}": {"a": ["7"], "b": ["8"]} for n in range(8)}
     problems = [problem(task) for task in lucky]
-    single, vote, members = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky})
+    single, vote, members = best_single(pool_of(lucky), SEATS, problems, {(task, "7"): True for task in lucky}, 4, [])
     assert single.name == "best single (a)"
     assert members == ("a",)
     assert single.mean == vote.mean == 1.0
@@ -194,9 +197,28 @@ def test_the_best_single_is_chosen_on_the_half_it_is_not_measured_on() -> None:
     # Each member is right on one half alone: whoever is chosen on the other half is wrong here.
     half = {task: int(content_hash(task)[:2], 16) % 2 for task in lucky}
     split = {task: {"a": ["7" if half[task] else "8"], "b": ["8" if half[task] else "7"]} for task in lucky}
-    single, _, members = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky})
+    single, _, members = best_single(pool_of(split), SEATS, problems, {(task, "7"): True for task in lucky}, 4, [])
     assert single.mean == 0.0
     assert sorted(members) == ["a", "b"]
+
+
+def test_the_best_single_is_not_chosen_on_near_duplicates_of_what_it_is_measured_on() -> None:
+    """Each member is right on all copies of one question alone, and the two questions are on two halves."""
+    names = {int(content_hash(name)[:2], 16) % 2: name for name in ("one", "other", "third", "fourth")}
+    copies = {f"p{n}": n % 2 for n in range(40)}
+    said = {task: {"a": ["7" if side else "8"], "b": ["8" if side else "7"]} for task, side in copies.items()}
+    problems, right = [problem(task) for task in copies], {(task, "7"): True for task in copies}
+    clusters = [names[side] for side in copies.values()]
+    assert best_single(pool_of(said), SEATS, problems, right, 1, clusters).alone.mean == 0.0
+    assert best_single(pool_of(said), SEATS, problems, right, 1, []).alone.mean > 0.3  # what it would look like
+
+
+def test_the_best_single_votes_over_no_more_samples_than_the_mesh_has() -> None:
+    pool = pool_of({"t": {"a": ["7", "8", "8"], "b": ["8", "8", "8"]}})
+    assert best_single(pool, SEATS, [problem("t")], RIGHT, 1, []).consistency == Arm(
+        name="self-consistency (a)", scores=(1.0,), num_samples=1
+    )
+    assert best_single(pool, SEATS, [problem("t")], RIGHT, 3, []).consistency.scores == (0.0,)
 
 
 def test_examples_are_counted_as_a_generation_would_keep_them() -> None:
@@ -307,6 +329,47 @@ def run_config(directory: Path) -> RunConfig:
             "problems": {"kind": "file", "path": "t"},
         }
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("engines", "seats_each"), [(2, 2), (1, 1), (2, 1)])
+def test_the_mesh_and_one_member_asked_again_are_compared_at_equal_samples(
+    tmp_path: Path, engines: int, seats_each: int
+) -> None:
+    tasks, config = tasks_file(tmp_path, 60), tmp_path / "config.yaml"
+    text = CONFIG.format(directory=tmp_path, ada=0.4, ben=0.3)
+    text = text if engines == 2 else text.partition("    - {kind: scripted, name: ben")[0]
+    config.write_text(f"{text}seats_per_engine: {seats_each}\n")
+    ask = ["assess", str(tasks), "-c", str(config), "--items", "12", "--councils", "0", "--json"]
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    measured = found["findings"]
+    assert measured["mesh"]["num_samples"] == measured["consistency"]["num_samples"] == 2 * engines * seats_each
+    assert any(note.startswith("At equal samples the mesh has") for note in found["advice"]["notes"])
+
+
+def test_councils_are_held_on_all_types_of_tasks_alike(tmp_path: Path) -> None:
+    tasks = tasks_file(tmp_path, 120)
+    rows = [json.loads(line) for line in tasks.read_text().splitlines()]
+    kinds = ("near", "far", "else")
+    tasks.write_text("".join(json.dumps(row | {"type": kinds[n % 3]}) + "\n" for n, row in enumerate(rows)))
+    done = look(tmp_path, tasks, 0.4, 0.3, "--items", "30", "--councils", "6")
+    assert done.exit_code == 0, done.output
+    [held] = (tmp_path / "run" / "assess").glob("*/councils.parquet")
+    assert Counter(trace.task.type for trace in read_traces(held)) == dict.fromkeys(kinds, 2)
+
+
+def test_the_bill_of_councils_is_that_of_all_types_of_tasks_alike(tmp_path: Path) -> None:
+    def of(kind: str, max_tokens: int) -> list[Problem]:
+        one = problem(kind)
+        task = one.task.model_copy(update={"type": kind})
+        return [one.model_copy(update={"task": task, "max_tokens": max_tokens})] * 10
+
+    def most(items: list[Problem]) -> int:
+        return plan_assessment(run_config(tmp_path), items, 2, 2, Rates())[-1].max_output_tokens
+
+    short, long = of("short", 10), of("long", 1000)
+    assert most([*short, *long]) == most([short[0], long[0]]) > most(short)
 
 
 def test_as_many_items_are_taken_as_fit_into_the_minutes_and_never_one_of_the_gate(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def a_round(generation: Generation, probe: Probe) -> Round:
     )
 
 
-async def audited(directory: Path) -> Audit:
-    lab = small_lab(directory, audit_councils_per_type=1, temperatures=(0.7, 0.0), audit_samples_per_member=2)
-    first, second, last = generations()
+async def audited(directory: Path, *seated: Generation, councils: int = 1) -> Audit:
+    lab = small_lab(directory, audit_councils_per_type=councils, temperatures=(0.7, 0.0), audit_samples_per_member=2)
+    first, second, last = seated or generations()
     async with lab:
         probe = await probe_emergence(
             lab, first, Harvest(proposals=(), councils=(), judged=Judgements(outcomes=())), dealt()
@@ -126,6 +126,17 @@ def test_what_only_the_mesh_solved_is_asked_of_the_first_and_of_the_last_seats(f
     for probe, councils in zip(found.probes, (found.before, found.after), strict=True):
         assert [attempt.solution.task_id for attempt in probe.attempts] == [council.task.id for council in councils]
     assert found.novelty.kind != "not measured"  # nothing was asked of the members on TRAIN in these rounds
+
+
+def test_the_diversity_of_seats_counts_those_that_were_given_a_critic(tmp_path: Path) -> None:
+    first, second, _ = generations()
+    critics = (("critique", "1" * 64),)
+    helped = tuple(seat.model_copy(update={"phase_adapters": critics}) for seat in second.seats)
+    last = second.model_copy(update={"number": 2, "seats": helped})
+    told = asyncio.run(audited(tmp_path, first, second, last, councils=0)).diversity
+    before, after = (one.diversity for one in told if one.source == "audit" and one.generation > 0)
+    assert after == before
+    assert after.members
 
 
 def test_an_audit_read_back_is_the_same_record(found: Audit, directory: Path) -> None:

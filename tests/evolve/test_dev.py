@@ -10,13 +10,15 @@ import pytest
 from evolve.candidate import Candidate
 from evolve.config import RunConfig
 from evolve.gates.dev import compare_on_dev, divided, head_start
+from evolve.gates.halving import balanced_order
 from evolve.learning.recipes import Recipe
 from evolve.lineage import founders
 from evolve.problems.config import GymProblems
 from evolve.training.config import Role, ScriptedTraining
 from memory.ledger import Ledger
+from mesh.seeds import derive_seed
 from mesh.types import Member
-from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab
+from tests.evolve.small_mesh import ADA, BEN, dealt, small_lab, sums
 
 PROBLEMS = dealt(num_dev=40)
 
@@ -40,6 +42,53 @@ def test_fresh_problems_are_divided_anew_in_every_generation(config: RunConfig) 
     fresh = config.model_copy(update={"problems": GymProblems(families=[{"name": "chain_sum"}])})
     assert kept_in(fresh, 0) != kept_in(fresh, 1)
     assert not kept_in(fresh, 0) & {problem.key for problem in divided(PROBLEMS, fresh, 0)[0]}
+
+
+def test_near_duplicates_of_what_chose_the_finalists_do_not_measure_the_winner(config: RunConfig) -> None:
+    clusters = {f"dev-{n}": f"pair {n // 2}" for n in range(30)}
+    twins = PROBLEMS.model_copy(update={"clusters": clusters})
+    chosen_by, kept = divided(twins, config, 0)
+    assert len(kept) == 10
+    assert sorted(p.key for p in (*chosen_by, *kept)) == sorted(p.key for p in twins.dev)
+    assert not {twins.cluster_of(p) for p in kept} & {twins.cluster_of(p) for p in chosen_by}
+
+
+def test_where_every_item_stands_alone_the_last_quarter_of_a_balanced_order_is_kept(config: RunConfig) -> None:
+    chosen_by, kept = divided(PROBLEMS, config, 0)
+    dev = PROBLEMS.dev
+    order = balanced_order([p.task.type for p in dev], [p.key for p in dev], derive_seed(config.seed, "dev order"))
+    assert [p.key for p in (*chosen_by, *kept)] == [dev[index].key for index in order]
+    assert len(kept) == 10
+
+
+def test_ties_on_dev_do_not_fall_to_whoever_is_right_about_a_near_duplicate(tmp_path: Path) -> None:
+    """Every question stands there twice, of a type with nothing else, and is answered alike by whoever is asked."""
+    once = sums("dev", 60)
+    dev = [
+        one.model_copy(
+            update={
+                "task": one.task.model_copy(update={"id": f"{one.task.id}-{copy}", "type": one.task.id}),
+                "key": f"{one.key}-{copy}",
+            }
+        )
+        for one in once
+        for copy in range(2)
+    ]
+    copied = PROBLEMS.model_copy(update={"dev": tuple(dev)})
+    pairs = {one.task.id: one.task.type for one in dev}
+
+    async def votes(name: str, clusters: dict[str, str]) -> tuple[float, float]:
+        """How often the seats' vote is right: by their contributions, and beside the candidate."""
+        problems = copied.model_copy(update={"clusters": clusters})
+        async with small_lab(tmp_path / name, skills=(0.5, 0.5), temperature=0.0, remeasure_share=0.0) as lab:
+            found = await compare_on_dev(lab, founders([ADA, BEN]), [candidate()], {}, problems)
+        assert found.contributions is not None
+        test = found.scores[0].test
+        return found.contributions.accuracy, (test.both + test.losses) / test.n
+
+    fair, flattered = (asyncio.run(votes(name, c)) for name, c in (("fair", pairs), ("flattered", {})))
+    assert fair[0] < flattered[0] - 0.1
+    assert fair[1] < flattered[1] - 0.1
 
 
 def candidate(role: Role = "proposer") -> Candidate:

@@ -1,13 +1,22 @@
-"""What the report says a gate could see, from what that gate itself showed."""
+"""What the report says a gate could see, from what that gate itself showed, and who gave up a seat after it."""
 
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import numpy as np
 
+from evolve.gates.arrangements import Arrangement
 from evolve.gates.conjunction import ConjunctionRecord, Contest, Rival, hold
-from evolve.report.view_gate import power_sentence
+from evolve.gates.dev import DevRecord
+from evolve.governance.governance import Ruling
+from evolve.learning.breed import Brood
+from evolve.learning.curate import Curated
+from evolve.report.view_gate import decision_view, power_sentence
+from evolve.selection.archive import Archive, Update
+from evolve.selection.select import Selection
 
 N = 600
 
@@ -52,3 +61,24 @@ def test_how_alike_near_duplicates_are_is_measured_at_the_gate_and_not_assumed()
     loose, alone = record(4, 0.0), record(1, 0.0)
     assert "stand alone" not in power_sentence(alone)
     assert abs(gain_told(loose) - gain_told(alone)) < 1.0
+
+
+def test_whoever_was_to_be_retired_beside_an_arrangement_that_is_seated_has_not_given_up_a_seat() -> None:
+    def told(state: Literal["granted", "refused"] | None) -> tuple[tuple[str, str], ...]:
+        selection = Selection(
+            dev=DevRecord(),
+            chosen=None if state is None else Arrangement(name="new", seats=(), candidates=("new",)),
+            archive=Update(archive=Archive(), standings=(), stale=()),
+            retired={"old": "it takes away"},
+            reason="tested",
+        )
+        one = SimpleNamespace(
+            generation=SimpleNamespace(number=1),
+            selection=selection,
+            brood=Brood(curated=Curated(examples=(), drops=()), selections={}),
+            ruling=None if state is None else Ruling(state=state, reason="because"),
+        )
+        return decision_view(cast(Any, one)).retired
+
+    assert told("granted") == ()
+    assert told("refused") == told(None) == (("old", "it takes away"),)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from evolve.gates.halving import HalvingPlan, Step, balanced_order, next_step, plan_halving
+from evolve.gates.halving import HalvingPlan, Step, balanced_order, kept_whole, next_step, plan_halving
 
 
 def play(plan: HalvingPlan, incumbent: list[bool], arms: dict[str, list[bool]]) -> tuple[Step, int]:
@@ -81,3 +81,10 @@ def test_nonsense_is_refused() -> None:
         plan_halving(0, 5)
     with pytest.raises(ValueError, match="results of the incumbents"):
         next_step(HalvingPlan(rungs=(2,), survivors=(1,)), [True], {"a": [True, True]})
+
+
+def test_a_cluster_is_kept_whole_or_not_at_all_and_one_without_room_is_passed_over() -> None:
+    assert kept_whole([2, 0, 1, 3, 4], ["a", "b", "a", "c", "d"], 3) == {"d", "c", "b"}
+    assert kept_whole([1, 3, 4, 0, 2], ["a", "b", "a", "c", "d"], 3) == {"a", "d"}
+    assert kept_whole([0, 1, 2], ["a", "a", "a"], 2) == frozenset()
+    assert kept_whole([0, 1], ["a", "b"], 0) == frozenset()

@@ -53,6 +53,9 @@ def a_round(
     )
 
 
+ALONE = {f"train-{number}": f"key {number}" for number in range(4)}
+
+
 def a_run() -> tuple[list[Any], Generation]:
     """A specialist takes ada's seat after generation 0, one made from it after generation 1."""
     zero = founders([ADA, BEN])
@@ -69,14 +72,22 @@ def a_run() -> tuple[list[Any], Generation]:
 
 def test_each_task_is_tried_with_the_next_specialist_of_each_engine() -> None:
     rounds, last = a_run()
-    trials = train_trials(rounds, last, 5)
+    trials = train_trials(rounds, last, 5, ALONE)
     told = [(t.generation, t.task_id, t.before.name, t.after.name, t.was_trained_on) for t in trials]
     assert told == [
         (0, "train-0", "ada", "g1", False),
         (0, "train-1", "ada", "g1", True),
         (1, "train-2", "g1", "g2", True),
     ]
-    assert [t.task_id for t in train_trials(rounds, last, 1)] == ["train-0", "train-2"]
+    assert [t.task_id for t in train_trials(rounds, last, 1, ALONE)] == ["train-0", "train-2"]
+
+
+def test_a_near_duplicate_of_what_a_specialist_was_trained_on_does_not_count_as_held_out() -> None:
+    rounds, last = a_run()
+    alike = ALONE | {"train-0": "pair", "train-1": "pair"}
+    trials = train_trials(rounds, last, 5, alike)
+    assert {t.task_id: t.was_trained_on for t in trials} == {"train-0": True, "train-1": True, "train-2": True}
+    assert not train_trials(rounds, last, 1, ALONE)[0].was_trained_on
 
 
 def test_an_adapter_has_seen_what_the_adapters_it_was_made_from_have_seen() -> None:
@@ -87,7 +98,7 @@ def test_an_adapter_has_seen_what_the_adapters_it_was_made_from_have_seen() -> N
 def test_without_a_later_specialist_nothing_is_tried(tmp_path: Path) -> None:
     zero = founders([ADA, BEN])
     rounds = [a_round(zero, ("train-0",), [], {})]
-    assert train_trials(cast(Any, rounds), successor(zero, zero.seats), 5) == []
+    assert train_trials(cast(Any, rounds), successor(zero, zero.seats), 5, ALONE) == []
 
 
 def test_held_out_tasks_of_engines_without_a_specialist_are_not_tried(tmp_path: Path) -> None:
@@ -116,3 +127,20 @@ def test_train_tasks_are_drawn_anew_before_and_after(tmp_path: Path) -> None:
     assert (found.before, found.specialist, found.generation) == ("ada", "ada-next", zero.number)
     assert (found.solo.before, found.solo.after, found.solo.was_trained_on) == ((3, 3), (3, 3), True)
     assert found.solo.cluster == "c0"
+
+
+def test_a_member_that_was_given_a_critic_is_drawn_once_as_the_one_it_proposes_as(tmp_path: Path) -> None:
+    helped = ADA.model_copy(update={"phase_adapters": (("critique", FIRST),)})
+    after = Member(name="ada-next", engine="ada", family="alpha")
+    trials = [
+        Trial(generation=number, task_id="train-0", before=before, after=after, was_trained_on=False)
+        for number, before in enumerate((ADA, helped))
+    ]
+
+    async def go() -> list[Learned]:
+        async with small_lab(tmp_path, emergence_samples=3) as lab:
+            problems: dict[str, Asked] = {problem.task.id: problem for problem in dealt().train}
+            return await try_out(lab, "tried", trials, problems, {"train-0": "its key"}, None)
+
+    found = asyncio.run(go())
+    assert [one.solo.before[1] for one in found] == [3, 3]

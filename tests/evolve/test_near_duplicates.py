@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 from evolve.problems.adding import add_problems
@@ -302,9 +304,48 @@ def test_bad_lines_and_used_ids_are_left_out_and_the_rest_is_added(tmp_path: Pat
     assert json.loads(config.path.read_text().splitlines()[-1]) == {"question": "q four?", "answer": 4, "note": "n"}
 
 
-def test_a_parquet_file_is_not_added_to(tmp_path: Path) -> None:
-    with pytest.raises(ProblemsError, match=r"expected a \.jsonl file to add to, got 't\.parquet'"):
-        add_problems(FileProblems(path=tmp_path / "t.parquet"), tmp_path / "new.jsonl")
+def parquet_config(directory: Path, answer: type = str, count: int = 40) -> FileProblems:
+    path = directory / "tasks.parquet"
+    rows = [{"question": words(seed), "answer": answer(seed), "source": "old"} for seed in range(count)]
+    pq.write_table(pyarrow.Table.from_pylist(rows), path)
+    return FileProblems.model_validate({"path": path, "near_duplicates": NEAR, "verifier": {"kind": "numeric"}})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_parquet_file_is_added_to_and_keeps_its_columns(tmp_path: Path, suffix: str) -> None:
+    config, new = parquet_config(tmp_path), tmp_path / f"new.{suffix}"
+    rows: list[dict[str, Any]] = [
+        {"question": words(3) + " again", "answer": 3, "note": {"by": "kim"}},
+        {"question": words(900), "answer": 900, "type": "late"},
+    ]
+    if suffix == "jsonl":
+        new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pyarrow.Table.from_pylist(rows), new)
+    before, old = splits_of(draw_problems(config, 0)), pq.read_table(config.path)
+    assert add_problems(config, new).num_added == 2
+    held, after = pq.read_table(config.path), splits_of(draw_problems(config, 0))
+    assert held.slice(0, 40).select(old.column_names) == old
+    assert held.column_names[:3] == old.column_names
+    assert held.slice(40).to_pylist()[0] | {"type": None} == {
+        "question": words(3) + " again", "answer": "3", "source": None, "note": {"by": "kim"}, "type": None,
+    }  # fmt: skip
+    assert {question: after[question] for question in before} == before
+    assert after[words(3) + " again"] is before[words(3)]
+    assert add_problems(config, new).num_added == 0
+
+
+def test_what_does_not_fit_a_column_of_a_parquet_file_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    config = parquet_config(tmp_path, int)
+    before, new = config.path.read_bytes(), write(tmp_path / "new.jsonl", [words(900)], answer="2.5")
+    with pytest.raises(
+        ProblemsError, match=r"'answer': expected values that fit the column in 'tasks\.parquet' \(int64"
+    ):
+        add_problems(config, new, dry_run=True)
+    with pytest.raises(ProblemsError, match="convert the file to JSONL once"):
+        add_problems(config, new)
+    assert config.path.read_bytes() == before
+    assert not deal_path(config).exists()
 
 
 def test_two_cannot_add_at_once(tmp_path: Path) -> None:

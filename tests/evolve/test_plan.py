@@ -134,6 +134,21 @@ def test_stages_are_planned_in_the_order_in_which_a_run_comes_to_them(tmp_path: 
     assert {"generation 0 training", "generation 0 gate", "generation 0 dev again"} <= set(heard)
 
 
+def test_the_winner_is_planned_to_be_measured_on_as_many_items_as_clusters_leave_for_it(tmp_path: Path) -> None:
+    one = config(tmp_path, num_generations=1)
+    problems = draw(one)
+
+    def planned(size: int) -> int:
+        clusters = {problem.task.id: "alike" for problem in problems.of(Split.DEV)[:size]}
+        plan = plan_run(one, problems.model_copy(update={"clusters": clusters}), Rates())
+        return sum(stage.num_calls for stage in plan.stages if stage.stage == "generation 0 dev again")
+
+    num_dev = len(problems.of(Split.DEV))
+    assert planned(0) == num_dev // 4 * 3 * one.evaluation.dev_samples_per_member
+    assert planned(num_dev - 1) == 3 * one.evaluation.dev_samples_per_member
+    assert planned(num_dev) == 0
+
+
 def test_every_stage_counts_as_many_units_as_it_announced(tmp_path: Path) -> None:
     class Counting(Silent):
         def __init__(self) -> None:

@@ -72,7 +72,7 @@ LOUD = AARecord(levels=(0.05, 0.05), num_would_pass=2)
 def seated(
     settings: RunConfig, *rounds: tuple[tuple[Candidate, ...], tuple[str, ...]], aa: AARecord = QUIET
 ) -> list[Generation]:
-    """Generation by generation: who passed the gate, and who is retired."""
+    """Generation by generation: who passed the gate, and who is retired; `aa` is what there was at the last gate."""
 
     async def work() -> None:
         settings.run_dir.mkdir(parents=True)
@@ -81,10 +81,11 @@ def seated(
             async with Lab(settings, journal=journal, judge=judge, memory=None, observer=Silent()) as lab:
                 generation = founders(base_seats(settings))
                 enter_first(lab, generation)
-                for people, retired in rounds:
+                for number, (people, retired) in enumerate(rounds, start=1):
                     brood = Brood(curated=Curated(examples=(), drops=()), selections={})
                     selection = chosen(generation, *people, retired=retired)
-                    generation, _ = await promote(lab, generation, brood, people, selection, aa)
+                    arms = aa if number == len(rounds) else QUIET
+                    generation, _ = await promote(lab, generation, brood, people, selection, arms)
 
     asyncio.run(work())
     return Lineage(settings.run_dir / "generations.jsonl", readonly=True).generations()
@@ -108,6 +109,24 @@ def test_a_specialist_that_is_retired_leaves_its_seat_to_generation_0s_member(tm
     [event] = [event for event in AuditLog(settings.run_dir).events() if event.kind == "retired"]
     assert (event.subject, event.generation, event.adapter) == ("g1-ada-a", 1, one.member.adapter)
     assert event.reason == "it takes away from the vote"
+
+
+def test_what_passed_the_gate_is_seated_as_the_gate_saw_it_and_who_is_to_be_retired_waits(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    first, other, new = (candidate(settings, f"g{n}-ada-{n}", n) for n in (1, 2, 3))
+    leaving = (other.member.name,)
+    found = seated(settings, ((first, other), ()), ((new,), leaving), ((), leaving))
+    seats = [[seat.name for seat in one.seats] for one in found]
+    assert seats == [["ada", "ben"], ["g1-ada-1", "g2-ada-2"], ["g3-ada-3", "g2-ada-2"], ["g3-ada-3", "ada"]]
+    [event] = [event for event in AuditLog(settings.run_dir).events() if event.kind == "retired"]
+    assert (event.subject, event.generation) == ("g2-ada-2", 2)
+
+
+def test_what_is_refused_keeps_nobody_from_being_retired(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    first, new = candidate(settings, "g1-ada-a", 0), candidate(settings, "g2-ada-b", 1)
+    found = seated(settings, ((first,), ()), ((new,), (first.member.name,)), aa=LOUD)
+    assert [seat.name for seat in found[2].seats] == ["ada", "ben"]
 
 
 def test_two_specialists_of_one_engine_that_are_retired_together_leave_two_seats_with_two_names(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +45,44 @@ serving:
 """
 
 
-def arm(role: Any, name: str, right: int, money: float | None, n: int = 100, samples: int = 4) -> StudyArm:
+def arm(
+    role: Any,
+    name: str,
+    right: int,
+    money: float | None,
+    n: int = 100,
+    samples: int = 4,
+    investment: float | None = 0.0,
+) -> StudyArm:
     scores = tuple(float(index < right) for index in range(n))
     made = Arm(name=name, scores=scores, num_samples=samples)
-    return StudyArm(role=role, arm=made, output_tokens=50.0, engine_seconds=1.0, money=money)
+    return StudyArm(role=role, arm=made, output_tokens=50.0, engine_seconds=1.0, money=money, investment=investment)
 
 
 def test_what_a_correct_answer_costs_decides_when_evolution_is_paid() -> None:
-    evolved, old = arm("evolved", "evolved mesh", 80, 0.08), arm("baseline", "old", 50, 0.10)
+    evolved = arm("evolved", "evolved mesh", 80, 0.08, investment=50.0)
+    old = arm("baseline", "old", 50, 0.10)
     assert evolved.money_per_correct == pytest.approx(0.1)
     assert old.money_per_correct == pytest.approx(0.2)
-    assert break_even(evolved, old, 50.0) == pytest.approx(500.0)
-    assert break_even(old, evolved, 50.0) is None
-    assert break_even(evolved, old, None) is None
-    assert break_even(evolved, arm("baseline", "old", 0, 0.1), 50.0) is None
+    assert break_even(evolved, old) == pytest.approx(500.0)
+    assert break_even(old, evolved) is None
+    assert break_even(arm("evolved", "evolved mesh", 80, 0.08, investment=None), old) is None
+    assert break_even(evolved, arm("baseline", "old", 0, 0.1)) is None
+
+
+def test_what_was_trained_as_well_is_charged_its_own_training() -> None:
+    evolved = arm("evolved", "evolved mesh", 80, 0.08, investment=50.0)
+    assert break_even(evolved, arm("rft", "rft", 50, 0.10, investment=20.0)) == pytest.approx(300.0)
+    assert break_even(evolved, arm("rft", "rft", 50, 0.10, investment=80.0)) == 0.0
+    assert break_even(evolved, arm("rft", "rft", 50, 0.10, investment=None)) is None
 
 
 def test_the_sentence_is_about_what_the_user_has_today_and_tells_what_is_shown() -> None:
     arms = [
-        arm("evolved", "evolved mesh", 80, 0.08), arm("single", "best single", 70, 0.02),
+        arm("evolved", "evolved mesh", 80, 0.08, investment=50.0), arm("single", "best single", 70, 0.02),
         arm("baseline", "old, 4 samples", 50, 0.10), arm("baseline", "old, asked once", 45, 0.02, samples=1),
     ]  # fmt: skip
-    found = compare_arms(arms, budget=4, investment=50.0)
+    found = compare_arms(arms, budget=4)
     assert found.sentence.startswith(
         "The evolved mesh is right on 80% of 100 tasks and old, 4 samples on 50% (+30.0 points"
     )
@@ -160,7 +177,8 @@ def test_the_evolved_mesh_is_studied_against_all_one_could_have_done(tmp_path: P
     found = Study.model_validate({k: v for k, v in json.loads(done.stdout).items() if k != "directory"})
     roles = [one.role for one in found.results]
     assert roles == ["evolved", "generation 0", "single", "self-consistency", "rft", "baseline", "baseline"]
-    assert (found.num_tasks, found.budget, found.investment) == (80, 4, pytest.approx(8.0))
+    assert (found.num_tasks, found.budget) == (80, 4)
+    assert found.investment == pytest.approx(4.0)  # the baseline's engine is not the run's
     assert {one.num_samples for one in found.results} == {4, 1}
     evolved, first = found.of("evolved"), found.of("generation 0")
     assert evolved is not None
@@ -170,6 +188,22 @@ def test_the_evolved_mesh_is_studied_against_all_one_could_have_done(tmp_path: P
     assert found.results[-1].money_per_correct is not None
     again = study(tmp_path, "--baseline", "old", "--baseline-price", "10", "--rft", str(run))
     assert again.stdout.startswith("The evolved mesh is right on ")
+    told = " ".join(re.sub("[│┃]", " ", again.stdout).split())
+    assert "tokens" in told
+    assert f" {evolved.tokens_per_correct:.0f} " in told
+
+
+def test_the_break_even_against_an_arm_that_was_trained_rests_on_the_difference(tmp_path: Path, run: Path) -> None:
+    """RFT here took as much to train as the evolution, and asks the dear engine for all of its answers."""
+    dear = CONFIG.replace("adapter_gain: 0.6, price_per_hour: 2.0", "adapter_gain: 0.6, price_per_hour: 300.0", 1)
+    done = study(
+        tmp_path, "--rft", str(run), "--json", text=dear.replace("skill: 0.3,", "skill: 0.3, latency_s: 0.01,", 1)
+    )
+    found = Study.model_validate({k: v for k, v in json.loads(done.stdout).items() if k != "directory"})
+    rft = found.of("rft")
+    assert rft is not None
+    assert found.investment == pytest.approx(302.0)
+    assert rft.break_even == 0.0
 
 
 def test_without_a_configuration_the_run_s_own_engines_are_studied(tmp_path: Path, run: Path) -> None:
@@ -296,14 +330,63 @@ def test_the_tasks_of_the_run_behind_a_named_arm_are_left_out_as_well(tmp_path: 
     assert runs_behind(StudyOptions(run=run, rft=run)) == (run.resolve(),)
 
 
-def test_investment_counts_every_replica_for_the_whole_time(tmp_path: Path, run: Path) -> None:
+def test_investment_counts_every_replica_of_the_run_s_engines_for_the_whole_time(tmp_path: Path, run: Path) -> None:
     study(tmp_path)
     config = load_mesh(tmp_path / "config.yaml")
     study_of = assess_config(config, tmp_path / "tasks.jsonl", tmp_path)
-    assert investment_of(study_of, run) == pytest.approx(8.0)
+    assert investment_of(study_of, run) == pytest.approx(4.0)
     twice = [engine.model_copy(update={"replicas": 2}) for engine in study_of.serving.engines]
     serving = study_of.serving.model_copy(update={"engines": tuple(twice)})
-    assert investment_of(study_of.model_copy(update={"serving": serving}), run) == pytest.approx(16.0)
+    assert investment_of(study_of.model_copy(update={"serving": serving}), run) == pytest.approx(8.0)
+
+
+def test_the_run_s_own_prices_count_before_the_study_s(tmp_path: Path, run: Path) -> None:
+    study(tmp_path)
+    study_of = assess_config(load_mesh(tmp_path / "config.yaml"), tmp_path / "tasks.jsonl", tmp_path)
+    own = CONFIG.format(directory=tmp_path).partition("    - {kind: scripted, name: old")[0]
+    (run / "config.yaml").write_text(own.replace("price_per_hour: 2.0", "price_per_hour: 5.0", 1))
+    assert investment_of(study_of, run) == pytest.approx(7.0)
+    (run / "config.yaml").write_text(own.replace(", price_per_hour: 2.0", "", 1))
+    assert investment_of(study_of, run) == pytest.approx(4.0)
+    unpriced = [engine.model_copy(update={"price_per_hour": None}) for engine in study_of.serving.engines]
+    serving = study_of.serving.model_copy(update={"engines": tuple(unpriced)})
+    assert investment_of(study_of.model_copy(update={"serving": serving}), run) is None
+
+
+def test_an_arm_is_charged_its_own_hours_on_its_run_s_engines_and_one_on_its_own_is_not_known(
+    tmp_path: Path, run: Path
+) -> None:
+    study(tmp_path)
+    study_of = assess_config(load_mesh(tmp_path / "config.yaml"), tmp_path / "tasks.jsonl", tmp_path)
+    for arm_directory in (run / "arms" / "rft", tmp_path / "moved"):
+        members = Lineage(run / "generations.jsonl").generations()[-1].seats[:1]
+        publish_json(
+            arm_directory / ARM, RivalArm(name="rft", num_seats=2, steps=(ArmStep(number=1, members=members),))
+        )
+        assert investment_of(study_of, arm_directory) is None
+        Ledger(arm_directory / "times.jsonl").append("stage", {"stage": "all", "seconds": 1800.0})
+    assert investment_of(study_of, run / "arms" / "rft") == pytest.approx(2.0)
+    assert investment_of(study_of, tmp_path / "moved") is None
+
+
+def test_a_seat_that_was_given_a_critic_is_not_drawn_a_second_time(tmp_path: Path, run: Path) -> None:
+    """It keeps its name: what was drawn twice would be one proposer with twice the samples."""
+    lineage = Lineage(run / "generations.jsonl").generations()
+    critic = lineage[1].specialists[0].model_copy(update={"role": "critic"})
+    ada = lineage[0].seats[0].model_copy(update={"phase_adapters": (("critique", critic.adapter),)})
+    (run / "generations.jsonl").unlink()
+    anew = Lineage(run / "generations.jsonl")
+    anew.append(lineage[0])
+    anew.append(successor(lineage[0], [ada, lineage[0].seats[1]], [critic]))
+    done = study(tmp_path, "--json", "--out", str(tmp_path / "held"))
+    assert done.exit_code == 0, done.output
+    found = Study.model_validate({k: v for k, v in json.loads(done.stdout).items() if k != "directory"})
+    assert {one.num_samples for one in found.results} == {4, 1}
+    assert not (tmp_path / "held" / "study-specialists.parquet").exists()
+    evolved, first = found.of("evolved"), found.of("generation 0")
+    assert evolved is not None
+    assert first is not None
+    assert (evolved.accuracy, evolved.tokens_per_task) == (first.accuracy, first.tokens_per_task)
 
 
 def test_a_run_s_own_arm_of_the_best_single_is_studied_without_being_named(run: Path) -> None:

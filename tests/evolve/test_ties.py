@@ -12,7 +12,7 @@ from evolve.gates.rivals import again, contest_of
 from evolve.gates.shapley import ballot_box, coalition_votes
 from evolve.problems.config import ExactVerifier
 from evolve.problems.types import Problem
-from evolve.ties import by_reliability, cross_fitted, standing, weights_key
+from evolve.ties import by_reliability, cross_fitted, standing, units, weights_key
 from mesh.reliability import Reliability
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 
@@ -120,8 +120,30 @@ def test_nobody_is_preferred_on_a_problem_for_being_right_about_it() -> None:
     def share(ties: Precedence) -> float:
         return sum(right_votes(pool, SEATS, problems, right, ties)) / len(problems)
 
-    assert 0.45 < share(cross_fitted(pool, SEATS, problems, right)) < 0.55
+    assert 0.45 < share(cross_fitted(pool, SEATS, problems, right, [])) < 0.55
     assert share(by_reliability(standing(pool, SEATS, problems, right))) > 0.7  # what it would look like
+
+
+def test_nobody_is_preferred_on_a_problem_for_being_right_about_its_near_duplicate() -> None:
+    rng = random.Random(5)
+    problems = [problem(number, f"kind {number // 2}") for number in range(600)]
+    pairs = [one.task.type for one in problems]
+    lucky = {pair: rng.choice(SEATS) for pair in dict.fromkeys(pairs)}
+    pool = Pool(drawn(one, m, [RIGHT if lucky[one.task.type] == m else "7"] * 4) for one in problems for m in SEATS)
+    right = judged(problems)
+
+    def share(clusters: list[str]) -> float:
+        ties = cross_fitted(pool, SEATS, problems, right, clusters)
+        return sum(right_votes(pool, SEATS, problems, right, ties)) / len(problems)
+
+    assert 0.4 < share(pairs) < 0.6
+    assert share([]) > 0.75  # what it would look like
+
+
+def test_an_item_that_shares_its_cluster_with_none_of_the_others_is_dealt_by_its_own_id() -> None:
+    problems = [problem(number) for number in range(4)]
+    assert units(problems, []) == ["t0", "t1", "t2", "t3"]
+    assert units(problems, ["pair", "key of t1", "pair", "key of one that is not here"]) == ["pair", "t1", "pair", "t3"]
 
 
 def test_a_candidate_that_saw_few_problems_is_measured_on_those_alone() -> None:
@@ -142,7 +164,7 @@ def test_coalitions_are_replayed_with_the_same_ties(seed: int) -> None:
     problems = [problem(number) for number in range(6)]
     pool = Pool(drawn(one, m, rng.choices([RIGHT, "7", "8"], k=2)) for one in problems for m in members)
     right = judged(problems)
-    ties = cross_fitted(pool, members, problems, right)
+    ties = cross_fitted(pool, members, problems, right, [])
     votes = coalition_votes(ballot_box(pool, members, problems, right, ties))
     for mask in range(1, 8):
         seated = [member for place, member in enumerate(members) if mask >> place & 1]
