@@ -156,8 +156,9 @@ def _gate_sentence(findings: Findings) -> str:
         return "The gate may not be held, so nothing can be seated."
     if findings.detectable is None:
         return f"A whole gate of {findings.num_gate} items can show no gain of any size."
+    differing = max(findings.discordance, findings.detectable)
     return (
-        f"A whole gate of {findings.num_gate} items, of which {findings.discordance:.0%} may differ, finds a gain of "
+        f"A whole gate of {findings.num_gate} items, of which {differing:.0%} may differ, finds a gain of "
         f"{100 * findings.detectable:.1f} points with 80% power: every rival beaten, no guard raised, at the accuracy "
         "measured here."
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -170,16 +171,26 @@ def detectable_conjunction(
 ) -> ConjunctionPower | None:
     """Power at the smallest gain over the incumbents (to 0.1 points) that passes with the chance `power`.
 
-    The gain in `assumed` is ignored; the rivals' gains stay as they are. None: no possible gain is enough.
+    The gain in `assumed` is ignored; the rivals' gains stay as they are. A gain larger than the discordance takes the
+    discordance with it, see `with_gain`. None: not even a candidate that is right on every problem passes so often.
     """
 
     def at(gain: float) -> ConjunctionPower:
         return conjunction_power(with_gain(assumed, gain), rounds=rounds, seed=seed)
 
-    most = min(assumed.discordance, 1.0 - assumed.accuracy)
-    if most <= 0.0 or (best := at(most)).power < power:
-        return None
-    low, high = 0.0, most
+    # Most gates find their gain within the discordance: the wider search is for the small ones.
+    most = 1.0 - assumed.accuracy
+    for low, high in pairwise(sorted({0.0, min(assumed.discordance, most), most})):
+        if (best := at(high)).power >= power:
+            return _smallest(at, low, best, power)
+    return None
+
+
+def _smallest(
+    at: Callable[[float], ConjunctionPower], low: float, best: ConjunctionPower, power: float
+) -> ConjunctionPower:
+    """Between a gain `low` that passes too seldom and that of `best`, which passes often enough."""
+    high = best.assumed.gain
     while high - low > 1e-3:
         middle = (low + high) / 2
         found = at(middle)
