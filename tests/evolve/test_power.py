@@ -9,11 +9,13 @@ from pydantic import ValidationError
 
 from evolve.gates.conjunction import Contest, Rival, hold
 from evolve.gates.gate import HARM_ALPHA, mcnemar_p, power_of
+from evolve.gates.paired import flip_p
 from evolve.gates.power import (
     Assumed,
     conjunction_power,
     detectable_conjunction,
     equal_clusters,
+    flips_show,
     guarded_power,
     problems_needed,
     with_gain,
@@ -88,6 +90,34 @@ def test_clusters_cost_power_and_full_copies_leave_as_many_problems_as_clusters(
     free = conjunction_power(Assumed(num_problems=600, **base), rounds=1000)
     assert copies.all_beaten == pytest.approx(fewer.all_beaten, abs=0.05)
     assert copies.power < free.power
+
+
+@pytest.mark.parametrize(("num_clusters", "size"), [(5, 20), (10, 5), (24, 5), (24, 4)])
+@pytest.mark.parametrize("gain", [0.1, 0.2])
+def test_few_clusters_of_copies_have_the_exact_power_of_as_many_problems(
+    num_clusters: int, size: int, gain: float
+) -> None:
+    """A normal test that is corrected for steps of one problem finds twice as much, and something in five clusters."""
+    copies = Assumed(num_problems=num_clusters * size, cluster_size=size, gain=gain, **ALONE)
+    exact = power_of(num_clusters, 0.2, gain, 0.05)
+    assert conjunction_power(copies, rounds=4000).all_beaten == pytest.approx(exact, abs=0.025)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 3, 0.0034])
+def test_cluster_sums_show_what_the_gates_own_test_shows(level: float) -> None:
+    rng = np.random.default_rng(4)
+    few = rng.integers(-1, 4, size=(40, 24, 2)) * rng.integers(0, 2, size=(40, 24, 2))
+    exact = [[flip_p(few[row, :, rival].tolist()) <= level for rival in (0, 1)] for row in range(40)]
+    assert flips_show(few, level).tolist() == exact
+    assert 0 < np.sum(exact) < 80
+
+
+def test_many_clusters_show_what_the_gates_own_test_shows_but_for_the_last_steps() -> None:
+    rng = np.random.default_rng(5)
+    many = 3 * rng.choice([-1, 0, 1], p=[0.15, 0.65, 0.2], size=(400, 500, 1))
+    exact = np.asarray([flip_p(row[:, 0].tolist()) <= 0.05 for row in many])
+    assert 0.2 < exact.mean() < 0.8
+    assert np.mean(flips_show(many, 0.05)[:, 0] != exact) <= 0.01
 
 
 def test_clusters_of_which_nothing_else_is_said_count_as_one_draw() -> None:
