@@ -154,7 +154,7 @@ async def audit(
     taken_in = internalised([one.solo for one in learned])
     compared = gains(scores.rosters[0], scores.rosters[-1], scores.items, seed=seed)
     encoder = None if lab.memory is None else lab.memory.embedder
-    health = seat_health(numbered, pool, items, right, samples)
+    health = seat_health(numbered, pool, items, right, samples, scores.items.clusters)
     return Audit(
         table=before_and_after(
             scores.rosters[0], scores.rosters[-1], scores.items, constants, scores.constant, seed=seed

@@ -73,7 +73,7 @@ def paired_test(
         )
     n = len(before)
     steps = np.asarray(after, dtype=int) - np.asarray(before, dtype=int)
-    groups = _groups(clusters, n)
+    groups = cluster_numbers(clusters, n)
     sums = np.bincount(groups, weights=steps).astype(int)
     wins, losses = int(np.sum(steps > 0)), int(np.sum(steps < 0))
     both = int(np.sum(np.asarray(before, dtype=bool) & np.asarray(after, dtype=bool)))
@@ -131,7 +131,8 @@ def clustered_error(steps: np.ndarray, groups: np.ndarray) -> float:
     return float(error) if error > 1e-12 else 0.0  # equal steps leave rounding behind, which is no variation
 
 
-def _groups(clusters: Sequence[str], n: int) -> np.ndarray:
+def cluster_numbers(clusters: Sequence[str], n: int) -> np.ndarray:
+    """(n,) cluster numbers from 0, in order of appearance; without `clusters` each of the n problems has its own."""
     if not clusters:
         return np.arange(n)
     numbers = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
