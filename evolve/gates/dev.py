@@ -112,7 +112,7 @@ async def compare_on_dev(
     seats = seat(generation)
     drawing = _Drawing(lab, generation.number, items)
     await drawing.draw(DEV_SEATS, seats, 0, len(items))
-    stopped = await _stop_broken(drawing, seats, contenders, selections)
+    stopped = await _stop_broken(drawing, seats, contenders, selections, drawing.clusters(problems))
     running = {name: c.member for name, c in contenders.items() if name not in stopped}
     ties = cross_fitted(drawing.pool, seats, items, drawing.judged)
     found = contributions(ballot_box(drawing.pool, seats, items, drawing.judged, ties), drawing.clusters(problems))
@@ -259,6 +259,7 @@ async def _stop_broken(
     seats: Sequence[Member],
     contenders: Mapping[str, Candidate],
     selections: Mapping[str, RowSelection],
+    clusters: Sequence[str],
 ) -> dict[str, str]:
     """Candidates that are plainly worse than their engine's seat, or write no language any more, with the reason."""
     count = min(drawing.lab.config.evaluation.screen_items, len(drawing.items))
@@ -276,7 +277,9 @@ async def _stop_broken(
     for name, candidate in contenders.items():
         base = next(m for m in seats if m.engine == candidate.member.engine)
         reason = screen(
-            _sampled(pool, candidate.member, items, drawing.judged), _sampled(pool, base, items, drawing.judged)
+            _sampled(pool, candidate.member, items, drawing.judged),
+            _sampled(pool, base, items, drawing.judged),
+            clusters[:count],
         )
         if reason is None:
             rows = selections[name].rows if name in selections else ()
