@@ -138,9 +138,10 @@ def _table(findings: Findings) -> Table:
         findings.consistency,
         findings.mesh,
     ]
-    arms += [arm for arm in (findings.council_vote, findings.council) if arm is not None]
-    for arm in (*arms, findings.ceiling, findings.reach):
-        table.add_row(arm.name, share(arm.mean), _interval(arm.accuracy), str(arm.num_samples or ""))
+    talked = [arm for arm in (findings.council_vote, findings.council) if arm is not None]
+    for arm in (*arms, *talked, findings.ceiling, findings.reach):
+        found = arm.accuracy(findings.council_clusters if arm in talked else findings.clusters)
+        table.add_row(arm.name, share(arm.mean), _interval(found), str(arm.num_samples or ""))
     return table
 
 

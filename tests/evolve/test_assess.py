@@ -141,6 +141,27 @@ def test_a_gain_beyond_the_discordance_is_told_with_the_items_that_have_to_diffe
     assert "A whole gate of 45 items, of which 26% may differ, finds a gain of 26.0 points" in told
 
 
+def test_the_intervals_that_are_told_take_near_duplicates_as_one_draw(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def table(**changes: Any) -> dict[str, str]:
+        measured = findings(council=arm("council", 8, 16), council_vote=arm("first", 4, 16), **changes)
+        print_assessment(
+            Assessment(advice=advise(measured), findings=measured, rates=Rates(), engines="", tasks=""), tmp_path
+        )
+        told = capsys.readouterr().out
+        rows = [" ".join(row.split()) for row in told.split("\n")]
+        return {name: next(row for row in rows if f"│ {name} " in row) for name in ("mesh vote", "council")}
+
+    alone = table(clusters=tuple(map(str, range(100))), council_clusters=tuple(map(str, range(16))))
+    assert alone == table()
+    assert ".38 to .58 (n=100)" in alone["mesh vote"]
+    copies = table(clusters=tuple(str(i // 10) for i in range(100)), council_clusters=tuple("aaaabbbbccccdddd"))
+    assert ".12 to .84 (n=100)" in copies["mesh vote"]
+    assert "(n=16)" in copies["council"]
+    assert copies["council"] != alone["council"]
+
+
 def test_items_on_which_no_gate_may_be_held_any_more_speak_against_a_run() -> None:
     wear = GateWear(num_items=400, num_used=400, num_holdings=8, num_tests=8)
     refused = Level(alpha=None, wear=wear, reason="8 earlier gates were held, the most is 8; give new tasks")
