@@ -60,7 +60,14 @@ async def probe_emergence(lab: Lab, generation: Generation, harvest: Harvest, pr
     bits = await surprise(lab, f"surprise-generation-{generation.number}", open_yet, asked)
     probed = {council.task.id for council in chosen}
     attempts = [
-        _attempt(c, counts[c.task.id], right, asked if c.task.id in probed else None, bits.get(c.task.id, {}))
+        _attempt(
+            c,
+            problems.cluster_of(by_id[c.task.id]),
+            counts[c.task.id],
+            right,
+            asked if c.task.id in probed else None,
+            bits.get(c.task.id, {}),
+        )
         for c in councils
     ]
     return Probe(
@@ -100,12 +107,18 @@ def _spread(councils: Sequence[Deliberation], limit: int) -> list[Deliberation]:
 
 
 def _attempt(
-    council: Deliberation, counts: Counts, right: Right, asked: AskedAlone | None, bits: Mapping[str, Bits]
+    council: Deliberation,
+    cluster: str,
+    counts: Counts,
+    right: Right,
+    asked: AskedAlone | None,
+    bits: Mapping[str, Bits],
 ) -> Attempt:
     task_id, names = council.task.id, [member.name for member in council.members]
     solution = MeshSolution(
         task_id=task_id,
         task_type=council.task.type,
+        cluster=cluster,
         is_right=is_solved(council, right),
         tokens=tokens_of([council]),
         members=tuple(names),

@@ -120,6 +120,8 @@ def test_only_what_talking_alone_solved_is_asked_anew_and_decided(tmp_path: Path
     assert found["train-0"].finding != "not measured"
     assert found["train-1"].finding == "not emergent"
     assert "ada alone is right in 1 of 2 samples" in found["train-1"].reasons
+    assert probe.report.clusters == tuple(dealt().cluster_of(problem) for problem in TRAIN[:3])
+    assert found["train-0"].cluster == probe.report.clusters[0]
     assert probed(tmp_path) == probe
 
 
