@@ -161,12 +161,12 @@ async def audit(
     asking = Asking({name: one.sampled.way for name, one in measured.tuned.items()}, _judge)
     sat = {"before": numbered[0][0], "after": numbered[-1][0]}
     probes = [
-        await probe_audit(lab, sat[label], Solved(group, by_id, pool, right), asking)
+        await probe_audit(lab, sat[label], Solved(group, by_id, scores.items.clusters, pool, right), asking)
         for label, group in councils.items()
     ]
     compared = gains(scores.rosters[0], scores.rosters[-1], scores.items, seed=seed)
     encoder = None if lab.memory is None else lab.memory.embedder
-    health = seat_health(numbered, pool, items, right, samples)
+    health = seat_health(numbered, pool, items, right, samples, scores.items.clusters)
     return Audit(
         table=before_and_after(
             scores.rosters[0], scores.rosters[-1], scores.items, constants, scores.constant, seed=seed

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.special import stdtr
 
+from evolve.gates.paired import cluster_numbers, clustered_error
 from memory.types import Record
 
 LEVEL = 0.01
@@ -36,9 +37,17 @@ class Vitals(Record):
     word_entropy: tuple[float, ...] = Field(description="of the words of a problem's samples, in bits")
     answer_entropy: tuple[float, ...] = Field(description="of a problem's answers, in bits; abstentions are one answer")
     length: tuple[float, ...] = Field(description="mean words of a sample")
+    clusters: tuple[str, ...] = Field(
+        default=(), description="near-duplicate cluster of each problem; empty: every problem stands alone"
+    )
 
     @model_validator(mode="after")
     def _one_table(self) -> Vitals:
+        if len(self.clusters) not in (0, len(self.keys)):
+            raise ValueError(
+                f"{self.name}: expected a cluster for each of {len(self.keys)} problems or none, got "
+                f"{len(self.clusters)}"
+            )
         columns = (self.right, self.drawn, self.distinct_n, self.word_entropy, self.answer_entropy, self.length)
         if {len(column) for column in columns} != {len(self.keys)} or len(set(self.drawn)) != 1:
             raise ValueError(
@@ -50,6 +59,11 @@ class Vitals(Record):
     def pass_at(self, k: int) -> tuple[float, ...]:
         """Unbiased pass@k, problem by problem."""
         return tuple(pass_at_k(right, drawn, k) for right, drawn in zip(self.right, self.drawn, strict=True))
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(problems,) cluster numbers from 0."""
+        return cluster_numbers(self.clusters, len(self.keys))
 
 
 class Alarm(Record):
@@ -94,8 +108,12 @@ def vitals_of(
     texts: Sequence[Sequence[str]],
     answers: Sequence[Sequence[str | None]],
     right: Sequence[Sequence[bool]],
+    clusters: Sequence[str] = (),
 ) -> Vitals:
-    """Vitals from raw samples: `texts`, `answers` (canonical) and `right` by problem, then by sample."""
+    """Vitals from raw samples: `texts`, `answers` (canonical) and `right` by problem, then by sample.
+
+    `clusters`: near-duplicate cluster of each problem; empty: every problem stands alone.
+    """
     return Vitals(
         name=name,
         generation=generation,
@@ -106,6 +124,7 @@ def vitals_of(
         word_entropy=tuple(entropy([word for text in row for word in text.split()]) for row in texts),
         answer_entropy=tuple(entropy(["" if a is None else f"={a}" for a in row]) for row in answers),
         length=tuple(sum(len(text.split()) for text in row) / max(1, len(row)) for row in texts),
+        clusters=tuple(clusters),
     )
 
 
@@ -126,7 +145,8 @@ def examine(before: Vitals, after: Vitals, *, k: int, level: float = LEVEL) -> H
 
     Alarms, each shown at `level` and above a least size: pass@k falls (with pass@1 rising it is narrowing, else
     decline); distinct-n or the words' entropy falls; the answers' entropy falls although pass@1 does not rise, since
-    right answers are alike; the length changes either way. Problems with equal keys are compared in pairs.
+    right answers are alike; the length changes either way. Problems with equal keys are compared in pairs. Errors
+    within a cluster of near duplicates count as one draw.
     """
     ones, many = (before.pass_at(1), after.pass_at(1)), (before.pass_at(k), after.pass_at(k))
     pairs: dict[Sign, tuple[Sequence[float], Sequence[float]]] = {
@@ -136,13 +156,13 @@ def examine(before: Vitals, after: Vitals, *, k: int, level: float = LEVEL) -> H
         "answer_entropy": (before.answer_entropy, after.answer_entropy),
         "length": (before.length, after.length),
     }
-    is_paired = before.keys == after.keys
+    is_paired, groups = before.keys == after.keys, (before.groups, after.groups)
     rises = _mean(ones[1]) > _mean(ones[0])
     alarms = []
     for sign, (old, new) in pairs.items():
-        p = _p_fall(old, new, is_paired=is_paired)
+        p = _p_fall(old, new, groups, is_paired=is_paired)
         if sign == "length":
-            p = min(1.0, 2.0 * min(p, _p_fall(new, old, is_paired=is_paired)))
+            p = min(1.0, 2.0 * min(p, _p_fall(new, old, groups[::-1], is_paired=is_paired)))
         is_due = p <= level and _is_large(sign, _mean(old), _mean(new)) and not (sign == "answer_entropy" and rises)
         if is_due:
             sentence = _sentence(sign, _mean(old), _mean(new), k, rises)
@@ -173,19 +193,31 @@ def _sentence(sign: Sign, before: float, after: float, k: int, rises: bool) -> s
     return named[sign]
 
 
-def _p_fall(before: Sequence[float], after: Sequence[float], *, is_paired: bool) -> float:
-    """One-sided p of "the mean fell": a t test over problems, paired or Welch's; 1 without variation or fall."""
+def _p_fall(
+    before: Sequence[float], after: Sequence[float], groups: tuple[np.ndarray, np.ndarray], *, is_paired: bool
+) -> float:
+    """One-sided p of "the mean fell": a t test with clustered errors, paired or Welch's; 1 without a fall.
+
+    `groups` are cluster numbers of the problems before and after. Where every cluster says the same, a t test has no
+    error to go by and would be sure of two problems: a sign test is all there is.
+    """
     old, new = np.asarray(before), np.asarray(after)
+    counts = [int(numbers.max()) + 1 for numbers in groups]
     fall = float(old.mean() - new.mean())
     if is_paired:
-        variance, freedom = float(np.var(old - new, ddof=1)) / old.size, float(old.size - 1)
+        error, freedom = clustered_error(old - new, groups[0]), counts[0] - 1.0
     else:
-        a, b = float(np.var(old, ddof=1)) / old.size, float(np.var(new, ddof=1)) / new.size
-        variance = a + b
-        freedom = variance**2 / (a**2 / (old.size - 1) + b**2 / (new.size - 1)) if variance > 0.0 else 1.0
-    if variance <= 1e-18:
-        return 0.0 if fall > 1e-9 else 1.0
-    return float(stdtr(freedom, -fall / math.sqrt(variance)))
+        a, b = clustered_error(old, groups[0]) ** 2, clustered_error(new, groups[1]) ** 2
+        error, freedom = math.sqrt(a + b), _welch(a, b, *counts)
+    if error <= 1e-9:
+        return float(0.5 ** min(counts)) if fall > 1e-9 else 1.0
+    return float(stdtr(freedom, -fall / error))
+
+
+def _welch(a: float, b: float, num_a: int, num_b: int) -> float:
+    """Degrees of freedom of two squared errors; a mean of a single cluster has no error and lends none."""
+    parts = [(square, count - 1) for square, count in ((a, num_a), (b, num_b)) if square > 0.0]
+    return (a + b) ** 2 / math.fsum(square**2 / freedom for square, freedom in parts) if parts else 1.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -52,6 +53,7 @@ class MeshSolution(Record):
 
     task_id: str
     task_type: str = ""
+    cluster: str = Field(default="", description="near-duplicate cluster; empty: the task alone")
     is_right: bool = Field(description="verified, not merely agreed")
     tokens: int = Field(ge=0, description="prompt and output tokens of the whole deliberation")
     members: tuple[str, ...] = Field(min_length=1, description="everybody who took part")
@@ -62,6 +64,7 @@ class Emergence(Record):
 
     task_id: str
     task_type: str
+    cluster: str = Field(default="", description="near-duplicate cluster; empty: the task alone")
     finding: Finding
     reasons: tuple[str, ...] = Field(default=(), description="why not; empty where it is emergent")
     upper_bound: float = Field(description="highest solve rate alone that is not ruled out for some member, 95%")
@@ -73,6 +76,9 @@ class EmergenceReport(Record):
     findings: tuple[Emergence, ...]
     num_attempted: int = Field(description="tasks put to the mesh, the unsolved ones included")
     luck: float = Field(description="share of tasks on which one more sample a member would look like emergence")
+    clusters: tuple[str, ...] = Field(
+        default=(), description="near-duplicate cluster of each task put to the mesh; empty: every task stands alone"
+    )
 
     @property
     def num_emergent(self) -> int:
@@ -85,24 +91,40 @@ class EmergenceReport(Record):
         return self.num_attempted - sum(one.finding == "not measured" for one in self.findings)
 
     @property
+    def num_draws(self) -> int:
+        """Clusters of near duplicates that the measured tasks come to; as many as these where all stand alone."""
+        if not self.clusters:
+            return self.num_measured
+        not_measured = Counter(one.cluster for one in self.findings if one.finding == "not measured")
+        return len(Counter(self.clusters) - not_measured)
+
+    @property
     def interval(self) -> Interval:
-        """95% interval of the share of emergent tasks among the measured."""
-        return wilson(self.num_emergent, self.num_measured)
+        """95% interval of the share of emergent tasks among the measured, of as many draws as there are clusters."""
+        draws, measured = self.num_draws, self.num_measured
+        return wilson(self.num_emergent * draws / measured if measured else 0.0, draws)
 
     @property
     def p_luck(self) -> float:
-        """Chance of so many or more by luck alone; 1 where nothing is emergent."""
+        """Chance of so many clusters with an emergent task, or more, by luck alone; 1 where nothing is emergent.
+
+        A cluster may be lucky on any of its tasks: its chance is at most the sum of theirs, however alike they are.
+        """
         if self.num_emergent == 0:
             return 1.0
-        return float(bdtrc(self.num_emergent - 1, self.num_measured, min(1.0, self.luck)))
+        emergent = [one for one in self.findings if one.finding == "emergent"]
+        lucky = len({one.cluster for one in emergent}) if self.clusters else len(emergent)
+        luck = self.luck * (self.num_measured / self.num_draws)
+        return float(bdtrc(lucky - 1, self.num_draws, min(1.0, luck)))
 
     @property
     def sentence(self) -> str:
         """The answer for people."""
         if self.num_measured == 0:
             return "whether the mesh finds what no member finds was not measured"
+        among = f" in {self.num_draws} clusters of near duplicates" if self.num_draws < self.num_measured else ""
         facts = (
-            f"{self.num_emergent} of {self.num_measured} tasks were solved by the mesh alone (95% interval "
+            f"{self.num_emergent} of {self.num_measured} tasks{among} were solved by the mesh alone (95% interval "
             f"{self.interval.low:.1%} to {self.interval.high:.1%}; luck explains {self.luck:.1%}, "
             f"p = {self.p_luck:.2g})"
         )
@@ -141,6 +163,7 @@ def emergent(solution: MeshSolution, alone: Sequence[Alone]) -> Emergence:
     return Emergence(
         task_id=solution.task_id,
         task_type=solution.task_type,
+        cluster=solution.cluster or solution.task_id,
         finding=finding,
         reasons=tuple(against or missing),
         upper_bound=max(bounds),
@@ -157,7 +180,12 @@ def emergence_report(
         counts: for each task (right, drawn) of every member, for the share that luck explains; usually the same.
     """
     findings = [emergent(solution, alone) for solution, alone in solutions if solution.is_right]
-    return EmergenceReport(findings=tuple(findings), num_attempted=len(solutions), luck=luck(counts))
+    return EmergenceReport(
+        findings=tuple(findings),
+        num_attempted=len(solutions),
+        luck=luck(counts),
+        clusters=tuple(solution.cluster or solution.task_id for solution, _ in solutions),
+    )
 
 
 def luck(counts: Sequence[Sequence[tuple[int, int]]], *, num_zero: int = MIN_SAMPLES) -> float:

@@ -47,10 +47,11 @@ class Probe(Record):
 
 @dataclass(frozen=True)
 class Solved:
-    """Councils on some problems, and what their members had drawn alone before."""
+    """Councils on some problems, and what their members had drawn alone before; `clusters` by task id."""
 
     councils: Sequence[Deliberation]
     by_id: Mapping[str, Asked]
+    clusters: Mapping[str, str]
     pool: Pool
     right: Right
 
@@ -62,7 +63,8 @@ async def probe_emergence(lab: Lab, generation: Generation, harvest: Harvest, pr
     The samples are fresh: the harvest's chose the tasks, and say 0 whatever a member can do.
     """
     by_id = {problem.task.id: problem for problem in problems.of(Split.TRAIN)}
-    held = Solved(harvest.councils, by_id, Pool(harvest.proposals), harvest.judged.lookup())
+    clusters = {task_id: problems.cluster_of(problem) for task_id, problem in by_id.items()}
+    held = Solved(harvest.councils, by_id, clusters, Pool(harvest.proposals), harvest.judged.lookup())
     number = generation.number
     return await _probe(lab, held, Asking(), number=number, source="train", stage=f"generation {number} emergence")
 
@@ -85,7 +87,14 @@ async def _probe(
     bits = await surprise(lab, _surprise_step(number, source), open_yet, asked)
     probed = {council.task.id for council in chosen}
     attempts = [
-        _attempt(c, counts[c.task.id], right, asked if c.task.id in probed else None, bits.get(c.task.id, {}))
+        _attempt(
+            c,
+            held.clusters[c.task.id],
+            counts[c.task.id],
+            right,
+            asked if c.task.id in probed else None,
+            bits.get(c.task.id, {}),
+        )
         for c in councils
     ]
     return Probe(
@@ -130,12 +139,18 @@ def _spread(councils: Sequence[Deliberation], limit: int) -> list[Deliberation]:
 
 
 def _attempt(
-    council: Deliberation, counts: Counts, right: Right, asked: AskedAlone | None, bits: Mapping[str, Bits]
+    council: Deliberation,
+    cluster: str,
+    counts: Counts,
+    right: Right,
+    asked: AskedAlone | None,
+    bits: Mapping[str, Bits],
 ) -> Attempt:
     task_id, names = council.task.id, [member.name for member in council.members]
     solution = MeshSolution(
         task_id=task_id,
         task_type=council.task.type,
+        cluster=cluster,
         is_right=is_solved(council, right),
         tokens=tokens_of([council]),
         members=tuple(names),

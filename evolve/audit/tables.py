@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evolve.audit.audited import METHODS, AuditedRoster, AuditItems, Scores, compare_scores
+from evolve.gates.gains import accuracy_of
 from evolve.report.data import AccuracyRow, AccuracyTable, ConstantAnswer
-from evolve.report.measure import Accuracy, Comparison, Difference, accuracy
+from evolve.report.measure import Accuracy, Comparison, Difference
 
 VOTE = METHODS["vote"]
 FIRST = METHODS["council vote"]
@@ -64,7 +65,8 @@ def _row(
     """One task type; empty: all of them."""
     ids, best = items.of(task_type), constants.get(task_type)
     if best is not None:
-        best = ConstantAnswer(answer=best.answer, accuracy=accuracy([constant[i] for i in ids if i in constant]))
+        scored = {task_id: constant[task_id] for task_id in ids if task_id in constant}
+        best = ConstantAnswer(answer=best.answer, accuracy=_accuracy(scored, items))
     compared = (
         _comparison(method, _on(before, ids), _on(after, ids), items, seed)
         for method, (before, after) in methods.items()
@@ -76,16 +78,16 @@ def _comparison(method: str, before: Scores | None, after: Scores | None, items:
     found = None if before is None or after is None else compare_scores(before, after, items.clusters, seed=seed)
     return Comparison(
         method=method,
-        before=_accuracy(before),
-        after=_accuracy(after),
+        before=None if before is None else _accuracy(before, items),
+        after=None if after is None else _accuracy(after, items),
         difference=None
         if found is None
         else Difference(mean=found.difference, low=found.absolute.low, high=found.absolute.high, n=found.n),
     )
 
 
-def _accuracy(scores: Scores | None) -> Accuracy | None:
-    return None if scores is None else accuracy(list(scores.values()))
+def _accuracy(scores: Scores, items: AuditItems) -> Accuracy:
+    return accuracy_of(list(scores.values()), [items.clusters.get(task_id, task_id) for task_id in scores])
 
 
 def _successors(first: AuditedRoster, last: AuditedRoster) -> list[tuple[str, str | None]]:

@@ -58,13 +58,20 @@ def novelty_or_noise(
 
 
 def pooled(reports: Sequence[EmergenceReport]) -> EmergenceReport | None:
-    """All of them as one; luck is their mean, each weighing as many tasks as it put to the mesh."""
+    """All of them as one; luck is their mean, each weighing as many tasks as it put to the mesh.
+
+    A task that several generations put to the mesh is one draw, as near duplicates are.
+    """
     attempted = sum(one.num_attempted for one in reports)
     if not reports:
         return None
     luck = math.fsum(one.luck * one.num_attempted for one in reports) / attempted if attempted else 0.0
+    clusters = tuple(cluster for one in reports for cluster in one.clusters)
     return EmergenceReport(
-        findings=tuple(finding for one in reports for finding in one.findings), num_attempted=attempted, luck=luck
+        findings=tuple(finding for one in reports for finding in one.findings),
+        num_attempted=attempted,
+        luck=luck,
+        clusters=clusters if len(clusters) == attempted else (),  # a journal from before they were kept has none
     )
 
 

@@ -31,12 +31,14 @@ def seat_health(
     problems: Sequence[Asked],
     judged: Mapping[tuple[str, str], bool],
     num_samples: int,
+    clusters: Mapping[str, str],
 ) -> tuple[SeatHealth, ...]:
     """Every later seat that is not its engine's first one. Seats with too few samples are left out.
 
     Args:
         generations: (number, seats), generation 0 first.
         num_samples: of each member for each problem; problems on which one of the two has fewer do not count.
+        clusters: task id to near-duplicate cluster; a task without one stands alone.
     """
     first = {member.engine: member for member in reversed(generations[0][1])} if generations else {}
     found = []
@@ -45,7 +47,7 @@ def seat_health(
             before = first.get(seat.engine)
             if before is None or before == seat:
                 continue
-            pair = _both(before, seat, number, pool, problems, judged, num_samples)
+            pair = _both(before, seat, number, pool, problems, judged, num_samples, clusters)
             if pair is not None:
                 health = examine(*pair, k=num_samples)
                 found.append(SeatHealth(generation=number, engine=seat.engine, health=health))
@@ -60,6 +62,7 @@ def _both(
     problems: Sequence[Asked],
     judged: Mapping[tuple[str, str], bool],
     num_samples: int,
+    clusters: Mapping[str, str],
 ) -> tuple[Vitals, Vitals] | None:
     whole = [
         problem
@@ -69,8 +72,8 @@ def _both(
     if len(whole) < FEWEST or num_samples < FEWEST:
         return None
     return (
-        _vitals(before, 0, pool, whole, judged, num_samples),
-        _vitals(after, number, pool, whole, judged, num_samples),
+        _vitals(before, 0, pool, whole, judged, num_samples, clusters),
+        _vitals(after, number, pool, whole, judged, num_samples, clusters),
     )
 
 
@@ -81,6 +84,7 @@ def _vitals(
     problems: Sequence[Asked],
     judged: Mapping[tuple[str, str], bool],
     num_samples: int,
+    clusters: Mapping[str, str],
 ) -> Vitals:
     samples: list[tuple[Asked, tuple[Proposal, ...]]] = [
         (problem, pool.of(member, problem.task)[:num_samples]) for problem in problems
@@ -98,4 +102,5 @@ def _vitals(
             [p.answer is not None and judged.get((problem.task.id, p.answer), False) for p in mine]
             for problem, mine in samples
         ],
+        [clusters.get(problem.task.id, problem.task.id) for problem in problems],
     )

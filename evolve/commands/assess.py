@@ -139,9 +139,10 @@ def _table(findings: Findings) -> Table:
         findings.consistency,
         findings.mesh,
     ]
-    arms += [arm for arm in (findings.council_vote, findings.council) if arm is not None]
-    for arm in (*arms, findings.ceiling, findings.reach):
-        table.add_row(arm.name, share(arm.mean), _interval(arm.accuracy), str(arm.num_samples or ""))
+    talked = [arm for arm in (findings.council_vote, findings.council) if arm is not None]
+    for arm in (*arms, *talked, findings.ceiling, findings.reach):
+        found = arm.accuracy(findings.council_clusters if arm in talked else findings.clusters)
+        table.add_row(arm.name, share(arm.mean), _interval(found), str(arm.num_samples or ""))
     return table
 
 
@@ -157,8 +158,9 @@ def _gate_sentence(findings: Findings) -> str:
         return "The gate may not be held, so nothing can be seated."
     if findings.detectable is None:
         return f"A whole gate of {findings.num_gate} items can show no gain of any size."
+    differing = max(findings.discordance, findings.detectable)
     return (
-        f"A whole gate of {findings.num_gate} items, of which {findings.discordance:.0%} may differ, finds a gain of "
+        f"A whole gate of {findings.num_gate} items, of which {differing:.0%} may differ, finds a gain of "
         f"{100 * findings.detectable:.1f} points with 80% power: every rival beaten, no guard raised, at the accuracy "
         "measured here."
     )

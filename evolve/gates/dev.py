@@ -113,7 +113,7 @@ async def compare_on_dev(
     seats = seat(generation)
     drawing = _Drawing(lab, generation.number, items, problems)
     await drawing.draw(DEV_SEATS, seats, 0, len(items))
-    stopped = await _stop_broken(drawing, seats, contenders, selections)
+    stopped = await _stop_broken(drawing, seats, contenders, selections, drawing.clusters)
     running = {name: c.member for name, c in contenders.items() if name not in stopped}
     clusters = drawing.clusters
     ties = cross_fitted(drawing.pool, seats, items, drawing.judged, clusters)
@@ -259,6 +259,7 @@ async def _stop_broken(
     seats: Sequence[Member],
     contenders: Mapping[str, Candidate],
     selections: Mapping[str, RowSelection],
+    clusters: Sequence[str],
 ) -> dict[str, str]:
     """Candidates that are plainly worse than their engine's seat, or write no language any more, with the reason."""
     count = min(drawing.lab.config.evaluation.screen_items, len(drawing.items))
@@ -279,7 +280,9 @@ async def _stop_broken(
     for name, candidate in contenders.items():
         base = next(m for m in seats if m.engine == candidate.member.engine)
         reason = screen(
-            _sampled(pool, candidate.member, items, drawing.judged), _sampled(pool, base, items, drawing.judged)
+            _sampled(pool, candidate.member, items, drawing.judged),
+            _sampled(pool, base, items, drawing.judged),
+            clusters[:count],
         )
         if reason is None:
             rows = selections[name].rows if name in selections else ()

@@ -11,7 +11,7 @@ from scipy.special import stdtr, stdtrit
 
 from evolve.gates.intervals import LEVEL, Interval, wilson
 from evolve.gates.paired import clustered_error, paired_test
-from evolve.report.measure import paired_difference
+from evolve.report.measure import Accuracy, accuracy, paired_difference
 from memory.types import Record
 
 RESAMPLES = 2000
@@ -94,6 +94,18 @@ def share(scores: Sequence[float], clusters: Sequence[str] = ()) -> Share | None
         high=min(1.0, max(closed.high, mean + reach)),
         n=len(scores),
     )
+
+
+def accuracy_of(scores: Sequence[float], clusters: Sequence[str] = ()) -> Accuracy:
+    """As `accuracy`, with the interval of `share` where several problems are of one cluster.
+
+    Raises:
+        ValueError: another number of clusters than scores.
+    """
+    plain, found = accuracy(scores), share(scores, clusters)
+    if found is None or not clusters or len(set(clusters)) == len(scores):
+        return plain
+    return plain.model_copy(update={"clustered": (found.low, found.high)})
 
 
 def gain(before: Sequence[float], after: Sequence[float], clusters: Sequence[str] = (), *, seed: int) -> Gain | None:

@@ -52,7 +52,9 @@ class GateResult(Record):
     threshold: float = Field(description="level that p had to reach in its place of the Holm order")
     difference: Interval = Field(description="95% interval of the gain in accuracy, in shares")
     guards: tuple[Guard, ...]
-    detectable_effect: float | None = Field(description="gain found with 80% power at the observed discordance")
+    detectable_effect: float | None = Field(
+        description="gain found with 80% power at the observed discordance; what is larger than that differs on more"
+    )
     significant: bool = Field(description="the gain is shown, whatever the guards say")
     passed: bool = Field(description="a candidate whose gain is shown and that harms no task type")
     reason: str = Field(description="the decision in plain words")
@@ -129,17 +131,26 @@ def power_of(n: int, discordance: float, difference: float, alpha: float) -> flo
 
 @lru_cache(maxsize=4096)
 def detectable_effect(n: int, discordance: float, alpha: float, power: float = POWER) -> float | None:
-    """Smallest true gain in accuracy that is found with the given power; None: no gain this discordance allows is.
+    """Smallest true gain in accuracy that is found with the given power.
+
+    A gain larger than the discordance takes the discordance with it: on such a candidate's problems all flips are wins.
+    None: nothing differs at all, or not even a candidate that wins every problem is found so often.
 
     `alpha` is the level of one test: with m finalists give alpha / m, the strictest step of Holm's procedure.
     """
-    if n == 0 or discordance <= 0.0 or power_of(n, discordance, discordance, alpha) < power:
+
+    def at(gain: float) -> float:
+        return power_of(n, max(gain, discordance), gain, alpha)
+
+    if n == 0 or discordance <= 0.0:
         return None
-    low, high = 0.0, discordance
-    while high - low > 1e-5:
-        middle = (low + high) / 2
-        low, high = (low, middle) if power_of(n, discordance, middle, alpha) >= power else (middle, high)
-    return high
+    for low, high in ((0.0, discordance), (discordance, 1.0)):
+        if at(high) >= power:
+            while high - low > 1e-5:
+                middle = (low + high) / 2
+                low, high = (low, middle) if at(middle) >= power else (middle, high)
+            return high
+    return None
 
 
 def mcnemar_table(n: int, alpha: float) -> np.ndarray:

@@ -73,7 +73,7 @@ def paired_test(
         )
     n = len(before)
     steps = np.asarray(after, dtype=int) - np.asarray(before, dtype=int)
-    groups = _groups(clusters, n)
+    groups = cluster_numbers(clusters, n)
     sums = np.bincount(groups, weights=steps).astype(int)
     wins, losses = int(np.sum(steps > 0)), int(np.sum(steps < 0))
     both = int(np.sum(np.asarray(before, dtype=bool) & np.asarray(after, dtype=bool)))
@@ -89,7 +89,7 @@ def paired_test(
         p_flips=_random_flip_p(sums, seed),
         p_clustered=float(1.0 - stdtr(sums.size - 1, float(steps.mean()) / error)) if error > 0.0 else None,
         standard_error=error,
-        design_effect=_design_effect(steps, error),
+        design_effect=_design_effect(steps, sums.size, error),
         difference=_wider(paired_difference(both, wins, losses, n - both - wins - losses), steps, sums.size, error),
     )
 
@@ -131,7 +131,8 @@ def clustered_error(steps: np.ndarray, groups: np.ndarray) -> float:
     return float(error) if error > 1e-12 else 0.0  # equal steps leave rounding behind, which is no variation
 
 
-def _groups(clusters: Sequence[str], n: int) -> np.ndarray:
+def cluster_numbers(clusters: Sequence[str], n: int) -> np.ndarray:
+    """(n,) cluster numbers from 0, in order of appearance; without `clusters` each of the n problems has its own."""
     if not clusters:
         return np.arange(n)
     numbers = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
@@ -148,15 +149,19 @@ def _random_flip_p(sums: np.ndarray, seed: int) -> float:
     return (1 + reached) / (1 + NUM_FLIPS)
 
 
-def _design_effect(steps: np.ndarray, error: float) -> float:
+def _design_effect(steps: np.ndarray, num_clusters: int, error: float) -> float:
+    if num_clusters < 2:  # whose error cannot be measured: all of it is one draw
+        return float(steps.size)
     independent = float(np.var(steps, ddof=1)) / steps.size if steps.size > 1 else 0.0
     return error**2 / independent if independent > 0.0 else 1.0
 
 
 def _wider(closed: Interval, steps: np.ndarray, num_clusters: int, error: float) -> Interval:
     """Newcombe's interval, stretched to hold the clustered one where there are clusters of several problems."""
-    if num_clusters == steps.size or num_clusters < 2:
+    if num_clusters == steps.size:
         return closed
+    if num_clusters < 2:  # which shows no spread: everything is possible
+        return Interval(low=-1.0, high=1.0)
     reach = float(stdtrit(num_clusters - 1, 0.975)) * error
     gain = float(steps.mean())
     return Interval(low=max(-1.0, min(closed.low, gain - reach)), high=min(1.0, max(closed.high, gain + reach)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -24,6 +25,8 @@ LEAST_EFFECT = 1.01
 """Design effects below this are none: problems that stand alone are tested exactly."""
 _BATCH, _BATCH_PROBLEMS = 250, 2_000_000
 """Gates, and problems over all of them, that are simulated at once; larger ones would take gigabytes."""
+_EXACT = 10_000
+"""Clusters that move, times the problems in them, up to which the exact test by whole clusters is quick enough."""
 
 
 class Assumed(Record):
@@ -126,8 +129,8 @@ def conjunction_power(assumed: Assumed, *, rounds: int = ROUNDS, seed: int = 0) 
     """Simulate whole gates: every test at the level of Holm's strictest step, every guard, one shared table of results.
 
     Placebo and budget flip the incumbents' results independently of the candidate. In a run all arrangements share
-    the seats that were not replaced, which makes them differ less, so the figure is on the safe side. With clusters
-    the tests are the normal approximation of the exact test by whole clusters.
+    the seats that were not replaced, which makes them differ less, so the figure is on the safe side. With many
+    clusters the tests are the normal approximation of the exact test by whole clusters.
     """
     rng = np.random.default_rng(seed)
     simulate = _clustered if assumed.cluster_size > 1 and assumed.cluster_correlation > 0.0 else _independent
@@ -170,16 +173,26 @@ def detectable_conjunction(
 ) -> ConjunctionPower | None:
     """Power at the smallest gain over the incumbents (to 0.1 points) that passes with the chance `power`.
 
-    The gain in `assumed` is ignored; the rivals' gains stay as they are. None: no possible gain is enough.
+    The gain in `assumed` is ignored; the rivals' gains stay as they are. A gain larger than the discordance takes the
+    discordance with it, see `with_gain`. None: not even a candidate that is right on every problem passes so often.
     """
 
     def at(gain: float) -> ConjunctionPower:
         return conjunction_power(with_gain(assumed, gain), rounds=rounds, seed=seed)
 
-    most = min(assumed.discordance, 1.0 - assumed.accuracy)
-    if most <= 0.0 or (best := at(most)).power < power:
-        return None
-    low, high = 0.0, most
+    # Most gates find their gain within the discordance: the wider search is for the small ones.
+    most = 1.0 - assumed.accuracy
+    for low, high in pairwise(sorted({0.0, min(assumed.discordance, most), most})):
+        if (best := at(high)).power >= power:
+            return _smallest(at, low, best, power)
+    return None
+
+
+def _smallest(
+    at: Callable[[float], ConjunctionPower], low: float, best: ConjunctionPower, power: float
+) -> ConjunctionPower:
+    """Between a gain `low` that passes too seldom and that of `best`, which passes often enough."""
+    high = best.assumed.gain
     while high - low > 1e-3:
         middle = (low + high) / 2
         found = at(middle)
@@ -307,14 +320,43 @@ def _clustered(assumed: Assumed, rounds: int, rng: np.random.Generator) -> tuple
             outcomes = np.where(rng.random(shape) < copies, shared, own)
             counted = (np.arange(num_clusters * assumed.cluster_size) < size).reshape(shape[1:])
             totals = (steps[outcomes] * counted[None, :, :, None]).sum(axis=2)
-            fine &= ~_flips_show(-totals[:, :, :1], HARM_ALPHA)[:, 0]
+            fine &= ~flips_show(-totals[:, :, :1], HARM_ALPHA)[:, 0]
             sums.append(totals)
-        beaten.append(_flips_show(np.concatenate(sums, axis=1), assumed.level))
+        beaten.append(flips_show(np.concatenate(sums, axis=1), assumed.level))
         unharmed.append(fine)
     return np.concatenate(beaten), np.concatenate(unharmed)
 
 
-def _flips_show(totals: np.ndarray, level: float) -> np.ndarray:
-    """(rounds, clusters, rivals) cluster sums to (rounds, rivals): is the gain shown, by the normal approximation."""
+def flips_show(totals: np.ndarray, level: float) -> np.ndarray:
+    """(rounds, clusters, rivals) cluster sums to (rounds, rivals): is the gain shown when whole clusters flip?
+
+    By the gate's own exact test where few clusters move. Where many do, by its normal approximation, corrected for
+    steps: a total moves by twice the smallest cluster sum at the least.
+    """
+    sizes = np.abs(totals)
+    num_moving, reach = int((sizes > 0).sum(axis=1).max()), int(sizes.sum(axis=1).max())
+    total = totals.sum(axis=1)
+    if num_moving * reach <= _EXACT:
+        moving = np.sort(sizes, axis=1)[:, totals.shape[1] - num_moving :]
+        return _flip_ps(total, moving, reach) <= level + 1e-12
+    step = np.where(sizes > 0, sizes, reach).min(axis=1)
     spread = np.sqrt(np.maximum(1, (totals**2).sum(axis=1)))
-    return np.asarray((totals.sum(axis=1) - 1.0) / spread >= NormalDist().inv_cdf(1.0 - level))
+    return np.asarray((total - step) / spread >= NormalDist().inv_cdf(1.0 - level))
+
+
+def _flip_ps(total: np.ndarray, sizes: np.ndarray, reach: int) -> np.ndarray:
+    """`evolve.gates.paired.flip_p` of many tests at once; 1 where the total is not above 0.
+
+    `sizes` (rounds, clusters, rivals) are absolute sums, `reach` is what they come to at most. A fair sign of a size
+    has the characteristic function cos(angle * size), and their sum the product of these.
+    """
+    num_totals = 2 * reach + 1
+    angles = 2.0 * np.pi / num_totals * np.arange(reach + 1)
+    found, which = np.unique(sizes, return_inverse=True)
+    cosines, which = np.cos(found[:, None] * angles), which.reshape(sizes.shape)
+    product = np.ones((*total.shape, reach + 1))
+    for cluster in range(sizes.shape[1]):
+        product *= cosines[which[:, cluster]]
+    chances = np.fft.irfft(product, num_totals, axis=2)[..., : reach + 1]  # of totals from 0 to reach
+    at_least = np.flip(np.cumsum(np.flip(chances, axis=2), axis=2), axis=2)
+    return np.where(total > 0, np.take_along_axis(at_least, np.maximum(total, 0)[..., None], axis=2)[..., 0], 1.0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from evolve.gates.gate import mcnemar_p
+from evolve.gates.paired import cluster_numbers, flip_p
 from memory.types import Record
 
 LEVEL = 0.01
@@ -40,20 +41,25 @@ class Sampled(Record):
         return max(counts.values(), default=0) / len(self.answers)
 
 
-def screen(candidate: Sampled, base: Sampled) -> str | None:
+def screen(candidate: Sampled, base: Sampled, clusters: Sequence[str] = ()) -> str | None:
     """Why the candidate is not worth DEV, beside the member it would replace; None: it is.
+
+    `clusters`: near-duplicate cluster of each problem; empty: every problem stands alone.
 
     Raises:
         ValueError: other numbers of problems.
     """
-    if len(candidate.answers) != len(base.answers):
-        raise ValueError(f"expected the same problems, got {len(candidate.answers)} and {len(base.answers)}")
+    if len(candidate.answers) != len(base.answers) or len(clusters) not in (0, len(base.answers)):
+        raise ValueError(
+            f"expected the same problems, got {len(candidate.answers)} and {len(base.answers)}, and {len(clusters)} "
+            "clusters"
+        )
     read, read_before = [a is not None for a in candidate.answers], [a is not None for a in base.answers]
-    if _worse(read, read_before):
+    if _worse(read, read_before, clusters):
         return f"{read.count(False)} of {len(read)} answers cannot be read, {read_before.count(False)} of its base's"
     if candidate.constant_share >= MAX_CONSTANT > base.constant_share and len(read) > 1:
         return f"{candidate.constant_share:.0%} of its answers are the same, {base.constant_share:.0%} of its base's"
-    if _worse(candidate.right, base.right):
+    if _worse(candidate.right, base.right, clusters):
         return f"{sum(candidate.right)} of {len(read)} answers are right, {sum(base.right)} of its base's"
     length, before = sum(candidate.num_chars) / len(read), max(1.0, sum(base.num_chars) / len(read))
     if length > MAX_LENGTH_RATIO * before:
@@ -61,7 +67,6 @@ def screen(candidate: Sampled, base: Sampled) -> str | None:
     return None
 
 
-def _worse(after: Sequence[bool], before: Sequence[bool]) -> bool:
-    pairs = list(zip(before, after, strict=True))
-    wins, losses = sum(new and not old for old, new in pairs), sum(old and not new for old, new in pairs)
-    return mcnemar_p(losses, wins) <= LEVEL
+def _worse(after: Sequence[bool], before: Sequence[bool], clusters: Sequence[str]) -> bool:
+    losses = np.asarray(before, dtype=int) - np.asarray(after, dtype=int)
+    return flip_p(np.bincount(cluster_numbers(clusters, losses.size), weights=losses).astype(int).tolist()) <= LEVEL

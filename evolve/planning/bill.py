@@ -123,7 +123,7 @@ def _rivals(assumed: Assumed) -> str:
 
 def _example(gate: Assumed, rounds: int, seed: int) -> ConjunctionPower | None:
     """At a gain of five points; None where so large a one is impossible."""
-    if min(gate.discordance, 1.0 - gate.accuracy) < EXAMPLE_GAIN:
+    if 1.0 - gate.accuracy < EXAMPLE_GAIN:
         return None
     return conjunction_power(with_gain(gate, EXAMPLE_GAIN), rounds=rounds, seed=seed)
 

@@ -23,7 +23,7 @@ class SplitLine(Record):
     gate: int
     audit: int
     smallest_gain: float | None = Field(
-        description="gain in accuracy that a file's first gate finds with 80% power; None: no gain at this discordance"
+        description="gain in accuracy that a file's first gate finds with 80% power; None: no gain of any size"
     )
 
 

@@ -17,6 +17,9 @@ class Accuracy(Record):
 
     correct: float = Field(ge=0.0)
     n: int = Field(ge=0, description="problems, not samples")
+    clustered: tuple[float, float] | None = Field(
+        default=None, description="95% interval by clusters of near duplicates; None: every problem stands alone"
+    )
 
     @property
     def mean(self) -> float | None:
@@ -25,13 +28,15 @@ class Accuracy(Record):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Wilson's 95% score interval; None without problems.
+        """Wilson's 95% score interval, or the clustered one where there are clusters; None without problems.
 
         With several samples a problem it treats each problem as one draw, so it is wider than need be, never
         narrower.
         """
         if self.n == 0:
             return None
+        if self.clustered is not None:
+            return self.clustered
         share, square = self.correct / self.n, Z95 * Z95
         centre = (share + square / (2 * self.n)) / (1 + square / self.n)
         spread = Z95 * math.sqrt(share * (1 - share) / self.n + square / (4 * self.n * self.n)) / (1 + square / self.n)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from evolve.evaluate import Pool, member_scores
-from evolve.gates.gains import gain
+from evolve.gates.gains import accuracy_of, gain
 from evolve.gates.gate_wear import Level
 from evolve.judging.judge import Judge, Probe
 from evolve.judging.verifiers import read_number
@@ -18,7 +18,7 @@ from evolve.planning.gates_ahead import GateAhead
 from evolve.planning.rates import Rates
 from evolve.problems.splits import normalised_text
 from evolve.problems.types import Problem
-from evolve.report.measure import Accuracy, Difference, accuracy
+from evolve.report.measure import Accuracy, Difference
 from evolve.ties import cross_fitted, units
 from memory.types import Record, content_hash
 from mesh.tally import plurality
@@ -40,10 +40,12 @@ class Arm(Record):
     scores: tuple[float, ...] = Field(repr=False, description="share right, in the order of the items")
     num_samples: int = Field(default=0, description="proposals it takes for one item")
 
-    @property
-    def accuracy(self) -> Accuracy:
-        """Over all items."""
-        return accuracy(self.scores)
+    def accuracy(self, clusters: Sequence[str] = ()) -> Accuracy:
+        """Over all items, errors within a cluster of items taken as one draw.
+
+        `clusters`: one for each item; empty: every item stands alone.
+        """
+        return accuracy_of(self.scores, clusters)
 
     @property
     def mean(self) -> float:
@@ -90,6 +92,7 @@ class Findings(Record):
     mesh: Arm = Field(description="vote over first proposals of all members, mean over disjoint samples")
     council: Arm | None = Field(default=None, description="full councils on some of the items; None: none were held")
     council_vote: Arm | None = Field(default=None, description="those councils' own first votes")
+    council_clusters: tuple[str, ...] = Field(default=(), repr=False, description="of the councils' items, as clusters")
     ceiling: Arm = Field(description="any member right, at the mesh's number of samples: a perfect chooser")
     reach: Arm = Field(description="any sample of all that were drawn is right: what own answers can teach")
     n_eff: float = Field(description="how many independent votes the members are worth")
@@ -408,7 +411,7 @@ def _note_independence(findings: Findings) -> str | None:
 def _note_council(findings: Findings) -> str | None:
     if findings.council is None or findings.council_vote is None:
         return None
-    difference = findings.council.against(findings.council_vote)
+    difference = findings.council.against(findings.council_vote, findings.council_clusters)
     if difference is None:
         return None
     return (

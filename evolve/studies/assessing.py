@@ -186,7 +186,8 @@ def _findings(
     levels = planned_levels(config, problems)
     gate = assumed_gate(config, problems, levels[0], mesh.mean, discordance)
     detectable, needed = _shown(gate, reach.mean - mesh.mean, config.seed)
-    first, last = _council_arms(items, seen.councils, judged)
+    talked = _with_council(items, seen.councils)
+    first, last = _council_arms(talked, seen.councils, judged)
     return Findings(
         probes=seen.probes,
         num_items=len(items),
@@ -201,6 +202,7 @@ def _findings(
         mesh=mesh,
         council=last,
         council_vote=first,
+        council_clusters=tuple(problems.cluster_of(item) for item in talked),
         ceiling=ceiling,
         reach=reach,
         n_eff=n_eff,
@@ -273,17 +275,21 @@ async def _councils(lab: Lab, items: Sequence[Problem], options: AssessOptions) 
     return await lab.hold("assess councils", lab.directory / "councils.parquet", asks)
 
 
+def _with_council(items: Sequence[Problem], councils: Sequence[Deliberation]) -> list[Problem]:
+    held = {council.task.id for council in councils}
+    return [problem for problem in items if problem.task.id in held]
+
+
 def _council_arms(
     items: Sequence[Problem], councils: Sequence[Deliberation], judged: dict[tuple[str, str], bool]
 ) -> tuple[Arm | None, Arm | None]:
-    """(the councils' own first vote, their verdict); None without councils."""
+    """(the councils' own first vote, their verdict) on the items they were held on; None without councils."""
     if not councils:
         return None, None
     first, last = verdict_scores(councils, judged, first=True), verdict_scores(councils, judged)
-    ids = [problem.task.id for problem in items if problem.task.id in last]
     return (
-        Arm(name="council's first vote", scores=tuple(first[one] for one in ids)),
-        Arm(name="mesh council", scores=tuple(last[one] for one in ids)),
+        Arm(name="council's first vote", scores=tuple(first[one.task.id] for one in items)),
+        Arm(name="mesh council", scores=tuple(last[one.task.id] for one in items)),
     )
 
 

@@ -153,7 +153,7 @@ def compare_arms(
         ArmResult(
             name=one.arm.name,
             role=one.role,
-            accuracy=one.arm.accuracy,
+            accuracy=one.arm.accuracy(clusters),
             num_samples=one.arm.num_samples,
             difference=None if one is evolved else evolved.arm.against(one.arm, clusters),
             tokens_per_task=one.output_tokens,

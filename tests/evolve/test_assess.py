@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evolve.cli import app
+from evolve.commands.assess import print_assessment
 from evolve.config import RunConfig
 from evolve.evaluate import Pool
 from evolve.gates.gate import detectable_effect
@@ -25,6 +26,7 @@ from evolve.problems.types import DrawReport, Problem, ProblemSet
 from evolve.studies.assess import (
     Advice,
     Arm,
+    Assessment,
     Findings,
     Night,
     advise,
@@ -128,6 +130,39 @@ def test_what_can_be_copied_from_the_question_has_to_be_beaten_and_is_no_fault_o
 def test_the_mesh_is_compared_with_one_member_asked_as_often() -> None:
     (note, *_) = advice(mesh=arm("mesh vote", 30), consistency=arm("self-consistency (a)", 50)).notes
     assert "one member asked again is better than a mesh" in note
+
+
+def test_a_gain_beyond_the_discordance_is_told_with_the_items_that_have_to_differ_for_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    measured = findings(detectable=0.26, num_gate=45)
+    found = Assessment(advice=advise(measured), findings=measured, rates=Rates(), engines="", tasks="")
+    assert found.advice.evolve, "the room is 27 points"
+    print_assessment(found, tmp_path)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "a whole gate of 45 items can show 26;" in told
+    assert "A whole gate of 45 items, of which 26% may differ, finds a gain of 26.0 points" in told
+
+
+def test_the_intervals_that_are_told_take_near_duplicates_as_one_draw(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def table(**changes: Any) -> dict[str, str]:
+        measured = findings(council=arm("council", 8, 16), council_vote=arm("first", 4, 16), **changes)
+        print_assessment(
+            Assessment(advice=advise(measured), findings=measured, rates=Rates(), engines="", tasks=""), tmp_path
+        )
+        told = capsys.readouterr().out
+        rows = [" ".join(row.split()) for row in told.split("\n")]
+        return {name: next(row for row in rows if f"│ {name} " in row) for name in ("mesh vote", "council")}
+
+    alone = table(clusters=tuple(map(str, range(100))), council_clusters=tuple(map(str, range(16))))
+    assert alone == table()
+    assert ".38 to .58 (n=100)" in alone["mesh vote"]
+    copies = table(clusters=tuple(str(i // 10) for i in range(100)), council_clusters=tuple("aaaabbbbccccdddd"))
+    assert ".12 to .84 (n=100)" in copies["mesh vote"]
+    assert "(n=16)" in copies["council"]
+    assert copies["council"] != alone["council"]
 
 
 def test_items_on_which_no_gate_may_be_held_any_more_speak_against_a_run() -> None:

@@ -117,6 +117,17 @@ def test_the_gain_that_the_whole_gate_finds_falls_with_more_problems() -> None:
     assert "finds no gain with 80% power" in " ".join(bill_lines(bill_of(run, problems(5), PLAN, Basis(), rounds=50)))
 
 
+def test_a_gain_that_more_problems_have_to_differ_for_is_told_with_as_many() -> None:
+    run = config([scripted()], training={"kind": "scripted"})
+    bill = bill_of(run, problems(45), PLAN, Basis(), rounds=200)
+    assert bill.detectable is not None
+    gain = bill.detectable.assumed.gain
+    assert gain > 0.25, "a fifth is expected to differ"
+    assert f"of which {gain:.0%} may differ" in bill_lines(bill)[0]
+    few_differ = bill_of(run, problems(45), PLAN, Basis(discordance=0.02), rounds=50)
+    assert few_differ.expected is not None, "five points are possible where two differ now"
+
+
 def test_the_same_run_has_the_same_bill() -> None:
     run = config([scripted()], training={"kind": "scripted"})
     assert bill_of(run, problems(200), PLAN, Basis(), rounds=100) == bill_of(

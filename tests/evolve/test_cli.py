@@ -91,7 +91,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = evomesh("evolve", str(path))
     assert done.exit_code == 0, done.stderr
     assert "AUDIT accuracy" in done.stdout
-    assert "The whole gate" in done.stdout.replace("\n", " ")
+    assert "the whole gate" in done.stdout.replace("\n", " ")
     return directory
 
 
@@ -177,7 +177,7 @@ def test_estimate_prints_the_detectable_effect_before_the_run() -> None:
 
 def test_what_the_whole_gate_can_show_is_told_before_a_run_and_kept_with_it(tmp_path: Path) -> None:
     text = Path(SIMULATED).read_text()
-    text = text.replace("{train: 40, dev: 40, gate: 120, audit: 60}", "{train: 10, dev: 6, gate: 12, audit: 6}")
+    text = text.replace("{train: 40, dev: 40, gate: 120, audit: 60}", "{train: 10, dev: 6, gate: 4, audit: 6}")
     path = tmp_path / "simulated.yaml"
     path.write_text(text.replace("runs/simulated", str(tmp_path / "run")))
     first = evomesh("evolve", str(path), "--json")

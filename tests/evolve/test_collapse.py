@@ -93,6 +93,47 @@ def test_the_same_problems_are_compared_in_pairs_and_others_are_not() -> None:
     assert (loose.sign, loose.p) == ("length", pytest.approx(0.155, abs=0.005))
 
 
+def in_clusters(right: np.ndarray, size: int, *, name: str = "new") -> Vitals:
+    """Clusters of `size` problems, each with its cluster's number of right samples of 8; the rest is constant."""
+    count = right.size * size
+    return Vitals(
+        name=name, generation=1, keys=tuple(f"{name}{i}" for i in range(count)), drawn=(8,) * count,
+        right=tuple(np.repeat(right, size).tolist()), distinct_n=(1.0,) * count, word_entropy=(3.0,) * count,
+        answer_entropy=(1.0,) * count, length=(9.0,) * count,
+        clusters=tuple(f"c{i // size}" for i in range(count)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("later", ["new", "other"])
+def test_near_duplicates_raise_no_more_alarms_than_the_level_allows(later: str) -> None:
+    """Twenty clusters of five alike, of a model that stays as it is; `other` are fresh problems."""
+    rng, alarms, ignored = np.random.default_rng(8), 0, 0
+    for _ in range(300):
+        solve = rng.beta(0.6, 0.8, size=20)
+        then = solve if later == "new" else rng.beta(0.6, 0.8, size=20)
+        before, after = in_clusters(rng.binomial(8, solve), 5), in_clusters(rng.binomial(8, then), 5, name=later)
+        alarms += bool(examine(before, after, k=4).alarms)
+        alone = [one.model_copy(update={"clusters": ()}) for one in (before, after)]
+        ignored += bool(examine(alone[0], alone[1], k=4).alarms)
+    assert alarms <= 8
+    assert ignored > 20, "they would, if each counted by itself"
+
+
+def test_problems_that_stand_alone_are_tested_as_without_clusters() -> None:
+    rng, solve = np.random.default_rng(2), chances(2)
+    pair = [draw(rng, solve), draw(rng, solve * 0.5, length=16)]
+    named = [one.model_copy(update={"clusters": tuple(f"c{key}" for key in one.keys)}) for one in pair]
+    assert examine(*pair, k=4).alarms == examine(*named, k=4).alarms != ()
+
+
+@pytest.mark.parametrize(("num_problems", "p"), [(3, None), (8, 0.5**8)])
+def test_problems_that_all_fall_alike_are_as_much_evidence_as_their_number(num_problems: int, p: float | None) -> None:
+    before, after = (in_clusters(np.full(num_problems, right), 1) for right in (4, 1))
+    assert [alarm.p for alarm in examine(before, after, k=4).alarms] == ([] if p is None else [p])
+    copies = (in_clusters(np.full(2, right), 10) for right in (4, 1))
+    assert examine(*copies, k=4).alarms == (), "two clusters are two, however many copies they hold"
+
+
 def test_other_problems_raise_no_alarm_by_being_others() -> None:
     rng = np.random.default_rng(4)
     before, after = draw(rng, chances(4)), draw(rng, chances(5))

@@ -80,8 +80,16 @@ def test_the_detectable_effect_has_the_power_it_claims() -> None:
     assert power_of(150, 0.2, effect - 0.001, 0.05 / 3) < 0.8
 
 
+def test_a_gain_larger_than_the_discordance_is_found_where_nothing_smaller_is() -> None:
+    assert power_of(20, 0.2, 0.2, 0.03) < 0.8
+    effect = detectable_effect(20, 0.2, 0.03)
+    assert effect is not None
+    assert power_of(20, effect, effect, 0.03) >= 0.8 > power_of(20, effect - 0.001, effect - 0.001, 0.03)
+    assert detectable_effect(20, 0.0, 0.03) is None
+
+
 def test_more_problems_show_smaller_gains_and_too_few_show_none() -> None:
     sizes = [detectable_effect(n, 0.2, 0.05) for n in (100, 200, 400, 800)]
     assert sizes == sorted((size for size in sizes if size is not None), reverse=True)
-    assert detectable_effect(150, 0.02, 0.05) is None
+    assert detectable_effect(4, 0.2, 0.05) is None, "four wins of four are no evidence at 5%"
     assert detectable_effect(0, 0.2, 0.05) is None

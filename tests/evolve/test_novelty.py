@@ -88,6 +88,44 @@ def test_emergence_that_luck_explains_is_not_claimed() -> None:
     assert nothing.sentence.endswith("was not measured")
 
 
+def solved(task: int, *, right: bool, size: int, measured: bool = True) -> tuple[MeshSolution, list[Alone]]:
+    """A task of a cluster of `size` neighbours."""
+    case = solution(str(task), right=right).model_copy(update={"cluster": f"c{task // size}"})
+    return case, [alone("a"), alone("b")] if measured else [alone("a")]
+
+
+def test_near_duplicates_that_only_the_mesh_solves_are_one_find() -> None:
+    """Five tasks of forty, at a luck of 1.25% a task; they may be one question asked five times."""
+    counts = [[(1, 30)]] * 15 + [[(0, 30)]] * 25
+    alone_each = emergence_report([solved(i, right=i < 5, size=1) for i in range(40)], counts)
+    copies = emergence_report([solved(i, right=i < 5, size=5) for i in range(40)], counts)
+    assert (alone_each.num_draws, copies.num_draws) == (40, 8)
+    assert alone_each.num_emergent == copies.num_emergent == 5
+    assert alone_each.p_luck < 0.001
+    assert copies.p_luck == pytest.approx(1 - (1 - 5 * copies.luck) ** 8)
+    assert "5 of 40 tasks in 8 clusters of near duplicates" in copies.sentence
+    assert copies.sentence.startswith("it is not shown")
+    assert copies.interval.width > 1.5 * alone_each.interval.width
+    unsaid = alone_each.model_copy(update={"clusters": ()})
+    assert (unsaid.p_luck, unsaid.interval) == (alone_each.p_luck, alone_each.interval)
+
+
+def test_a_cluster_of_which_nothing_was_measured_is_no_draw() -> None:
+    cases = [solved(i, right=True, size=2, measured=i not in (0, 1, 2)) for i in range(8)]
+    assert (found := emergence_report(cases, [])).num_measured == 5
+    assert found.num_draws == 3, "one is gone, one is half there"
+
+
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_luck_passes_for_novelty_no_more_often_than_the_level_in_clusters(*, is_alike: bool) -> None:
+    rng, claimed = np.random.default_rng(3), 0
+    for _ in range(400):
+        lucky = np.repeat(rng.random(30) < 1 / 30, 4) if is_alike else rng.random(120) < 1 / 30
+        cases = [solved(i, right=bool(hit), size=4) for i, hit in enumerate(lucky)]
+        claimed += emergence_report(cases, [[(1, 30)]] * 120).p_luck <= 0.05
+    assert claimed <= 30
+
+
 def solo(index: int, before: int, after: int, *, trained: bool = False) -> Solo:
     return Solo(task_id=str(index), was_trained_on=trained, before=(before, 30), after=(after, 30))
 

@@ -44,6 +44,16 @@ def test_clustered_errors_grow_with_copies_and_say_so() -> None:
     assert copied.difference.width >= alone.difference.width * 0.95
 
 
+def test_one_cluster_shows_no_spread_and_bounds_nothing() -> None:
+    before, after = [False] * 30 + [True] * 10, [True] * 30 + [True] * 10
+    found = paired_test(before, after, ["a"] * 40, seed=0)
+    assert (found.difference.low, found.difference.high) == (-1.0, 1.0)
+    assert (found.p, found.design_effect) == (0.5, 40.0)
+    alone = paired_test([False], [True], ["a"], seed=0)
+    assert alone == paired_test([False], [True], seed=0)
+    assert alone.difference.width < 2.0, "a problem that stands alone is no cluster of several"
+
+
 def test_the_cross_checks_agree_with_the_exact_test() -> None:
     rng = np.random.default_rng(7)
     for seed in range(20):

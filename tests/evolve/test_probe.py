@@ -123,6 +123,8 @@ def test_only_what_talking_alone_solved_is_asked_anew_and_decided(tmp_path: Path
     assert found["train-0"].finding != "not measured"
     assert found["train-1"].finding == "not emergent"
     assert "ada alone is right in 1 of 2 samples" in found["train-1"].reasons
+    assert probe.report.clusters == tuple(dealt().cluster_of(problem) for problem in TRAIN[:3])
+    assert found["train-0"].cluster == probe.report.clusters[0]
     assert probed(tmp_path) == probe
 
 
@@ -140,7 +142,8 @@ def test_audit_councils_are_probed_by_their_own_judge_and_in_the_way_that_is_eac
     async def ask() -> Probe:
         harvest = a_harvest()
         by_id: dict[str, Asked] = {problem.task.id: problem for problem in TRAIN}
-        held = Solved(harvest.councils, by_id, Pool(harvest.proposals), harvest.judged.lookup())
+        clusters = {problem.task.id: problem.key for problem in TRAIN}
+        held = Solved(harvest.councils, by_id, clusters, Pool(harvest.proposals), harvest.judged.lookup())
         way = Way(temperature=0.0, instruction="Only the sum.")
         async with small_lab(tmp_path, skills=(0.0, 0.0)) as lab:
             return await probe_audit(lab, 3, held, Asking({"ada": way}, judge))

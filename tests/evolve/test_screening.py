@@ -45,7 +45,18 @@ def test_equal_candidates_are_almost_never_stopped() -> None:
     assert stopped <= 5
 
 
+def test_losses_in_a_few_clusters_stop_nobody_and_problems_that_stand_alone_are_tested_by_themselves() -> None:
+    """Eleven problems fewer are right, of three clusters, and ten unread answers are all of two."""
+    clusters = [f"c{index // 5}" for index in range(N)]
+    assert screen(sampled(right=4), sampled(), clusters) is None
+    assert screen(sampled(unread=10), sampled(), clusters) is None
+    for broken in (sampled(right=4), sampled(unread=10)):
+        assert screen(broken, sampled(), [str(index) for index in range(N)]) == screen(broken, sampled()) is not None
+
+
 def test_other_problems_are_refused() -> None:
     short = Sampled(answers=("1",), right=(True,), num_chars=(1,))
     with pytest.raises(ValueError, match="same problems"):
         screen(short, sampled())
+    with pytest.raises(ValueError, match="2 clusters"):
+        screen(sampled(), sampled(), ["a", "b"])

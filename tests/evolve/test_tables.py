@@ -2,7 +2,7 @@
 
 import pytest
 
-from evolve.audit.audited import AuditedRoster, AuditItems, Scores, gains
+from evolve.audit.audited import AuditedRoster, AuditItems, Scores, gains, lines_of
 from evolve.audit.tables import before_and_after
 from evolve.report.data import AccuracyRow, AccuracyTable, ConstantAnswer
 from evolve.report.measure import Accuracy
@@ -64,6 +64,18 @@ def test_the_interval_of_a_row_is_that_of_the_gain_by_whole_clusters() -> None:
     assert found is not None
     assert (found.low, found.high) == (vote.gain.absolute.low, vote.gain.absolute.high)
     assert found.mean == pytest.approx(11 / 40)
+
+
+def test_the_interval_of_an_accuracy_is_that_of_the_lines_by_whole_clusters() -> None:
+    found = {one.method: one for one in overall(table()).comparisons}["first-round vote"]
+    (line,) = [x for x in lines_of(1, LAST, {}, ITEMS) if (x.method, x.task_type) == ("vote", "")]
+    assert found.after is not None
+    assert found.after.interval == (line.share.low, line.share.high)
+    alone = AuditItems(types=ITEMS.types, clusters={task: task for task in TASKS})
+    plain = before_and_after(FIRST, LAST, alone, CONSTANTS, right(3, 25), seed=0)
+    (vote,) = [one.after for one in overall(plain).comparisons if one.method == "first-round vote"]
+    assert vote == Accuracy(correct=13.0, n=40), "where all stand alone nothing changes"
+    assert found.after.interval[0] < vote.interval[0] < vote.interval[1] < found.after.interval[1]
 
 
 def test_councils_stand_in_the_table_with_the_problems_they_were_held_on() -> None:

@@ -39,6 +39,22 @@ def test_what_luck_explains_is_not_shown_and_never_called_absent() -> None:
     assert "at most 16.1% of tasks can be new" in none.sentence
 
 
+def test_a_task_that_every_generation_puts_to_the_mesh_is_one_draw() -> None:
+    def numbered(start: int) -> EmergenceReport:
+        one = report(2, 20)
+        found = tuple(f.model_copy(update={"cluster": f"c{start + i}"}) for i, f in enumerate(one.findings))
+        return one.model_copy(update={"findings": found, "clusters": tuple(f"c{start + i}" for i in range(20))})
+
+    same, fresh = pooled([numbered(0), numbered(0)]), pooled([numbered(0), numbered(20)])
+    assert same is not None
+    assert fresh is not None
+    assert (same.num_draws, fresh.num_draws, same.num_measured) == (20, 40, 40)
+    assert same.p_luck > fresh.p_luck == report(4, 40).p_luck
+    unknown = pooled([numbered(0), report(2, 20)])
+    assert unknown is not None
+    assert (unknown.clusters, unknown.p_luck) == ((), fresh.p_luck)
+
+
 def test_without_a_measured_task_nothing_is_claimed() -> None:
     assert novelty_or_noise([], (), (), ()).kind == "not measured"
     unclear = novelty_or_noise([report(0, 2, num_open=2)], (), (), ())
