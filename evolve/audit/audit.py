@@ -23,7 +23,7 @@ from evolve.audit.audited import (
     lines_of,
     vote_beside_rivals,
 )
-from evolve.audit.councils import hold_audit_councils, only_the_council, with_councils
+from evolve.audit.councils import hold_audit_councils, with_councils
 from evolve.audit.draws import Measured, measure_rosters
 from evolve.audit.failed import FailedCalls, failed_calls_of
 from evolve.audit.internalise import Learned
@@ -151,19 +151,20 @@ async def audit(
         tuned=tuple(measured.tuned.values()),
     )
     publish_json(lab.directory / SCORES, scores)
-    alone = only_the_council(councils["before"], pool, first_seats, items, right)
-    learned = [
-        *await internalise.try_train_tasks(lab, rounds, last),
-        *await internalise.try_audit_tasks(lab, first_seats, last_seats, alone, items, scores.items.clusters, _judge),
-    ]
-    taken_in = internalised([one.solo for one in learned])
-    by_id: dict[str, Asked] = {problem.task.id: problem for problem in items}
     asking = Asking({name: one.sampled.way for name, one in measured.tuned.items()}, _judge)
+    by_id: dict[str, Asked] = {problem.task.id: problem for problem in items}
     sat = {"before": numbered[0][0], "after": numbered[-1][0]}
     probes = [
         await probe_audit(lab, sat[label], Solved(group, by_id, scores.items.clusters, pool, right), asking)
         for label, group in councils.items()
     ]
+    learned = [
+        *await internalise.try_train_tasks(lab, rounds, last),
+        *await internalise.try_audit_tasks(
+            lab, first_seats, last_seats, probes[0].known, items, scores.items.clusters, _judge
+        ),
+    ]
+    taken_in = internalised([one.solo for one in learned])
     compared = gains(scores.rosters[0], scores.rosters[-1], scores.items, seed=seed)
     encoder = None if lab.memory is None else lab.memory.embedder
     health = seat_health(numbered, pool, items, right, samples, scores.items.clusters)

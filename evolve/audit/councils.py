@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from evolve.asks import council_asks
 from evolve.audit.audited import AuditedRoster
 from evolve.audit.tuning import Tuned, shared_way
-from evolve.evaluate import Pool, member_scores, verdict_scores
+from evolve.evaluate import verdict_scores
 from evolve.lab import Lab
 from evolve.problems.sealed import Asked
 from evolve.remembering import RecalledByTask, recall_all
@@ -59,26 +59,6 @@ def with_councils(
         else roster
         for roster in rosters
     )
-
-
-def only_the_council(
-    councils: Sequence[Deliberation],
-    pool: Pool,
-    seats: Sequence[Member],
-    problems: Sequence[Asked],
-    right: dict[tuple[str, str], bool],
-) -> list[str]:
-    """Task ids that the council solved and no seat alone: neither in the pool nor in the council's first proposals."""
-    by_id = {problem.task.id: problem for problem in problems}
-    found = []
-    for council in councils:
-        task_id = council.task.id
-        solved = verdict_scores([council], right)[task_id] == 1.0
-        first = any(p.answer is not None and right.get((task_id, p.answer), False) for p in council.round_of(0))
-        alone = any(member_scores(pool, seat, [by_id[task_id]], right)[0] > 0.0 for seat in seats)
-        if solved and not first and not alone:
-            found.append(task_id)
-    return found
 
 
 async def _recall_frozen(lab: Lab, problems: Sequence[Asked]) -> RecalledByTask:

@@ -84,7 +84,7 @@ async def try_audit_tasks(
     """AUDIT tasks that only generation 0's council solved, tried with the last specialists: nobody was trained on them.
 
     Args:
-        task_ids: as `evolve.audit.councils.only_the_council` finds them.
+        task_ids: as generation 0's probe on AUDIT finds them; `emergence_tasks` of them are tried.
     """
     successors = {member.engine: member for member in reversed(last) if member.adapter is not None}
     trials = [
@@ -110,7 +110,6 @@ def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int, clus
         if one.probe is None:
             continue
         number = one.generation.number
-        known = dict.fromkeys((*one.probe.probed, *one.probe.only_mesh))
         for before in _first_by_engine(seat(one.generation)).values():
             after = _next_specialist(before.engine, number, generations)
             if after is None:
@@ -118,7 +117,7 @@ def train_trials(rounds: Sequence[Round], last: Generation, max_tasks: int, clus
             seen = {clusters.get(task_id) for task_id in trained.get(after.adapter or "", frozenset())}
             trials += [
                 Trial(generation=number, task_id=i, before=before, after=after, was_trained_on=clusters[i] in seen)
-                for i in list(known)[:max_tasks]
+                for i in one.probe.known[:max_tasks]
             ]
     return trials
 

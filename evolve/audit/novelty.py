@@ -214,7 +214,7 @@ class Solo(Record):
 
     task_id: str
     cluster: str = Field(default="", description="near-duplicate cluster; empty: the task alone")
-    was_trained_on: bool = Field(description="the specialist has seen this task, so solving it may be memory")
+    was_trained_on: bool = Field(description="the specialist has seen this task or a near duplicate: it may remember")
     before: tuple[int, int] = Field(description="(right, drawn) of its base or parent")
     after: tuple[int, int] = Field(description="(right, drawn) of the specialist")
 

@@ -44,6 +44,11 @@ class Probe(Record):
     )
     probed: tuple[str, ...] = Field(default=(), description="of these, the ones that members were asked anew")
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The tasks of `only_mesh`, those that were probed first."""
+        return tuple(dict.fromkeys((*self.probed, *self.only_mesh)))
+
 
 @dataclass(frozen=True)
 class Solved:

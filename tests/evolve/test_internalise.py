@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from evolve.audit.internalise import Learned, Trial, tasks_trained_on, train_trials, try_audit_tasks, try_out
+from evolve.audit.novelty import emergence_report
+from evolve.audit.probe import Probe
 from evolve.evaluate import Judgements
 from evolve.lab import Lab
 from evolve.lineage import Generation, Specialist, founders, successor
@@ -48,7 +50,12 @@ def a_round(
     return SimpleNamespace(
         generation=generation,
         problems=dealt(),
-        probe=SimpleNamespace(probed=only_mesh[:1], only_mesh=only_mesh),
+        probe=Probe(
+            generation=generation.number,
+            report=emergence_report([], []),
+            probed=tuple(only_mesh[:1]),
+            only_mesh=tuple(only_mesh),
+        ),
         brood=SimpleNamespace(candidates=candidates, selections=selections, pair_selections={}),
     )
 
@@ -80,6 +87,11 @@ def test_each_task_is_tried_with_the_next_specialist_of_each_engine() -> None:
         (1, "train-2", "g1", "g2", True),
     ]
     assert [t.task_id for t in train_trials(rounds, last, 1, ALONE)] == ["train-0", "train-2"]
+
+
+def test_of_what_only_the_mesh_solved_those_that_were_probed_are_tried_first() -> None:
+    found = Probe(generation=0, report=emergence_report([], []), probed=("c", "a"), only_mesh=("a", "b", "c"))
+    assert found.known == ("c", "a", "b")
 
 
 def test_a_near_duplicate_of_what_a_specialist_was_trained_on_does_not_count_as_held_out() -> None:
