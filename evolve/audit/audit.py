@@ -151,13 +151,10 @@ async def audit(
         tuned=tuple(measured.tuned.values()),
     )
     publish_json(lab.directory / SCORES, scores)
-    asking = Asking({name: one.sampled.way for name, one in measured.tuned.items()}, _judge)
-    by_id: dict[str, Asked] = {problem.task.id: problem for problem in items}
     sat = {"before": numbered[0][0], "after": numbered[-1][0]}
-    probes = [
-        await probe_audit(lab, sat[label], Solved(group, by_id, scores.items.clusters, pool, right), asking)
-        for label, group in councils.items()
-    ]
+    probes = await _probed(
+        lab, {sat[label]: group for label, group in councils.items()}, measured, items, scores, right
+    )
     learned = [
         *await internalise.try_train_tasks(lab, rounds, last),
         *await internalise.try_audit_tasks(
@@ -212,6 +209,23 @@ async def audit_rosters(
     """
     items, dev = problems.of(Split.AUDIT), problems.of(Split.DEV)
     return (await measure_rosters(lab, stage, rosters, items, dev, _judge)).rosters
+
+
+async def _probed(
+    lab: Lab,
+    councils: Mapping[int, Sequence[Deliberation]],
+    measured: Measured,
+    items: Sequence[Asked],
+    scores: AuditScores,
+    right: Mapping[tuple[str, str], bool],
+) -> list[Probe]:
+    """What only the mesh solved, of the councils of each of these generations."""
+    asking = Asking({name: one.sampled.way for name, one in measured.tuned.items()}, _judge)
+    by_id, pool = {problem.task.id: problem for problem in items}, Pool(measured.drawn)
+    return [
+        await probe_audit(lab, number, Solved(group, by_id, scores.items.clusters, pool, right), asking)
+        for number, group in councils.items()
+    ]
 
 
 async def _judge(lab: Lab, stage: str, deliberations: Sequence[Deliberation], problems: Sequence[Asked]) -> Judgements:

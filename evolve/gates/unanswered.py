@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from pydantic import Field
+
 from evolve.judging.unchecked import GATE_LIMIT
 from evolve.outage import engine_failures
 from evolve.problems.sealed import Asked
@@ -44,8 +46,7 @@ class LeftOut(Record):
 
     task_ids: tuple[str, ...]
     num_problems: int
-    reason: str = ""
-    """The most frequent one."""
+    reason: str = Field(default="", description="the most frequent one")
 
     @property
     def is_too_much(self) -> bool:
