@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import Field
 
 from evolve.audit.audit import AuditScores
-from evolve.audit.audited import AuditedRoster, AuditItems, NamedGain, compare
+from evolve.audit.audited import AuditedRoster, AuditItems, Method, NamedGain, compare
 from evolve.gates.gains import Share, share
-from evolve.studies.rival_methods import MEANING, ArmName, Effort, RivalArm, Spent, total_effort
+from evolve.studies.rival_methods import MEANING, ArmName, ArmStep, Effort, RivalArm, Spent, total_effort
 from memory.types import Record
 
 
@@ -45,6 +45,13 @@ class ExperimentResults(Record):
     members: NamedGain | None = Field(description="its members asked alone, likewise")
     last_step: NamedGain | None = Field(description="the last generation's vote beside the one before: is it decaying?")
     against: tuple[NamedGain, ...] = Field(description="the last mesh beside each arm's last generation")
+    weighted_against: tuple[NamedGain, ...] = Field(
+        default=(), description="likewise, with both votes weighed by what DEV measured of their members"
+    )
+    on_the_way: tuple[NamedGain, ...] = Field(
+        default=(),
+        description="the mesh beside each arm in every generation before the last: many looks, described, not claimed",
+    )
     against_best: tuple[NamedGain, ...] = Field(
         description="beside each arm's best generation, chosen on AUDIT itself, which flatters the arm"
     )
@@ -78,6 +85,14 @@ def results_of(
         members=compare(first, last, items, "members", seed=seed),
         last_step=compare(rosters[-2], last, items, seed=seed) if len(rosters) > 1 else None,
         against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed),
+        weighted_against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed, "weighted"),
+        on_the_way=tuple(
+            gain
+            for one in arms
+            for step, roster in _learned(one)
+            if step.number < len(rosters) - 1
+            for gain in _beside([(one.arm.name, roster)], rosters[step.number], items, seed)
+        ),
         against_best=_beside(best.items(), last, items, seed),
     )
 
@@ -111,6 +126,10 @@ def sentences(found: ExperimentResults) -> Iterator[str]:
             yield _sentence(label, gain)
     for gain in found.against:
         yield _sentence(f"From {gain.before} to the last mesh", gain)
+    for gain in found.weighted_against:
+        yield _sentence(f"Both weighed on DEV, from {gain.before} to the last mesh", gain)
+    for gain in found.on_the_way:
+        yield f"On the way, from {gain.before} to the mesh's {gain.after}: {gain.gain.sentence}, p = {gain.gain.p:.3g}."
     for gain in found.against_best:
         if gain not in found.against:
             yield _sentence(f"From {gain.before}, its best generation by AUDIT itself, to the last mesh", gain)
@@ -126,23 +145,31 @@ def _sentence(label: str, named: NamedGain) -> str:
 
 
 def _beside(
-    rivals: Iterable[tuple[ArmName, AuditedRoster]], last: AuditedRoster, items: AuditItems, seed: int
+    rivals: Iterable[tuple[ArmName, AuditedRoster]],
+    mesh: AuditedRoster,
+    items: AuditItems,
+    seed: int,
+    method: Method = "vote",
 ) -> tuple[NamedGain, ...]:
     found = []
     for name, roster in rivals:
         named = roster.model_copy(update={"name": f"{roster.name} ({MEANING[name]})"})
-        one = compare(named, last, items, seed=seed)
+        one = compare(named, mesh, items, method, seed=seed)
         if one is not None:
             found.append(one)
     return tuple(found)
+
+
+def _learned(one: ArmAudit) -> Iterator[tuple[ArmStep, AuditedRoster]]:
+    """An arm's generations that learned something; none of the frozen one."""
+    return zip(one.arm.steps[1:], one.rosters, strict=True) if one.arm.name != "frozen" else iter(())
 
 
 def _points_of(one: ArmAudit, first: AuditedRoster, items: AuditItems) -> list[Point]:
     if one.arm.name == "frozen":
         return [_point("frozen", step.number, first, Effort(), items) for step in one.arm.steps]
     points, spent = [], Effort()
-    learned = one.arm.steps[1:]
-    for step, roster in zip(learned, one.rosters, strict=True):
+    for step, roster in _learned(one):
         spent = spent.plus(step.effort)
         points.append(_point(one.arm.name, step.number, roster, spent, items))
     return points

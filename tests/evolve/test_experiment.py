@@ -76,8 +76,27 @@ def test_the_mesh_is_held_against_its_beginning_and_against_every_arm() -> None:
     before = [(one.before.split(" ")[0], one.gain.before) for one in found.against]
     assert before == [("generation", 0.4), ("rft", 0.5), ("naive", 0.3)]
     assert [one.gain.before for one in found.against_best] == [0.4, 0.6, 0.45]
+    on_the_way = [(one.before, one.after, one.gain.before, one.gain.after) for one in found.on_the_way]
+    assert [(before.split(" (")[0], *rest) for before, *rest in on_the_way] == [
+        ("rft generation 1", "generation 1", 0.6, 0.55),
+        ("naive generation 1", "generation 1", 0.45, 0.55),
+    ]
     tokens = {(point.arm, point.generation): point.effort.tokens for point in found.points}
     assert (tokens["mesh", 2], tokens["rft", 2], tokens["frozen", 2]) == (200, 100, 0)
+
+
+def test_votes_weighed_on_dev_are_held_against_an_arm_s_weighed_ones_and_nothing_is_made_up_for_an_older_run() -> None:
+    def weighed(one: AuditedRoster, right: int) -> AuditedRoster:
+        return one.model_copy(update={"weighted": roster("other", right).vote})
+
+    mesh, rival = scores(40, 70), arm("rft", 50)
+    assert results_of(mesh, [rival], SPENT[:1], seed=1).weighted_against == ()
+    mesh = mesh.model_copy(update={"rosters": tuple(weighed(one, 80) for one in mesh.rosters)})
+    rival = rival.model_copy(update={"rosters": tuple(weighed(one, 30) for one in rival.rosters)})
+    found = results_of(mesh, [rival], SPENT[:1], seed=1)
+    assert [(one.gain.before, one.gain.after) for one in found.weighted_against] == [(0.3, 0.8)]
+    assert [(one.gain.before, one.gain.after) for one in found.against] == [(0.5, 0.7)]
+    assert "- Both weighed on DEV, from rft generation 1" in markdown(found)
 
 
 def test_what_is_not_shown_is_said_to_be_not_shown_with_what_could_have_been() -> None:
