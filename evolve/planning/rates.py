@@ -13,7 +13,7 @@ from evolve.config import ConfigError, MeshConfig, RunConfig, load_config
 from evolve.planning.machine import TIMED_CORES, Arithmetic, Machine, machine_of
 from evolve.problems.config import FileProblems
 from evolve.problems.sealed import Asked
-from evolve.progress import StageTime, is_training, read_times
+from evolve.progress import StageTime, is_training, merged_times, read_times
 from evolve.run_files import CONFIG
 from evolve.training.job import REPORT_NAME, TrainingReport
 from memory.ledger import read_record
@@ -210,17 +210,19 @@ def tasks_id(config: MeshConfig) -> str:
 
 
 def rates_from(
-    start: Rates, times: Iterable[StageTime], proposals: Sequence[Deliberation], councils: Sequence[Deliberation]
+    start: Rates, times: Sequence[StageTime], proposals: Sequence[Deliberation], councils: Sequence[Deliberation]
 ) -> Rates:
     """`start` with all that these times and traces tell better."""
-    asked = [one for one in times if one.output_tokens and not one.stage.endswith(" panel")]
+    starts = [one.seconds for one in times if one.stage == "start engines"]
+    # A long stage is told in parts, of which only the last has its tokens.
+    whole = merged_times(times).values()
+    asked = [one for one in whole if one.output_tokens and not one.stage.endswith(" panel")]
     stages = [one for one in asked if one.seconds > LEAST_SECONDS]
     known: dict[str, float] = {}
     if drawn := [one for one in stages if "councils" not in one.stage]:
         known["proposal_pace"] = _pace(drawn)
     if talks := [one for one in stages if "councils" in one.stage]:
         known["council_pace"] = _pace(talks)
-    starts = [one.seconds for one in times if one.stage == "start engines"]
     if starts:
         known["start_s"] = starts[-1]
     return start.model_copy(update=known | _said(proposals, councils))

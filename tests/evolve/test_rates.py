@@ -59,6 +59,16 @@ def test_rates_are_read_off_times_and_traces_and_what_is_not_there_stays_assumed
     assert rates_from(Rates(), [], [], []) == Rates()
 
 
+def test_the_pace_of_a_long_stage_counts_all_its_parts_though_only_the_last_has_its_tokens() -> None:
+    whole = StageTime(stage="generation 0 harvest", seconds=65.0, output_tokens=500, prompt_tokens=1000)
+    parts = [
+        StageTime(stage=whole.stage, seconds=30.0),
+        StageTime(stage=whole.stage, seconds=30.0),
+        whole.model_copy(update={"seconds": 5.0}),
+    ]
+    assert rates_from(Rates(), parts, [], []) == rates_from(Rates(), [whole], [], []) != Rates()
+
+
 def real_config(directory: Path) -> RunConfig:
     """Engines whose speed nobody knows."""
     here = quick_config(directory)
