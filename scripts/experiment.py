@@ -3,6 +3,7 @@
     python scripts/experiment.py configs/experiment.yaml --seed 20931 --sitting-minutes 170
     python scripts/experiment.py configs/experiment.yaml --seed 20931 --arms rft,naive
     python scripts/experiment.py configs/quickstart.yaml --seed 20931 --audit-items 120    # one sitting, one generation
+    python scripts/experiment.py configs/experiment.yaml --seed 20931 --generations 2    # the same recipe, less of it
 
 The recipe has to be committed before the seed is drawn, and the seed draws every problem, AUDIT's among them: a working
 tree with changes is refused, and so is a configuration that is not in the last commit as it stands. The same command
@@ -39,6 +40,8 @@ def main() -> None:
     options = _options()
     commit = committed(ROOT, options.config)
     config = _sized(_seeded(load_config(options.config), options.seed, options.run_dir), options.audit_items)
+    if options.generations is not None:
+        config = config.model_copy(update={"num_generations": options.generations})
     check(config)
     commits = _note_sitting(config.run_dir, commit)
     try:
@@ -57,6 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between; '' for none")
     parser.add_argument("--sitting-minutes", type=float, default=None, help="stop at a boundary after so long")
     parser.add_argument("--run-dir", type=Path, default=None, help="default: the configuration's, with the seed")
+    parser.add_argument("--generations", type=int, choices=range(1, 100), metavar="N", help="default: as configured")
     parser.add_argument("--audit-items", type=int, default=None, help="of each family; default: the configuration's")
     return parser.parse_args()
 
