@@ -198,7 +198,7 @@ class Lab:
             (ask.key, self._ahead.or_else(ask, self._asking(stage, ask, fleet, order)))
             for order, ask in enumerate(asks)
         ]
-        with self._ticking(stage) as seconds:
+        with self.ticking(stage) as seconds:
             held = await self.journal.deliberations(
                 name, inputs, path, works, concurrency=self.config.concurrency, on_done=self._advance
             )
@@ -291,9 +291,9 @@ class Lab:
 
     @contextmanager
     def _judging(self, stage: str) -> Iterator[None]:
-        """Keep the time of judging beside that of its stage, where it is worth a word: a budget counts both."""
-        name = stage if stage in self._timed else f"judge {stage}"
-        with self._ticking(name) as seconds:
+        """Keep the time of judging, where it is worth a word: a budget counts it, the pace of engines does not."""
+        name = f"judge {stage}"
+        with self.ticking(name) as seconds:
             yield
             if seconds() >= NOTED_S:
                 self._times.append(PART, StageTime(stage=name, seconds=seconds()).model_dump(mode="json"))
@@ -418,12 +418,12 @@ class Lab:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Keep how long the block took under the name of `stage`."""
-        with self._ticking(stage) as seconds:
+        with self.ticking(stage) as seconds:
             yield
             self.note_time(StageTime(stage=stage, seconds=seconds()))
 
     @contextmanager
-    def _ticking(self, stage: str) -> Iterator[Callable[[], float]]:
+    def ticking(self, stage: str) -> Iterator[Callable[[], float]]:
         """Keep the block's time part by part, so that what a kill interrupts is not free; gives the seconds since."""
         since = time.perf_counter()
 

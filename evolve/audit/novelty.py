@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -263,10 +264,14 @@ def internalised(rows: Sequence[Solo]) -> tuple[Internalisation, ...]:
 
 
 def _internalisation(kind: Literal["trained on", "held out"], rows: Sequence[Solo]) -> Internalisation:
-    before = np.asarray([row.before[0] / row.before[1] for row in rows])
-    after = np.asarray([row.after[0] / row.after[1] for row in rows])
+    by_task: dict[str, list[Solo]] = {}
+    for row in rows:
+        by_task.setdefault(row.task_id, []).append(row)
+    tasks = list(by_task.values())  # several engines may have tried one task: that is one task
+    before = np.asarray([fmean(row.before[0] / row.before[1] for row in task) for task in tasks])
+    after = np.asarray([fmean(row.after[0] / row.after[1] for row in task) for task in tasks])
     steps = after - before
-    names = [row.cluster or f"task {row.task_id}" for row in rows]
+    names = [task[0].cluster or f"task {task[0].task_id}" for task in tasks]
     order = list(dict.fromkeys(names))
     groups = np.asarray([order.index(name) for name in names])
     error = clustered_error(steps, groups)
@@ -276,7 +281,7 @@ def _internalisation(kind: Literal["trained on", "held out"], rows: Sequence[Sol
     gain = float(steps.mean())
     return Internalisation(
         kind=kind,
-        num_tasks=len(rows),
+        num_tasks=len(tasks),
         before=float(before.mean()),
         after=float(after.mean()),
         difference=Interval(low=max(-1.0, gain - reach), high=min(1.0, gain + reach)),

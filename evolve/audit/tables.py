@@ -82,7 +82,7 @@ def _comparison(method: str, before: Scores | None, after: Scores | None, items:
         after=None if after is None else _accuracy(after, items),
         difference=None
         if found is None
-        else Difference(mean=found.difference, low=found.absolute.low, high=found.absolute.high, n=found.n),
+        else Difference(mean=found.difference, low=found.absolute.low, high=found.absolute.high, n=found.n, p=found.p),
     )
 
 

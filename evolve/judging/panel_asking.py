@@ -7,7 +7,6 @@ held against labels once. What they say is a journalled step, so a resumed run a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,11 +190,15 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
     keys = [content_hash([told, poll.id]) for poll in polls]
     name = stage.replace(" ", "-")
     partial = lab.directory / f"{name}.partial.jsonl"
-    started = time.perf_counter()
+    took = 0.0
 
     async def work() -> Polled:
+        nonlocal took
+        await lab.fleet()  # engines may have to start first, or wait for their window: neither is this stage's time
         lab.observer.stage(stage, len(polls), "answer")
-        heard = await _ask_all(lab, stage, partial, dict(zip(keys, polls, strict=True)))
+        with lab.ticking(stage) as seconds:
+            heard = await _ask_all(lab, stage, partial, dict(zip(keys, polls, strict=True)))
+            took = seconds()
         usage = Usage.total(one.usage for one in heard.values())
         return Polled(ballots=tuple(heard[key].ballots for key in keys), usage=usage)
 
@@ -204,7 +207,7 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
     lab.note_once(
         StageTime(
             stage=stage,
-            seconds=time.perf_counter() - started,
+            seconds=took,
             output_tokens=polled.usage.output_tokens,
             prompt_tokens=polled.usage.prompt_tokens,
             engine_seconds=polled.usage.engine_seconds,

@@ -159,9 +159,9 @@ def plan_assessment(
         StagePlan(stage="start engines", seconds=rates.start_s),
         _proposals(rates, "proposals", problems, seats, num_samples),
     ]
-    if num_councils:
+    if num_councils and len(config.serving.engines) > 1:  # one engine alone is no council
         stages.append(_councils(config, rates, "councils", types_in_turn(problems)[:num_councils]))
-    return tuple(stages)
+    return (*stages, *_panel(config, rates, "panel", stages))
 
 
 def _training(

@@ -289,7 +289,7 @@ class CostView(Record):
 
     @property
     def idle_share(self) -> float | None:
-        """Share of the wall time that an engine had nothing to do, mean over engines, 0..1."""
+        """Share of the wall time in which none of an engine's replicas had a call, mean over engines, 0..1."""
         if self.engine_seconds is None or self.seconds <= 0.0 or self.num_engines == 0:
             return None
         return min(1.0, max(0.0, 1.0 - self.engine_seconds / (self.seconds * self.num_engines)))

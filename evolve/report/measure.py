@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from evolve.gates.intervals import LEVEL
 from memory.types import Record
 
 Z95 = 1.959963984540054
@@ -50,11 +51,12 @@ class Difference(Record):
     low: float
     high: float
     n: int
+    p: float | None = Field(default=None, description="two-sided, of the paired test; None: the interval alone")
 
     @property
     def is_clear(self) -> bool:
-        """The interval does not contain zero."""
-        return self.low > 0.0 or self.high < 0.0
+        """The interval does not contain zero, and the test, where there is one, agrees."""
+        return (self.low > 0.0 or self.high < 0.0) and (self.p is None or self.p <= LEVEL)
 
 
 class Comparison(Record):

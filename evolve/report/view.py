@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from pydantic import Field
@@ -87,7 +87,7 @@ def report_of(
         unchecked=tuple(unchecked),
         failed_calls=run.audit.failed,
         audit=run.audit.table,
-        candidates=tuple(view for one in run.rounds for view in _candidates(one, times, _bred(run))),
+        candidates=tuple(view for one in run.rounds for view in _candidates(one, times, _bred(run), _let_in(run))),
         curation=tuple(_curation(last)),
         drop_examples=tuple(_drop_examples(last)),
         generations=tuple(_generations(run)),
@@ -194,14 +194,24 @@ def _bred(run: Run) -> dict[str, str]:
     return {c.member.adapter: c.member.name for one in run.rounds for c in one.trained if c.member.adapter}
 
 
-def _candidates(one: Round, times: Sequence[StageTime], names: Mapping[str, str]) -> Iterable[CandidateView]:
+def _let_in(run: Run) -> set[str]:
+    """Names of all that took a seat: an elite of the archive may do so generations after it was bred."""
+    return {
+        name
+        for one in run.rounds
+        if one.selection.chosen and (one.ruling is None or one.ruling.state == "granted")
+        for name in one.selection.chosen.candidates
+    }
+
+
+def _candidates(
+    one: Round, times: Sequence[StageTime], names: Mapping[str, str], seated: Collection[str]
+) -> Iterable[CandidateView]:
     loads = {item.stage.removeprefix(LOAD): item.seconds for item in times if item.stage.startswith(LOAD)}
     members = {candidate.recipe.name: candidate for candidate in one.trained}
     reports = {report.recipe: report for report in one.reports}
     recipes = {r.name: r for r in (*one.brood.recipes, *(candidate.recipe for candidate in one.trained))}
     refused = one.brood.refused | one.selection.placebos.refused
-    is_let_in = one.ruling is None or one.ruling.state == "granted"
-    chosen = one.selection.chosen.candidates if one.selection.chosen and is_let_in else ()
     for name in dict.fromkeys([*reports, *refused]):
         report, candidate = reports.get(name), members.get(name)
         adapter = candidate.member.adapter if candidate else None
@@ -219,7 +229,7 @@ def _candidates(one: Round, times: Sequence[StageTime], names: Mapping[str, str]
             admitted=candidate is not None,
             hot_load_ms=1000 * loads[adapter] if adapter in loads else None,
             dev=None if candidate is None else _on_dev(one, candidate),
-            promoted=name in chosen,
+            promoted=name in seated,
             is_placebo=name in recipes and recipes[name].placebo,
         )
 

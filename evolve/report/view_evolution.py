@@ -286,7 +286,7 @@ def costs(config: RunConfig, rounds: Sequence[Round], times: Sequence[StageTime]
             seconds=seconds,
             training_seconds=sum(item.seconds for item in items if item.stage.endswith(_TRAINING)),
             engine_seconds=sum(item.engine_seconds for item in items) if is_measured else None,
-            num_engines=sum(spec.replicas for spec in config.serving.engines),
+            num_engines=len(config.serving.engines),
             prompt_tokens=sum(item.prompt_tokens for item in items),
             output_tokens=sum(item.output_tokens for item in items),
             trained_tokens=sum(report.trained_tokens for report in reports.get(number, ()))

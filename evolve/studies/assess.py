@@ -61,7 +61,7 @@ class Arm(Record):
         if found is None:
             return None
         bounds = found.absolute
-        return Difference(mean=found.after - found.before, low=bounds.low, high=bounds.high, n=found.n)
+        return Difference(mean=found.difference, low=bounds.low, high=bounds.high, n=found.n, p=found.p)
 
 
 class Night(Record):
@@ -276,14 +276,24 @@ def flips(replicates: Sequence[Sequence[float]]) -> float:
 
 
 def expected_examples(
-    pool: Pool, seats: Sequence[Member], problems: Sequence[Problem], right: Right, num_train: int, per_problem: int
+    pool: Pool,
+    seats: Sequence[Member],
+    problems: Sequence[Problem],
+    right: Right,
+    num_train: int,
+    per_problem: int,
+    num_samples: int,
 ) -> float:
-    """Verified examples the best-fed member would have after harvesting `num_train` problems, capped per problem."""
+    """Verified examples the best-fed member would have after harvesting `num_train` problems, capped per problem.
+
+    `num_samples`: what a harvest draws of each member for each problem; what was drawn beyond that is not counted.
+    """
     best = 0.0
     for seat in seats:
         counts = []
         for problem in problems:
-            texts = {p.text for p in pool.of(seat, problem.task) if _is_right(problem, p.answer, right)}
+            drawn = pool.of(seat, problem.task)[:num_samples]
+            texts = {p.text for p in drawn if _is_right(problem, p.answer, right)}
             counts.append(min(per_problem, len(texts)))
         best = max(best, sum(counts) / len(counts) * num_train if counts else 0.0)
     return best

@@ -116,9 +116,10 @@ def choose_items(
 def num_samples(config: RunConfig, options: AssessOptions) -> int:
     """First proposals of each member for each item: enough that one member alone fills the mesh's whole vote.
 
-    Enough for two votes as well, since how far they differ by chance is a figure.
+    Enough for two votes as well, since how far they differ by chance is a figure; and as many as a harvest draws, whose
+    right answers are counted.
     """
-    return options.votes_each * max(2, len(base_seats(config)))
+    return max(options.votes_each * max(2, len(base_seats(config))), config.harvest.samples_per_member)
 
 
 async def assess(lab: Lab, problems: SplitProblems, options: AssessOptions) -> Assessment:
@@ -215,7 +216,13 @@ def _findings(
         detectable=detectable,
         num_gate_needed=needed,
         expected_examples=expected_examples(
-            pool, seats, items, judged, _harvested(config, problems), config.curation.max_per_problem
+            pool,
+            seats,
+            items,
+            judged,
+            _harvested(config, problems),
+            config.curation.max_per_problem,
+            config.harvest.samples_per_member,
         ),
         min_examples=config.recipes.min_rows,
         night=_night(config, problems, rates),

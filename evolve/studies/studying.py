@@ -29,7 +29,7 @@ from memory.types import Record, content_hash
 from mesh.reliability import seat_key
 from mesh.tally import plurality
 from mesh.types import Deliberation, Member, Usage
-from serving.config import prices
+from serving.config import ServingConfig, prices
 
 FORM = 4
 """Of what a study holds; a finished one of an earlier form is not taken for today's."""
@@ -292,7 +292,7 @@ def _spends(
         usage.setdefault(name, []).append(trace.usage)
         counts[name] = counts.get(name, 0) + len(trace.proposals)
     engines = {trace.members[0].name: trace.members[0].engine for trace in drawn}
-    hourly = prices(lab.config.serving)
+    hourly = hourly_prices(lab.config.serving)
     spends = {}
     for name, used in usage.items():
         total, count = Usage.total(used), max(1, counts[name])
@@ -304,6 +304,15 @@ def _spends(
             price_per_million_tokens=by_tokens,
         )
     return spends
+
+
+def hourly_prices(serving: ServingConfig) -> dict[str, float]:
+    """Money per hour in which an engine is busy; none for one without a price.
+
+    An engine is busy while any of its replicas is, and then all of them are paid for.
+    """
+    replicas = {spec.name: spec.replicas for spec in serving.engines}
+    return {name: price * replicas[name] for name, price in prices(serving).items()}
 
 
 def _mean_spend(spends: Sequence[Spend]) -> Spend:

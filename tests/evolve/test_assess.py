@@ -38,7 +38,7 @@ from evolve.studies.assess import (
     unfit,
     vote_replicates,
 )
-from evolve.studies.assessing import AssessOptions, choose_items, guess_problems
+from evolve.studies.assessing import AssessOptions, choose_items, guess_problems, num_samples
 from memory.types import content_hash
 from mesh.types import Deliberation, Member, Proposal, Task, Verdict
 from serving.traces import read_traces
@@ -258,7 +258,16 @@ def test_the_best_single_votes_over_no_more_samples_than_the_mesh_has() -> None:
 
 def test_examples_are_counted_as_a_generation_would_keep_them() -> None:
     pool = pool_of({"t": {"a": ["7", "7", "7", "8"], "b": ["8"]}, "u": {"a": ["8"], "b": ["8"]}})
-    assert expected_examples(pool, SEATS, [problem("t"), problem("u")], RIGHT, 40, 2) == 20.0  # one wording
+    assert expected_examples(pool, SEATS, [problem("t"), problem("u")], RIGHT, 40, 2, 4) == 20.0  # one wording
+
+
+def test_examples_are_counted_over_as_many_samples_as_a_harvest_draws(tmp_path: Path) -> None:
+    pool = pool_of({"t": {"a": ["8", "8", "7"], "b": ["8", "8", "8"]}})
+    found = [expected_examples(pool, SEATS, [problem("t")], RIGHT, 40, 2, samples) for samples in (2, 3)]
+    assert found == [0.0, 40.0]
+    config = run_config(tmp_path)
+    thirsty = config.model_copy(update={"harvest": config.harvest.model_copy(update={"samples_per_member": 11})})
+    assert num_samples(thirsty, AssessOptions()) == 11
 
 
 def test_an_items_reference_must_not_pass_for_anothers() -> None:
@@ -392,6 +401,14 @@ def test_councils_are_held_on_all_types_of_tasks_alike(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     [held] = (tmp_path / "run" / "assess").glob("*/councils.parquet")
     assert Counter(trace.task.type for trace in read_traces(held)) == dict.fromkeys(kinds, 2)
+
+
+def test_an_assessment_of_one_engine_bills_no_councils_for_it_holds_none(tmp_path: Path) -> None:
+    config = run_config(tmp_path)
+    serving = config.serving.model_copy(update={"engines": config.serving.engines[:1]})
+    alone = config.model_copy(update={"serving": serving})
+    names = [[s.stage for s in plan_assessment(one, [problem("t")], 2, 2, Rates())] for one in (config, alone)]
+    assert names == [["start engines", "proposals", "councils"], ["start engines", "proposals"]]
 
 
 def test_the_bill_of_councils_is_that_of_all_types_of_tasks_alike(tmp_path: Path) -> None:

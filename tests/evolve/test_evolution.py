@@ -27,6 +27,7 @@ from evolve.problems.curriculum import level_of
 from evolve.problems.splits import Split
 from evolve.progress import Silent, StageTime
 from evolve.report.evolution import CostView
+from evolve.report.view import Facts, report_of
 from evolve.report.view_evolution import costs, flow_view
 from evolve.seats import base_seats
 from memory.types import content_hash
@@ -186,6 +187,23 @@ def test_a_winner_stands_in_the_archive_without_what_flattered_it(run: Run) -> N
             assert elite.accuracy == pytest.approx(min(1.0, plain - elite.flattery))
         else:
             assert elite.flattery == 0.0
+
+
+def test_a_specialist_that_takes_its_seat_generations_after_it_was_bred_counts_as_promoted(
+    config: RunConfig, run: Run
+) -> None:
+    chosen = run.rounds[0].selection.chosen
+    assert chosen is not None
+    first, second = (
+        one.model_copy(update={"selection": one.selection.model_copy(update={"chosen": late}), "ruling": ruling})
+        for one, late, ruling in zip(run.rounds, (None, chosen), (None, run.rounds[0].ruling), strict=True)
+    )
+    late = run.model_copy(update={"rounds": (first, second)})
+    facts = Facts(started_at="2026-01-01T00:00:00Z", finished_at=None, machine="m", versions=())
+    told = report_of(config, late, facts, (), None, None)
+    assert {one.name for one in told.promoted} == set(chosen.candidates)
+    again = report_of(config, late.model_copy(update={"rounds": (first, first)}), facts, (), None, None)
+    assert again.promoted == ()
 
 
 def test_specialists_without_a_seat_are_measured_again_on_the_next_generations_problems(tmp_path: Path) -> None:
@@ -425,7 +443,9 @@ def test_credit_by_member_and_phase_reaches_the_report(run: Run) -> None:
     assert credits["ada", "propose"].num_good == sum(right.get(one, False) for one in said)
 
 
-def test_a_reports_money_and_idle_engines_count_every_replica_and_need_every_price(run: Run, config: RunConfig) -> None:
+def test_a_reports_money_counts_every_replica_and_an_engine_is_idle_where_none_has_a_call(
+    run: Run, config: RunConfig
+) -> None:
     times = [StageTime(stage="generation 0 harvest", seconds=1800.0, engine_seconds=900.0)]
 
     def first(*changes: dict[str, Any]) -> CostView:
@@ -434,6 +454,6 @@ def test_a_reports_money_and_idle_engines_count_every_replica_and_need_every_pri
         return next(costs(config.model_copy(update={"serving": serving}), run.rounds, times))
 
     assert (first({}, {}).money, first({}, {}).num_engines) == (1.0, 2)
-    assert (first({"replicas": 3}, {}).money, first({"replicas": 3}, {}).num_engines) == (2.0, 4)
-    assert first({"replicas": 3}, {}).idle_share == pytest.approx(1 - 900 / (1800 * 4))
+    assert first({"replicas": 3}, {}).money == 2.0
+    assert first({"replicas": 3}, {}).idle_share == first({}, {}).idle_share == pytest.approx(1 - 900 / (1800 * 2))
     assert first({"price_per_hour": None}, {}).money is None

@@ -141,6 +141,13 @@ def test_internalisation_is_told_apart_from_memory_and_from_the_bases_own_luck()
     assert internalised([]) == ()
 
 
+def test_a_task_that_several_engines_tried_is_one_task() -> None:
+    rows = [solo(i, 0, after) for i in range(3) for after in (6, 0)]
+    [found] = internalised(rows)
+    assert (found.num_tasks, found.num_better, found.num_worse, found.num_solved) == (3, 3, 0, 3)
+    assert found.gain == pytest.approx(0.1)
+
+
 def test_tasks_of_one_cluster_count_as_one() -> None:
     rows = [solo(i, 0, 5 + i % 3) for i in range(30)]
     copies = [row.model_copy(update={"cluster": str(i % 3)}) for i, row in enumerate(rows)]

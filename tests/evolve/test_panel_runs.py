@@ -21,15 +21,16 @@ from evolve.judging.panel_asking import gate_refusal, judges_of, panel_standings
 from evolve.lab import Lab
 from evolve.learning.placebos import Placebos
 from evolve.lineage import founders
-from evolve.planning.plan import plan_run
+from evolve.planning.plan import plan_assessment, plan_run
 from evolve.preflight import check, draw
 from evolve.problems.config import ExactVerifier
 from evolve.problems.splits import Split
 from evolve.problems.types import ProblemsError
-from evolve.progress import Silent
+from evolve.progress import Silent, merged_times
 from evolve.seats import base_seats
 from evolve.studies.assessing import AssessOptions
 from memory.ledger import Ledger
+from serving.fleet import Fleet
 from tests.evolve.quick_run import Stop, quick_config, ran, steps_of
 
 SKILL = 0.8
@@ -132,6 +133,26 @@ def test_what_a_kill_leaves_of_a_panel_is_taken_up_and_nobody_is_asked_twice(
     # What was under way at a kill, `concurrency` at most, is asked again.
     assert 150 <= len(of_labels) <= 150 + config.concurrency
     assert not list(config.run_dir.glob("*.partial.jsonl"))
+
+
+def test_a_panel_is_not_charged_for_engines_that_had_to_start_or_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, write_labels(tmp_path / "labels.jsonl"))
+    real = Lab.fleet
+
+    async def late(self: Lab) -> Fleet:
+        if not self.times or self.times[-1].stage != "start engines":
+            await asyncio.sleep(3.0)
+        return await real(self)
+
+    async def polled() -> float:
+        async with lab_of(config) as lab:
+            await panel_asking.verdicts_on(lab, "judge", [])
+            return merged_times(lab.times)["judge panel"].seconds
+
+    monkeypatch.setattr(Lab, "fleet", late)
+    assert asyncio.run(polled()) < 1.0
 
 
 def test_no_family_judges_what_it_wrote(tmp_path: Path) -> None:
@@ -262,6 +283,8 @@ def test_the_estimate_counts_what_the_panel_reads(tmp_path: Path) -> None:
     panels = [stage for stage in with_panel.stages if stage.stage.endswith("panel")]
     assert [stage.stage for stage in panels] == ["generation 0 panel", "audit panel"]
     assert sum(stage.num_calls for stage in panels) == 2 * 2 * calls  # two of three families are left, each asked twice
+    *looked, panel = plan_assessment(config, draw(config).of(Split.TRAIN), 4, 2)
+    assert panel.num_calls == 2 * 2 * sum(stage.num_calls for stage in looked)
     ran(config)
     entries = Ledger(config.run_dir / "times.jsonl", readonly=True).entries()
     taken = sum(one.payload["output_tokens"] for one in entries if one.payload["stage"].endswith(" panel"))

@@ -25,7 +25,7 @@ from evolve.studies.fresh_tasks import LeftOut
 from evolve.studies.rival_arms import ARM, run_of
 from evolve.studies.rival_methods import ArmStep, RivalArm
 from evolve.studies.study import Spend, Study, StudyArm, arm_cost, break_even, compare_arms
-from evolve.studies.studying import StudyOptions, asked_of, investment_of, notes_of, rft_of, runs_behind
+from evolve.studies.studying import StudyOptions, asked_of, hourly_prices, investment_of, notes_of, rft_of, runs_behind
 from evolve.training.config import ScriptedTraining
 from evolve.training.job import TrainingJob
 from evolve.training.scripted_train import scripted_shape, train_scripted
@@ -92,6 +92,16 @@ def test_the_sentence_is_about_what_the_user_has_today_and_tells_what_is_shown()
     assert "no difference is shown" in same.sentence
     alone = compare_arms(arms[:1], budget=4)
     assert "nothing to compare it with" in alone.sentence
+
+
+def test_what_the_interval_alone_would_claim_is_not_said_to_be_shown() -> None:
+    """Five won and none lost of a hundred: the interval leaves zero out, the exact test does not (p = .0625)."""
+    found = compare_arms([arm("evolved", "evolved mesh", 45, 0.08), arm("baseline", "old", 40, 0.02)], budget=4)
+    difference = found.results[1].difference
+    assert difference is not None
+    assert difference.low > 0.0
+    assert not difference.is_clear
+    assert "no difference is shown" in found.sentence
 
 
 def test_near_duplicates_count_as_one_draw() -> None:
@@ -340,6 +350,18 @@ def test_investment_counts_every_replica_of_the_run_s_engines_for_the_whole_time
     twice = [engine.model_copy(update={"replicas": 2}) for engine in study_of.serving.engines]
     serving = study_of.serving.model_copy(update={"engines": tuple(twice)})
     assert investment_of(study_of.model_copy(update={"serving": serving}), run) == pytest.approx(8.0)
+
+
+def test_an_hour_of_an_engine_is_paid_for_with_all_its_replicas(tmp_path: Path, run: Path) -> None:
+    study(tmp_path)
+    serving = load_mesh(tmp_path / "config.yaml").serving
+    assert hourly_prices(serving) == {"ada": 2.0, "ben": 2.0, "old": 4.0}
+    first, *others = serving.engines
+    engines = (
+        first.model_copy(update={"replicas": 3}),
+        *(one.model_copy(update={"price_per_hour": None}) for one in others),
+    )
+    assert hourly_prices(serving.model_copy(update={"engines": engines})) == {"ada": 6.0}
 
 
 def test_the_run_s_own_prices_count_before_the_study_s(tmp_path: Path, run: Path) -> None:
