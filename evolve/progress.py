@@ -40,16 +40,16 @@ def is_training(stage: str) -> bool:
 
 
 def merged_times(times: Iterable[StageTime]) -> dict[str, StageTime]:
-    """Stages by name, in order. A stage that was resumed took the sum of its times; its tokens count all calls."""
+    """Stages by name, in order, each with all its parts: what a kill cut off, and calls that were lost, count as well."""
     merged: dict[str, StageTime] = {}
     for item in times:
         before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
         merged[item.stage] = StageTime(
             stage=item.stage,
             seconds=before.seconds + item.seconds,
-            output_tokens=max(before.output_tokens, item.output_tokens),
-            prompt_tokens=max(before.prompt_tokens, item.prompt_tokens),
-            engine_seconds=max(before.engine_seconds, item.engine_seconds),
+            output_tokens=before.output_tokens + item.output_tokens,
+            prompt_tokens=before.prompt_tokens + item.prompt_tokens,
+            engine_seconds=before.engine_seconds + item.engine_seconds,
         )
     return merged
 

@@ -8,7 +8,7 @@ import pytest
 
 from evolve.planning.outlook import Outlook, kind_of
 from evolve.planning.span import Span, around, together
-from evolve.progress import StageTime, read_ended
+from evolve.progress import StageTime, merged_times, read_ended
 from memory.ledger import Ledger
 
 GUESSED = {
@@ -139,3 +139,12 @@ def test_a_span_is_told_in_few_words(span: Span, words: str) -> None:
 
 def test_spans_add_up_as_if_all_were_off_by_the_same() -> None:
     assert together([around(100.0, 2.0), around(10.0, 1.0)]) == Span(low=60.0, high=210.0)
+
+
+def test_calls_that_were_lost_count_beside_those_that_their_stage_accepted() -> None:
+    lost = StageTime(stage="harvest", seconds=0.0, output_tokens=3, prompt_tokens=40, engine_seconds=2.0)
+    tick = StageTime(stage="harvest", seconds=30.0)
+    end = StageTime(stage="harvest", seconds=5.0, output_tokens=100, prompt_tokens=1000, engine_seconds=33.0)
+    assert merged_times([lost, tick, lost, end]) == {
+        "harvest": StageTime(stage="harvest", seconds=35.0, output_tokens=106, prompt_tokens=1080, engine_seconds=37.0)
+    }
