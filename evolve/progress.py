@@ -40,7 +40,7 @@ def is_training(stage: str) -> bool:
 
 
 def merged_times(times: Iterable[StageTime]) -> dict[str, StageTime]:
-    """Stages by name, in order, each with all its parts: what a kill cut off, and calls that were lost, count as well."""
+    """Stages by name, in order, each with all its parts: what a kill cut off and lost calls count as well."""
     merged: dict[str, StageTime] = {}
     for item in times:
         before = merged.get(item.stage, StageTime(stage=item.stage, seconds=0.0))
