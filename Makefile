@@ -15,7 +15,7 @@ setup: ## Create .venv from the locks and fetch the two model families; run agai
 setup-test: ## The same, and what only the tests use: clients of others, a browser's driver, an S3 server.
 	@scripts/setup.sh --set $(SET) --clients
 
-quickstart: setup ## Run one whole evolution on two real tiny model families: 20 to 25 minutes on 2 cores with AMX, longer without.
+quickstart: setup ## Run one whole evolution on two real tiny model families: 12 to 25 minutes on 2 cores with bfloat16, longer without.
 	$(BIN)/evomesh evolve configs/quickstart.yaml
 
 check: setup ## Lint, formatting, types and the architecture test.

@@ -85,9 +85,9 @@ AMX_RATES = Rates(proposal_pace=0.33, council_pace=0.34, trained_tokens_per_s=40
 of 0.29 and 0.31, 476 and 507 trained tokens a second, engines up in 142 s) and the experiment of seed 62669 (159
 minutes with other work on the machine: 0.37 and 0.37, 296 to 453, 248 s)."""
 BF16_RATES = Rates(proposal_pace=0.15, council_pace=0.2, trained_tokens_per_s=550.0, start_s=65.0)
-"""The same models on 2 newer AMD cores with AVX512 and bfloat16 but no AMX: between a quickstart in a fresh clone (12.1
-minutes: paces of 0.15 and 0.20, 605 trained tokens a second, engines up in 71 s) and an experiment's first generation (0.15
-and 0.21, 505, 57 s)."""
+"""The same models on 2 AMD cores with AVX512 and bfloat16 but no AMX: between a quickstart in a fresh clone (12.1
+minutes: paces of 0.15 and 0.20, 605 trained tokens a second, engines up in 71 s) and an experiment's first
+generation (0.15 and 0.21, 505, 57 s)."""
 SIMULATED_RATES = Rates(
     proposal_pace=0.05,
     council_pace=0.015,
