@@ -123,9 +123,11 @@ class EmergenceReport(Record):
         """The answer for people."""
         if self.num_measured == 0:
             return "whether the mesh finds what no member finds was not measured"
-        among = f" in {self.num_draws} clusters of near duplicates" if self.num_draws < self.num_measured else ""
+        what = f"{self.num_measured} tasks"
+        if self.num_draws < self.num_measured:  # near duplicates, or one task in several generations
+            what = f"{self.num_measured} attempts at {self.num_draws} different tasks (near duplicates count as one)"
         facts = (
-            f"{self.num_emergent} of {self.num_measured} tasks{among} were solved by the mesh alone (95% interval "
+            f"{self.num_emergent} of {what} were solved by the mesh alone (95% interval "
             f"{self.interval.low:.1%} to {self.interval.high:.1%}; luck explains {self.luck:.1%}, "
             f"p = {self.p_luck:.2g})"
         )

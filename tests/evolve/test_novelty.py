@@ -103,7 +103,7 @@ def test_near_duplicates_that_only_the_mesh_solves_are_one_find() -> None:
     assert alone_each.num_emergent == copies.num_emergent == 5
     assert alone_each.p_luck < 0.001
     assert copies.p_luck == pytest.approx(1 - (1 - 5 * copies.luck) ** 8)
-    assert "5 of 40 tasks in 8 clusters of near duplicates" in copies.sentence
+    assert "5 of 40 attempts at 8 different tasks (near duplicates count as one)" in copies.sentence
     assert copies.sentence.startswith("it is not shown")
     assert copies.interval.width > 1.5 * alone_each.interval.width
     unsaid = alone_each.model_copy(update={"clusters": ()})
