@@ -325,7 +325,7 @@ def _line(seq: int, prev: str, kind: str, payload: dict[str, Any]) -> bytes:
 def _parse(line: bytes, path: Path, seq: int, head: str) -> Entry:
     """The entry in `line`; the hash is checked on the bytes as they lie on the disk."""
     where = f"{path}, line {seq + 1}"
-    advice = f"restore the file, or keep only its first {seq} lines"
+    advice = f"restore the file from a copy; nothing after its first {seq} lines can be relied on"
     digest = hashlib.sha256(b"{" + line[_BODY_AT:]).hexdigest()
     if line[:_BODY_AT] != _HASH_FIELD + digest.encode() + b'",':
         raise LedgerError(f"{where}: the content does not match its hash (expected {digest}); {advice}")

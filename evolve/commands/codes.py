@@ -261,7 +261,7 @@ CODES: tuple[Code, ...] = (
     _code(
         "EM-LEDGER", ExitCode.FAILED,
         "A hash-chained file is damaged, has two writers, or could not be written.",
-        "Restore it, or keep the intact lines that the message counts; free disk space if the disk is full.",
+        "Restore it from a copy, and keep the damaged one as evidence; free disk space if the disk is full.",
         "memory.ledger.LedgerError",
     ),
     _code(

@@ -15,11 +15,13 @@ from rich.text import Text
 from evolve.commands.general import OUT, print_json
 from evolve.governance.approvals import APPROVALS
 from evolve.governance.audit_log import AUDIT_LOG
+from evolve.lineage import Lineage
 from evolve.run_files import CONFIG, GENERATIONS, JOURNAL
 from memory.ledger import Ledger
 from mesh.oversight import NO_ANSWER
 from mesh.reviews import REVIEWS, Review, ReviewDesk, ReviewError, verify
 from mesh.types import PersonAnswer, Question
+from serving.adapters import AdapterMissing, AdapterStore
 
 FENCE = "  | "
 """Stands before every line that a model or a user wrote, so that none of them can pass for one of ours."""
@@ -118,14 +120,39 @@ def verify_command(directory: Path, *, as_json: bool) -> None:
 def _verify_run(run: Path, *, as_json: bool) -> None:
     """Of a run under way, those that it has begun; of the others it is told with what they begin, as JSON null."""
     ledgers = {name: Ledger(run / name, readonly=True) if (run / name).is_file() else None for name in RUN_LEDGERS}
+    adapters = _adapters_checked(run)
     if as_json:
-        print_json({name: None if one is None else _entries_and_head(one) for name, one in ledgers.items()})
+        told: dict[str, Any] = {name: None if one is None else _entries_and_head(one) for name, one in ledgers.items()}
+        print_json(told | {"adapters": adapters})
         return
     for name, one in ledgers.items():
         if one is None:
             _say(f"{name} is not there: it begins with {RUN_LEDGERS[name]}")
         else:
             _say(f"{name} is intact: {len(one)} entries, head {one.head}")
+    _say(f"{sum(adapters.values())} adapters of specialists that sit or sat are there as they were admitted")
+    for adapter in (one for one, is_there in adapters.items() if not is_there):
+        _say(f"adapters/{adapter} is not there")
+
+
+def _adapters_checked(run: Path) -> dict[str, bool]:
+    """Hash of every adapter in the lineage to whether it is there; its content is then what its hash says.
+
+    Raises AdapterCorrupt for the first whose content is not.
+    """
+    if not (run / GENERATIONS).is_file():
+        return {}
+    store = AdapterStore(run / "adapters")
+    generations = Lineage(run / GENERATIONS, readonly=True).generations()
+    found = {adapter for one in generations for seat in one.seats for adapter in seat.adapters}
+    there = {}
+    for adapter in sorted(found):
+        try:
+            store.path(adapter)
+            there[adapter] = True
+        except AdapterMissing:
+            there[adapter] = False
+    return there
 
 
 def _entries_and_head(ledger: Ledger) -> dict[str, int | str]:

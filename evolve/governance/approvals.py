@@ -85,7 +85,7 @@ class ApprovalDesk:
         known = self.all()
         found = known[-1:] if start is None else [one for one in known if one.proposed.content.startswith(start)]
         if len(found) != 1 or start == "":
-            ids = ", ".join(one.proposed.id for one in known) or "none: nothing has passed a gate here"
+            ids = ", ".join(one.proposed.id for one in known) or "none: nothing here waits for anybody, or ever did"
             raise ApprovalError(f"{self._run}: expected one of its proposals ({ids}), got {start or 'no id'!r}")
         return found[0]
 

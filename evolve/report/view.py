@@ -110,12 +110,14 @@ def report_of(
             [*cases, *_cases(first.harvest.councils, first.harvest.judged)],
             lambda deliberation: "\n".join(transcript(deliberation)),
         ),
-        notes=tuple(_notes(run)),
+        notes=tuple(_notes(config, run)),
         evolution=evolution_view(config, run, times),
     )
 
 
-def _notes(run: Run) -> Iterable[str]:
+def _notes(config: RunConfig, run: Run) -> Iterable[str]:
+    if all(engine.kind == "scripted" for engine in config.serving.engines):
+        yield "Every engine is simulated: this rehearses a run, and no figure here says anything about models."
     if run.stopped:
         yield f"The run ended early: {run.stopped}."
     yield from (f"{one.sentence}." for one in run.audit.failed)

@@ -373,13 +373,16 @@ def _gate_sees_nothing(findings: Findings) -> str | None:
     more = ""
     if needed is not None and needed > findings.num_gate:
         times = needed / findings.num_gate
-        more = f"; about {needed:,} GATE items would, which takes some {times:.1f} times as many tasks"
+        more = (
+            f"; about {needed:,} GATE items would do for a mesh that gained all of that, which takes some {times:.1f} "
+            "times as many tasks, and more for less"
+        )
     if findings.detectable is None:
         return f"a whole gate of {findings.num_gate} items can show no gain of any size{more}"
     return (
-        f"a whole gate of {findings.num_gate} items can show a gain of {100 * findings.detectable:.0f} points, and "
-        "there are only "
-        f"{100 * room:.0f} between the mesh and the best of all samples{more or '; take harder tasks'}"
+        f"a whole gate of {findings.num_gate} items shows gains below {100 * findings.detectable:.0f} points in fewer "
+        f"than four cases of five, and there are only {100 * room:.0f} between the mesh and the best of all samples"
+        f"{more or '; take harder tasks'}"
     )
 
 

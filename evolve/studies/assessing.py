@@ -38,9 +38,9 @@ from evolve.studies.assess import (
     probe_shuffled,
     vote_replicates,
 )
+from evolve.studies.copying import copied
 from memory.types import Record
 from mesh.measuring import measure_traces
-from mesh.parse import parse_answer
 from mesh.types import Deliberation, Member
 from serving.config import prices
 
@@ -154,7 +154,7 @@ async def _look(lab: Lab, problems: SplitProblems, options: AssessOptions) -> _S
     probes = await lab.heard_out("assess probes", lambda: _probe(tried, lab.judge))
     guessed = tried if lab.panel is not None else items
     constant = await lab.heard_out("assess constants", lambda: _constant(items, guessed, lab.judge))
-    copied = await lab.heard_out("assess copied", lambda: _copied(items, lab.judge))
+    copied = await lab.heard_out("assess copied", lambda: _copied(lab, items))
     asks = proposal_asks(lab.config, "assess", items, base_seats(lab.config), num_samples(lab.config, options))
     drawn = await lab.hold("assess proposals", lab.directory / "proposals.parquet", asks)
     councils = await _councils(lab, items, options)
@@ -267,11 +267,8 @@ def _constant(items: Sequence[Problem], sample: Sequence[Problem], judge: Judge)
     return Arm(name=f"best constant ({shown})", scores=scores)
 
 
-def _copied(items: Sequence[Problem], judge: Judge) -> Arm:
-    """Item by item, whether what a parser reads out of the question is right."""
-    said = [(problem, parse_answer(problem.task.question, problem.task.answer_kind)) for problem in items]
-    scores = tuple(float(judge.judge(problem, answer).correct) for problem, answer in said)
-    return Arm(name="copied from the question", scores=scores)
+def _copied(lab: Lab, items: Sequence[Problem]) -> Arm:
+    return copied(items, lambda one, answer: lab.judge.judge(one, answer).correct, one_way=lab.panel is not None)
 
 
 async def _councils(lab: Lab, items: Sequence[Problem], options: AssessOptions) -> list[Deliberation]:

@@ -92,7 +92,7 @@ def test_with_room_and_a_gate_that_can_see_it_the_first_word_is_evolve() -> None
         ({"expected_examples": 3.2}, "about 3 verified examples, and a specialist needs 16"),
         ({"mesh": arm("mesh vote", 98)}, "nothing to gain: mesh vote is right on 98% already"),
         ({"constant": arm("constant", 47)}, "no way of asking is shown to beat a constant answer"),
-        ({"detectable": 0.30}, "can show a gain of 30 points, and there are only 27"),
+        ({"detectable": 0.30}, "shows gains below 30 points in fewer than four cases of five, and there are only 27"),
         ({"detectable": None, "num_gate": 12}, "a whole gate of 12 items can show no gain of any size"),
         ({"night": Night(hours=14.0, output_tokens=1)}, "takes about 14.0 hours and a night has 10"),
     ],
@@ -174,7 +174,7 @@ def test_items_on_which_no_gate_may_be_held_any_more_speak_against_a_run() -> No
 
 def test_how_many_items_it_takes_is_told_where_there_are_too_few() -> None:
     found = advice(detectable=0.30, num_gate_needed=520)
-    assert "about 520 GATE items would" in found.sentence
+    assert "about 520 GATE items would do" in found.sentence
     assert "take harder tasks" in advice(detectable=0.30).sentence
 
 
@@ -433,7 +433,7 @@ def test_as_many_items_are_taken_as_fit_into_the_minutes_and_never_one_of_the_ga
     counts = [len(choose_items(config, problems, options, Rates())) for options in budgets]
     assert counts == sorted(counts)
     assert counts[0] == 1  # the engines alone take longer than a minute; one item is the least there is to say
-    assert 30 < counts[1] < counts[2] < 400
+    assert 10 < counts[1] < counts[2] < 400
     assert counts[3] == 400
     chosen = choose_items(config, problems, AssessOptions(minutes=90.0))
     assert {item.task.id.split("-")[0] for item in chosen} == {"train", "dev"}

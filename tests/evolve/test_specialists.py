@@ -30,6 +30,7 @@ from memory.types import Evidence, content_hash
 from mesh.reviews import ReviewDesk
 from mesh.types import Member, Outcome, Question
 from serving.config import ScriptedSpec
+from tests.evolve.quick_run import quick_config, ran
 
 BASES = [Member(name=name, engine=name, family=f"{name}-family") for name in ("ada", "ben")]
 ADAPTER, CHILD = "a" * 64, "c" * 64
@@ -249,7 +250,8 @@ def test_people_decide_by_command(run: Path) -> None:
 def test_the_logs_of_a_run_are_checked_by_command(run: Path) -> None:
     found = json.loads(evomesh("audit", "verify", run, "--json").stdout)
     assert found["generations.jsonl"]["num_entries"] == 3
-    assert {name for name, told in found.items() if told} == {"audit.jsonl", "generations.jsonl"}
+    assert {name for name, told in found.items() if told} == {"audit.jsonl", "generations.jsonl", "adapters"}
+    assert set(found["adapters"].values()) == {False}, "this lineage has adapters that nobody trained"
     assert "audit.jsonl is intact: 1 entries, head " in evomesh("audit", "verify", run).stdout
     log = run / "audit.jsonl"
     log.write_text(log.read_text().replace("kim", "lee"))
@@ -327,3 +329,20 @@ def test_a_dataset_card_counts_what_is_used_and_says_why_the_rest_is_not() -> No
     assert "| wrong | 2 |" in card.text
     assert "shares a problem with 1 held-out" in card.text
     assert card.text.startswith("# Training set g2 | set")
+
+
+def test_an_adapter_that_was_changed_since_it_was_admitted_is_found_by_the_check_of_a_run(tmp_path: Path) -> None:
+    config = quick_config(tmp_path)
+    ran(config)
+    told = json.loads(evomesh("audit", "verify", config.run_dir, "--json").stdout)["adapters"]
+    assert set(told.values()) == {True}
+    adapter = next(iter(told))
+    assert (
+        f"{len(told)} adapters of specialists that sit or sat are there"
+        in evomesh("audit", "verify", config.run_dir).stdout
+    )
+    weights = config.run_dir / "adapters" / adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    changed = evomesh("audit", "verify", config.run_dir)
+    assert changed.exit_code != 0
+    assert adapter[:12] in changed.stderr
