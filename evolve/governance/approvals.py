@@ -85,7 +85,7 @@ class ApprovalDesk:
         known = self.all()
         found = known[-1:] if start is None else [one for one in known if one.proposed.content.startswith(start)]
         if len(found) != 1 or start == "":
-            ids = ", ".join(one.proposed.id for one in known) or "none: nothing here waits for anybody, or ever did"
+            ids = ", ".join(one.proposed.id for one in known) or "none: no promotion here has asked for anybody's word"
             raise ApprovalError(f"{self._run}: expected one of its proposals ({ids}), got {start or 'no id'!r}")
         return found[0]
 

@@ -202,6 +202,7 @@ def test_a_specialist_that_takes_its_seat_generations_after_it_was_bred_counts_a
     facts = Facts(started_at="2026-01-01T00:00:00Z", finished_at=None, machine="m", versions=())
     told = report_of(config, late, facts, (), None, None)
     assert {one.name for one in told.promoted} == set(chosen.candidates)
+    assert told.notes[0].startswith("Every engine is simulated")
     again = report_of(config, late.model_copy(update={"rounds": (first, first)}), facts, (), None, None)
     assert again.promoted == ()
 

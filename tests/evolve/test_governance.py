@@ -123,7 +123,7 @@ def test_a_proposal_is_filed_once_and_decided_in_a_persons_name(tmp_path: Path) 
 
 def test_what_cannot_be_decided_says_what_can(tmp_path: Path) -> None:
     desk = ApprovalDesk(tmp_path)
-    with pytest.raises(ApprovalError, match="nothing here waits for anybody"):
+    with pytest.raises(ApprovalError, match="no promotion here has asked"):
         desk.decide(None, "approved", by="kim", at=1.0)
     desk.file(PROPOSED, 1.0)
     with pytest.raises(ApprovalError, match=f"expected one of its proposals .{PROPOSED.id}."):
