@@ -90,7 +90,8 @@ def test_two_processes_learn_rows_and_pairs_as_one_does(workers: ModuleType, bas
     assert together.pair_losses == pytest.approx(report.pair_losses, abs=LOSS)
     assert (together.num_rows, together.num_pairs) == (9, 12)
     assert together.trained_tokens == report.trained_tokens
-    assert together.pairs_won == report.pairs_won
+    # Hardly anything is learned in so few steps (losses of .693): a pair near a tie is won or lost by rounding.
+    assert together.pairs_won == pytest.approx(report.pairs_won, abs=1.01 / 12)
     assert_alike(alone, shared)
     (held, whole), world = (int(n.replace(",", "")) for n in re.findall(r"[\d,]{4,}", together.notes[0])), 2
     assert held == pytest.approx(whole / world, rel=0.05)
