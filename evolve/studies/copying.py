@@ -9,7 +9,7 @@ from evolve.problems.types import Problem
 from evolve.studies.assess import Arm
 from mesh.parse import parse_answer
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")  # in "17-4" a minus stands between two numbers
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 PLACES = {"first": 0, "second": 1, "last but one": -2, "last": -1}
 

@@ -37,3 +37,5 @@ def test_words_are_copied_where_answers_are_text_and_nothing_else_of_prose() -> 
     }  # fmt: skip
     assert set(readings(problem(0, "Say it.", kind="free"))) == {"parsed"}
     assert readings(problem(0, "Only 5?"))["second"] is None
+    minus = [readings(problem(0, text))["second"] for text in ("17-4 =", "3 and -4.5", "1.25 or 6")]
+    assert minus == ["4", "-4.5", "6"]
