@@ -1,7 +1,7 @@
 """The experiment of the README: a run of several generations, then the arms it is held against, in sittings.
 
     python scripts/experiment.py configs/experiment.yaml --seed 20931 --sitting-minutes 170
-    python scripts/experiment.py configs/experiment.yaml --seed 20931 --arms rft,naive
+    python scripts/experiment.py configs/experiment.yaml --seed 20931 --arms rft-equal,naive
     python scripts/experiment.py configs/quickstart.yaml --seed 20931 --audit-items 120    # one sitting, one generation
     python scripts/experiment.py configs/experiment.yaml --seed 20931 --generations 2    # the same recipe, less of it
 

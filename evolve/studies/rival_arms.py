@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evolve.asks import first_of_each_type, proposal_asks
-from evolve.config import RunConfig
+from evolve.config import ConfigError, RunConfig
 from evolve.evaluate import Pool, member_scores
 from evolve.lab import Lab
 from evolve.learning.accumulate import SetRow, accumulate, set_rows
 from evolve.learning.credit import credit
 from evolve.learning.curate import curate
-from evolve.learning.recipe_rows import rows_for
+from evolve.learning.recipe_rows import TrainingRow, rows_for
 from evolve.learning.recipes import PLACEBO_SUFFIX
 from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
@@ -21,6 +21,8 @@ from evolve.problems.types import Problem
 from evolve.run_files import TRAINING
 from evolve.seats import base_seats
 from evolve.studies.rival_methods import (
+    MAX_PASSES,
+    SINGLE,
     ArmName,
     ArmStep,
     Effort,
@@ -31,14 +33,17 @@ from evolve.studies.rival_methods import (
     frozen_arm,
     recipe_of,
     samples_of,
+    steps_for,
     total_effort,
     training_of,
 )
+from evolve.training.config import LoraTraining
 from evolve.training.job import REPORT_NAME, TrainingJob, TrainingReport
 from evolve.training.stage import admit_jobs, job_of, train_jobs
 from memory.ledger import publish_json, read_record
 from memory.types import Record
-from mesh.types import Deliberation, Member
+from mesh.types import Deliberation, Member, Message, Part
+from serving.counting import PromptCounter
 
 ARMS_DIRECTORY, ARM = "arms", "arm.json"
 """Where a run's arms lie, and what each leaves when it is finished."""
@@ -102,7 +107,7 @@ async def hold_arm(lab: Lab, name: ArmName, problems: Sequence[SplitProblems], s
         made = frozen_arm(seats, len(spent))
     else:
         held_out = frozenset[str]().union(*(one.held_out_keys for one in problems))
-        members = founders_of(name, seats, await _on_dev(lab, name, problems[0]) if name == "rft" else {})
+        members = founders_of(name, seats, await _on_dev(lab, name, problems[0]) if name in SINGLE else {})
         steps, rows = [ArmStep(number=0, members=members)], tuple[SetRow, ...]()
         for one in spent:
             items = train_items(lab.config, problems, one.generation)
@@ -156,8 +161,8 @@ async def _generation(
         ),
     )
     learned = await _learn(lab, name, now.number, items, drawn, earlier, held_out)
-    target = {m.engine: spent.total if name == "rft" else spent.by_engine.get(m.engine, Effort()) for m in now.members}
-    jobs, notes = _jobs(lab, name, now, learned, target)
+    target = {m.engine: spent.total if name in SINGLE else spent.by_engine.get(m.engine, Effort()) for m in now.members}
+    jobs, notes = await _jobs(lab, name, now, learned, target)
     step, refused = await _seat(lab, stage, now, jobs)
     found = {
         "num_samples": sum(len(one.proposals) for one in drawn),
@@ -177,9 +182,9 @@ async def _learn(
     earlier: tuple[SetRow, ...],
     held_out: frozenset[str],
 ) -> _Learned:
-    """rft: what the verifier calls right, added to what there was. naive: whatever was said last."""
+    """Arms of one: what the verifier calls right, added to what there was. naive: whatever was said last."""
     config, stage = lab.config, f"{name} generation {number}"
-    judged = (await lab.judge_all(stage, drawn, items)).lookup() if name == "rft" else None
+    judged = (await lab.judge_all(stage, drawn, items)).lookup() if name in SINGLE else None
     num_members = len({one.members[0].name for one in drawn})
 
     async def work() -> _Learned:
@@ -202,7 +207,7 @@ async def _learn(
     return await lab.journal.record(f"{stage} learn".replace(" ", "-"), inputs, _Learned, work)
 
 
-def _jobs(
+async def _jobs(
     lab: Lab, name: ArmName, now: ArmStep, learned: _Learned, target: Mapping[str, Effort]
 ) -> tuple[dict[str, TrainingJob], list[str]]:
     """Engine to the training of its next adapter; why there is none for the others."""
@@ -216,11 +221,34 @@ def _jobs(
         elif target[member.engine].tokens == 0:
             notes.append(f"{member.engine}: the mesh trained nothing in this generation, so this arm does not either")
         else:
-            training = training_of(lab.config.training, target[member.engine], len(chosen.rows))
+            effort, is_equal = target[member.engine], name == "rft-equal"
+            if is_equal:
+                effort = await in_steps(lab.config, member, effort, chosen.rows)
+            passes = None if is_equal else MAX_PASSES
+            training = training_of(lab.config.training, effort, len(chosen.rows), max_passes=passes)
             recipe = draft.model_copy(update={"training": training})
             out = lab.directory / f"generation-{now.number}" / TRAINING / recipe.name
             jobs[member.engine] = job_of(lab, recipe, chosen.rows, out_dir=out)
     return jobs, notes
+
+
+async def in_steps(config: RunConfig, member: Member, target: Effort, rows: Sequence[TrainingRow]) -> Effort:
+    """The tokens to match in steps over these rows, counted as the member's engine does; scripted training has none.
+
+    Raises ConfigError where the engine is a remote one, which cannot be trained either.
+    """
+    if not isinstance(config.training, LoraTraining):
+        return target
+    count, tokens = PromptCounter(config.serving), []
+    for row in rows:
+        answer = Message(role="assistant", parts=(Part(text=row.completion.strip()),))
+        found = await count(member, (*row.messages, answer))
+        if found is None:
+            raise ConfigError(
+                f"expected engine {member.engine!r} to count tokens, so that its training can meet a target"
+            )
+        tokens.append(found + 1)  # the end of the turn is learned too
+    return steps_for(target, tokens, config.training.batch_size)
 
 
 async def _seat(lab: Lab, stage: str, now: ArmStep, jobs: Mapping[str, TrainingJob]) -> tuple[ArmStep, list[str]]:

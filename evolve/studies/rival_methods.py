@@ -1,8 +1,9 @@
 """What an evolution is held against: the same tasks and the same effort, spent in simpler ways. Pure.
 
-Three arms. *frozen*: generation 0 all along. *rft*: the best single model learns from its own verified answers, of all
-generations so far, anew from its base each time (rejection-sampling fine-tuning). *naive*: every engine learns from all
-answers its seat gave last, right or wrong, and the new adapter takes the seat unasked.
+Four arms. *frozen*: generation 0 all along. *rft*: the best single model learns from its own verified answers, of all
+generations so far, anew from its base each time (rejection-sampling fine-tuning). *rft-equal*: the same, in as many
+passes as it takes to train on as many tokens as the mesh. *naive*: every engine learns from all answers its seat gave
+last, right or wrong, and the new adapter takes the seat unasked.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from evolve.training.config import LoraTraining, TrainingConfig
 from memory.types import Record, content_hash
 from mesh.types import Member
 
-ArmName = Literal["frozen", "rft", "naive"]
-ARMS: tuple[ArmName, ...] = ("frozen", "rft", "naive")
+ArmName = Literal["frozen", "rft", "rft-equal", "naive"]
+ARMS: tuple[ArmName, ...] = ("frozen", "rft", "rft-equal", "naive")
+SINGLE: tuple[ArmName, ...] = ("rft", "rft-equal")
+"""Arms of the best single model, which learns from what was verified of its own."""
 
 MEANING: dict[ArmName, str] = {
     "frozen": "generation 0 all along",
     "rft": "the best single model, trained on its own verified answers",
+    "rft-equal": "the same, for as many passes as the mesh's training tokens allow",
     "naive": "every answer learned from unverified, always replaced",
 }
 
 MAX_PASSES = 4.0
-"""Passes over the rows beyond which an arm is not trained, however much the mesh spent: more would only overfit it."""
+"""Passes over the rows beyond which an arm other than rft-equal is not trained, however much the mesh spent."""
 
 
 class Effort(Record):
@@ -102,8 +106,8 @@ def frozen_arm(seats: Sequence[Member], num_generations: int) -> RivalArm:
 
 
 def founders_of(name: ArmName, seats: Sequence[Member], dev: Mapping[str, float]) -> tuple[Member, ...]:
-    """Who begins: the seat with the highest accuracy on DEV (of equals the earlier one) for rft, else all seats."""
-    if name != "rft":
+    """Who begins: in an arm of one the seat with the highest accuracy on DEV, of equals the earlier one; else all."""
+    if name not in SINGLE:
         return tuple(seats)
     return (max(seats, key=lambda member: dev[member.name]),)
 
@@ -127,17 +131,26 @@ def curation_of(config: CurationConfig, num_seats: int, num_members: int) -> Cur
     )
 
 
-def training_of(training: TrainingConfig, target: Effort, num_rows: int) -> TrainingConfig:
+def training_of(
+    training: TrainingConfig, target: Effort, num_rows: int, *, max_passes: float | None = MAX_PASSES
+) -> TrainingConfig:
     """The run's training, for as many optimizer steps as the mesh took; of the same batch size, so of as many rows.
 
-    Never more than `MAX_PASSES` over the rows. Scripted training has no steps to match.
+    Never more than `max_passes` over the rows; None: however many it takes. Scripted training has no steps to match.
     """
     if not isinstance(training, LoraTraining) or num_rows == 0:
         return training
     steps_a_pass = math.ceil(num_rows / training.batch_size)
-    steps = max(1, min(target.steps, math.floor(MAX_PASSES * steps_a_pass)))
+    most = target.steps if max_passes is None else min(target.steps, math.floor(max_passes * steps_a_pass))
+    steps = max(1, most)
     update = {"num_epochs": math.ceil(steps / steps_a_pass), "max_steps": steps, "preference": None}
     return training.model_copy(update=update)
+
+
+def steps_for(target: Effort, row_tokens: Sequence[int], batch_size: int) -> Effort:
+    """The same tokens, in the steps that rows of `row_tokens` tokens take to come to them; the last one rounded up."""
+    steps_a_pass = math.ceil(len(row_tokens) / batch_size)
+    return Effort(steps=math.ceil(target.tokens * steps_a_pass / sum(row_tokens)), tokens=target.tokens)
 
 
 def recipe_of(name: ArmName, number: int, member: Member, training: TrainingConfig, seed: int) -> Recipe:

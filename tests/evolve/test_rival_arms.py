@@ -17,12 +17,14 @@ from evolve.problems.drawn import problems_by_generation
 from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
 from evolve.progress import Silent
-from evolve.studies.rival_arms import arm_config, hold_arm, read_arm, spent_by
+from evolve.studies.rival_arms import arm_config, hold_arm, in_steps, read_arm, spent_by
 from evolve.studies.rival_methods import ArmName, Effort, RivalArm, Spent
-from evolve.training.config import ScriptedTraining
+from evolve.training.config import LoraTraining, ScriptedTraining
 from evolve.training.job import TrainingJob
 from evolve.training.scripted_train import train_scripted
+from mesh.types import Member, Message, Part
 
+BEN = Member(name="ben", engine="ben", family="beta")
 SPENT = tuple(
     Spent(generation=number, by_engine={"ada": Effort(steps=4, tokens=90), "ben": Effort(steps=4, tokens=90)})
     for number in range(2)
@@ -111,6 +113,25 @@ def test_rft_takes_the_better_model_alone_and_trains_it_on_all_that_was_verified
     assert right == {0, 1}
     assert arm.steps[1].target == SPENT[0].total
     assert read_arm(arm_config(run, "rft").run_dir) == arm
+
+
+def test_tokens_to_match_become_steps_over_rows_as_their_engine_counts_them(tmp_path: Path) -> None:
+    run = config(tmp_path).model_copy(update={"training": LoraTraining(batch_size=2)})  # words are its tokens
+    ask = Message(role="user", parts=(Part(text="one two three"),))
+    rows = [TrainingRow(task_id=f"t{n}", task_type="sum", messages=(ask,), completion=" 4 ") for n in range(5)]
+    # A row: three words and one, a role for each of two turns, and the end. Five rows are three steps, 35 tokens.
+    target = Effort(steps=1, tokens=100)
+    assert asyncio.run(in_steps(run, BEN, target, rows)) == Effort(steps=9, tokens=100)
+    assert asyncio.run(in_steps(config(tmp_path), BEN, target, rows)) == target  # scripted training has no steps
+
+
+def test_rft_equal_learns_as_rft_does(tmp_path: Path) -> None:
+    run = config(tmp_path)
+    problems = drawn(run)
+    arm = hold(run, "rft-equal", problems)
+    assert [[m.engine for m in step.members] for step in arm.steps] == [["ben"]] * 3
+    assert {row.generation for row in rows_of(run, "rft-equal", 1)} == {0, 1}
+    assert [step.num_samples for step in arm.steps] == [step.num_samples for step in hold(run, "rft", problems).steps]
 
 
 def test_naive_learns_whatever_its_seats_said_last_and_always_replaces_them(tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evolve.config import RunConfig
 from evolve.learning.config import CurationConfig
@@ -13,6 +18,7 @@ from evolve.studies.rival_methods import (
     founders_of,
     frozen_arm,
     samples_of,
+    steps_for,
     training_of,
 )
 from evolve.training.config import LoraTraining, PreferenceTraining, ScriptedTraining
@@ -39,6 +45,7 @@ def config(**more: object) -> RunConfig:
 def test_the_best_single_model_is_chosen_on_dev_and_of_equals_the_earlier_seat() -> None:
     assert founders_of("rft", [ADA, BEN], {"ada": 0.3, "ben": 0.4}) == (BEN,)
     assert founders_of("rft", [ADA, BEN], {"ada": 0.4, "ben": 0.4}) == (ADA,)
+    assert founders_of("rft-equal", [ADA, BEN], {"ada": 0.3, "ben": 0.4}) == (BEN,)
     assert founders_of("naive", [ADA, BEN], {}) == (ADA, BEN)
 
 
@@ -70,6 +77,26 @@ def test_training_takes_the_steps_that_the_mesh_took_but_never_overfits() -> Non
     assert isinstance(few, LoraTraining)
     assert (few.max_steps, few.num_epochs) == (3, 1)
     assert training_of(ScriptedTraining(), Effort(steps=3), 100) == ScriptedTraining()
+
+
+def test_without_a_limit_of_passes_training_takes_all_the_steps_of_the_mesh() -> None:
+    made = training_of(LoraTraining(batch_size=10), Effort(steps=1000, tokens=9), 100, max_passes=None)
+    assert isinstance(made, LoraTraining)
+    assert (made.max_steps, made.num_epochs) == (1000, 100)
+
+
+@given(
+    tokens=st.integers(1, 10**6),
+    rows=st.lists(st.integers(1, 300), min_size=1, max_size=100),
+    batch_size=st.integers(1, 32),
+)
+def test_steps_for_a_target_of_tokens_reach_it_with_less_than_one_step_to_spare(
+    tokens: int, rows: list[int], batch_size: int
+) -> None:
+    found = steps_for(Effort(steps=1, tokens=tokens), rows, batch_size)
+    mean = Fraction(sum(rows), math.ceil(len(rows) / batch_size))
+    assert (found.steps - 1) * mean < tokens <= found.steps * mean
+    assert found.tokens == tokens
 
 
 @pytest.mark.parametrize(("members", "samples"), [((ADA,), 4), ((ADA, BEN), 2)])
