@@ -107,7 +107,9 @@ async def hold_arm(lab: Lab, name: ArmName, problems: Sequence[SplitProblems], s
         made = frozen_arm(seats, len(spent))
     else:
         held_out = frozenset[str]().union(*(one.held_out_keys for one in problems))
-        members = founders_of(name, seats, await _on_dev(lab, name, problems[0]) if name in SINGLE else {})
+        members = _taken_by_rft(lab, name) or founders_of(
+            name, seats, await _on_dev(lab, problems[0]) if name in SINGLE else {}
+        )
         steps, rows = [ArmStep(number=0, members=members)], tuple[SetRow, ...]()
         for one in spent:
             items = train_items(lab.config, problems, one.generation)
@@ -125,9 +127,18 @@ def train_items(config: RunConfig, problems: Sequence[SplitProblems], number: in
     return first_of_each_type(today.of(Split.TRAIN), count, skip=number * count)
 
 
-async def _on_dev(lab: Lab, name: ArmName, problems: SplitProblems) -> dict[str, float]:
-    """Accuracy of every base member alone on DEV."""
-    items, seats, stage = problems.of(Split.DEV), base_seats(lab.config), f"{name} dev"
+def _taken_by_rft(lab: Lab, name: ArmName) -> tuple[Member, ...]:
+    """Whom the run's arm rft began with, for rft-equal, which is to be the same; empty: that arm is not there.
+
+    Two models that are as good as each other would be told apart by the luck of a draw, otherwise.
+    """
+    found = read_arm(lab.directory.with_name("rft")) if name == "rft-equal" else None
+    return found.steps[0].members if found is not None else ()
+
+
+async def _on_dev(lab: Lab, problems: SplitProblems) -> dict[str, float]:
+    """Accuracy of every base member alone on DEV, for whichever arm of one."""
+    items, seats, stage = problems.of(Split.DEV), base_seats(lab.config), "rft dev"
     asks = proposal_asks(lab.config, stage, items, seats, lab.config.evaluation.dev_samples_per_member)
     drawn = await lab.hold(stage, lab.directory / "dev.parquet", asks)
     judged = (await lab.judge_all(stage, drawn, items)).lookup()

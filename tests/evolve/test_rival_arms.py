@@ -17,11 +17,12 @@ from evolve.problems.drawn import problems_by_generation
 from evolve.problems.sealed import SplitProblems
 from evolve.problems.splits import Split
 from evolve.progress import Silent
-from evolve.studies.rival_arms import arm_config, hold_arm, in_steps, read_arm, spent_by
+from evolve.studies.rival_arms import ARM, arm_config, hold_arm, in_steps, read_arm, spent_by
 from evolve.studies.rival_methods import ArmName, Effort, RivalArm, Spent
 from evolve.training.config import LoraTraining, ScriptedTraining
 from evolve.training.job import TrainingJob
 from evolve.training.scripted_train import train_scripted
+from memory.ledger import publish_json
 from mesh.types import Member, Message, Part
 
 BEN = Member(name="ben", engine="ben", family="beta")
@@ -132,6 +133,16 @@ def test_rft_equal_learns_as_rft_does(tmp_path: Path) -> None:
     assert [[m.engine for m in step.members] for step in arm.steps] == [["ben"]] * 3
     assert {row.generation for row in rows_of(run, "rft-equal", 1)} == {0, 1}
     assert [step.num_samples for step in arm.steps] == [step.num_samples for step in hold(run, "rft", problems).steps]
+
+
+def test_rft_equal_takes_the_model_that_rft_took(tmp_path: Path) -> None:
+    run = config(tmp_path)
+    problems = drawn(run)
+    rft = hold(run, "rft", problems)
+    ada = Member(name="ada", engine="ada", family="alpha")
+    first = rft.steps[0].model_copy(update={"members": (ada,)})
+    publish_json(arm_config(run, "rft").run_dir / ARM, rft.model_copy(update={"steps": (first, *rft.steps[1:])}))
+    assert {m.engine for step in hold(run, "rft-equal", problems).steps for m in step.members} == {"ada"}
 
 
 def test_naive_learns_whatever_its_seats_said_last_and_always_replaces_them(tmp_path: Path) -> None:
