@@ -24,7 +24,8 @@ from evolve.problems.sealed import SplitProblems
 from evolve.progress import Observer, Silent
 from evolve.report.headline import share
 from evolve.report.measure import Accuracy
-from evolve.studies.assess import Arm, Assessment, Findings
+from evolve.studies.advice import Assessment
+from evolve.studies.assess import Arm, Findings
 from evolve.studies.assessing import AssessOptions, assess, assess_config, choose_items, num_samples
 from memory.ledger import exclusive_lock, publish_json, read_record
 from memory.types import content_hash

@@ -265,7 +265,7 @@ def _plain_prompt(task: Task) -> float:
 
 def _assessed(path: Path, config: MeshConfig, *, same: bool = False) -> Basis | None:
     """What an assessment found; None: it is none, or with `same`, one of other engines."""
-    from evolve.studies.assess import Assessment
+    from evolve.studies.advice import Assessment
 
     file = path / ASSESSMENT if path.is_dir() else path
     if file.name != ASSESSMENT or not file.is_file():

@@ -25,12 +25,11 @@ from evolve.problems.splits import Split
 from evolve.problems.taskfile import share_of_numbers
 from evolve.problems.types import Problem, clusters_sentence
 from evolve.seats import base_seats
+from evolve.studies.advice import Assessment, advise
 from evolve.studies.assess import (
     Arm,
-    Assessment,
     Findings,
     Night,
-    advise,
     any_right,
     best_single,
     expected_examples,

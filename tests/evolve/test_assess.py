@@ -23,19 +23,16 @@ from evolve.problems.config import ExactVerifier, NumericVerifier
 from evolve.problems.sealed import sealed
 from evolve.problems.splits import Split
 from evolve.problems.types import DrawReport, Problem, ProblemSet
+from evolve.studies.advice import Advice, Assessment, advise, unfit
 from evolve.studies.assess import (
-    Advice,
     Arm,
-    Assessment,
     Findings,
     Night,
-    advise,
     any_right,
     best_single,
     expected_examples,
     flips,
     probe_shuffled,
-    unfit,
     vote_replicates,
 )
 from evolve.studies.assessing import AssessOptions, choose_items, guess_problems, num_samples
