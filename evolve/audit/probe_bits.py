@@ -56,7 +56,7 @@ async def surprise(
         lab.observer.stage(step.replace("-", " "), len(work), "reading")
         slots = asyncio.Semaphore(lab.config.concurrency)
         by_task: dict[str, dict[str, Bits]] = {}
-        with lab.timed(step.replace("-", " ")):
+        with lab.times.timed(step.replace("-", " ")):
             for (task_id, name), (member, own) in work.items():
                 prompt = _prompt_of(asked.of(task_id, name))
                 found = await _bits(engine, slots, member, prompt, own, texts[task_id])

@@ -196,7 +196,7 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
         nonlocal took
         await lab.fleet()  # engines may have to start first, or wait for their window: neither is this stage's time
         lab.observer.stage(stage, len(polls), "answer")
-        with lab.ticking(stage) as seconds:
+        with lab.times.ticking(stage) as seconds:
             heard = await _ask_all(lab, stage, partial, dict(zip(keys, polls, strict=True)))
             took = seconds()
         usage = Usage.total(one.usage for one in heard.values())
@@ -204,7 +204,7 @@ async def _poll(lab: Lab, stage: str, polls: Sequence[Poll], *, told: str = "") 
 
     polled = await lab.journal.record(name, keys, Polled, work)
     partial.unlink(missing_ok=True)
-    lab.note_once(
+    lab.times.note_once(
         StageTime(
             stage=stage,
             seconds=took,

@@ -140,8 +140,8 @@ class Purse:
         """What the run will have cost after one generation more, if that costs what the last did, and the audit."""
         lab, number, config = self._lab, len(flops), self._lab.config
         rates, per_hour = basis_for(config).rates, money_per_hour(config)  # by now, what this run has measured
-        now = spent(lab.times, flops, lab.directory, per_hour)
-        last = spent_in(number - 1, lab.times, flops[-1], per_hour)
+        now = spent(lab.times.all, flops, lab.directory, per_hour)
+        last = spent_in(number - 1, lab.times.all, flops[-1], per_hour)
         disk = planned(config, plan_generation(config, self._problems, rates, number)).disk_gib
         end = planned(config, plan_end(config, self._problems, rates, number + 1))
         return now + last.model_copy(update={"disk_gib": disk}) + end

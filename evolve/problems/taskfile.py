@@ -292,7 +292,7 @@ def _warnings(
         shown = len(demonstrations.get(name, ()))
         if shown < config.num_demonstrations:
             found.append(
-                f"'{name}' has {shown} demonstrations where {config.num_demonstrations} were asked for; "
+                f"'{name}' has {shown} of the {config.num_demonstrations} demonstrations that were asked for; "
                 "raise demonstration_share or add tasks"
             )
     return tuple(found)

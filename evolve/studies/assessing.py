@@ -124,8 +124,8 @@ def num_samples(config: RunConfig, options: AssessOptions) -> int:
 async def assess(lab: Lab, problems: SplitProblems, options: AssessOptions) -> Assessment:
     """Measure and advise. Every draw is journalled, so the same command goes on where it was cut off."""
     seen = await _look(lab, problems, options)
-    rates = rates_from(assumed_for(lab.config).rates, lab.times, seen.drawn, seen.councils)
-    findings = _findings(lab.config, problems, options, seen, rates, sum(stage.seconds for stage in lab.times))
+    rates = rates_from(assumed_for(lab.config).rates, lab.times.all, seen.drawn, seen.councils)
+    findings = _findings(lab.config, problems, options, seen, rates, sum(stage.seconds for stage in lab.times.all))
     return Assessment(
         advice=advise(findings),
         findings=findings,

@@ -86,7 +86,7 @@ async def train_jobs(
         if not jobs:
             return Trained(reports=())
         async with lab.training_room() as places:  # training shares the cluster that the engines stand on
-            with lab.timed(stage):
+            with lab.times.timed(stage):
                 steps = StepsDone(jobs, lab.observer.advance)
                 lab.observer.stage(stage, steps.total, "step")
                 found = await _train(lab, jobs, places, steps, None if places else on_report)

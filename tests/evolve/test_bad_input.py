@@ -295,7 +295,7 @@ def test_the_time_of_a_stage_that_was_cut_off_is_kept_beside_that_of_its_end(tmp
 def test_what_goes_on_for_long_is_timed_part_by_part_and_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evolve.lab.PART_S", 0.02)
+    monkeypatch.setattr("evolve.times.PART_S", 0.02)
     config = config_of(tmp_path)
 
     async def work() -> float:
@@ -303,7 +303,7 @@ def test_what_goes_on_for_long_is_timed_part_by_part_and_nothing_twice(
             journal = Journal(config.run_dir)
             async with Lab(config, journal=journal, judge=judge, memory=None, observer=Silent()) as lab:
                 started = time.perf_counter()
-                with lab.timed("waiting"):
+                with lab.times.timed("waiting"):
                     await asyncio.sleep(0.3)
                 return time.perf_counter() - started
 

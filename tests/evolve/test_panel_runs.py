@@ -142,14 +142,14 @@ def test_a_panel_is_not_charged_for_engines_that_had_to_start_or_to_wait(
     real = Lab.fleet
 
     async def late(self: Lab) -> Fleet:
-        if not self.times or self.times[-1].stage != "start engines":
+        if not self.times.all or self.times.all[-1].stage != "start engines":
             await asyncio.sleep(3.0)
         return await real(self)
 
     async def polled() -> float:
         async with lab_of(config) as lab:
             await panel_asking.verdicts_on(lab, "judge", [])
-            return merged_times(lab.times)["judge panel"].seconds
+            return merged_times(lab.times.all)["judge panel"].seconds
 
     monkeypatch.setattr(Lab, "fleet", late)
     assert asyncio.run(polled()) < 1.0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +234,10 @@ def test_another_configuration_is_refused_on_an_existing_run(tmp_path: Path) -> 
     asyncio.run(run(config, Silent()))
     with pytest.raises(ConfigError, match=r"another configuration \(seed was 3 and is 4\)"):
         asyncio.run(run(config.model_copy(update={"seed": 4}), Silent()))
+    copy = tmp_path / "copy"
+    shutil.copytree(config.run_dir, copy)
+    with pytest.raises(ConfigError, match=r"this is the run of .*, and a run is carried on where it began"):
+        asyncio.run(run(config.model_copy(update={"run_dir": copy}), Silent()))
 
 
 def test_changed_result_of_an_accepted_step_is_noticed(tmp_path: Path) -> None:

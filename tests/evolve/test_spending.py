@@ -131,7 +131,7 @@ def objection(directory: Path, so_far: list[float], **budget: float) -> str:
     async def work() -> str:
         lab = Lab(config, journal=Journal(config.run_dir), judge=Judge(), memory=None, observer=Silent())
         async with lab:
-            lab.note_time(StageTime(stage=f"generation {len(so_far) - 1} harvest", seconds=3600.0))
+            lab.times.note(StageTime(stage=f"generation {len(so_far) - 1} harvest", seconds=3600.0))
             return await Purse(lab, draw(config)).objection(so_far)
 
     return asyncio.run(work())

@@ -149,7 +149,7 @@ def test_an_empty_split_and_missing_demonstrations_are_said(tmp_path: Path) -> N
     )
     warnings = draw_problems(config, 0).report.warnings
     assert any("split audit is empty" in warning for warning in warnings)
-    assert any("demonstrations where 4 were asked for" in warning for warning in warnings)
+    assert any("of the 4 demonstrations that were asked for" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def _run_with_a_verifier_that_breaks_after(step: str, directory: Path) -> tuple[
             async with Lab(config, journal=journal, judge=judge, memory=None, observer=Silent()) as lab:
                 run = await evolve(lab)
                 facts = Facts(started_at=datetime.now(UTC))
-                data = report_of(config, run, facts, lab.times, None, unchecked=all_unchecked(lab.directory))
+                data = report_of(config, run, facts, lab.times.all, None, unchecked=all_unchecked(lab.directory))
                 return run, data
 
     return asyncio.run(work())
