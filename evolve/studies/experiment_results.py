@@ -48,6 +48,11 @@ class ExperimentResults(Record):
     weighted_against: tuple[NamedGain, ...] = Field(
         default=(), description="likewise, with both votes weighed by what DEV measured of their members"
     )
+    singles_against: tuple[NamedGain, ...] = Field(
+        default=(),
+        description="the best seat of the last mesh by DEV beside the arm's: each one's vote over as many samples of "
+        "its own as the mesh has votes. It tells what the seats' training is worth, apart from mixing them",
+    )
     on_the_way: tuple[NamedGain, ...] = Field(
         default=(),
         description="the mesh beside each arm in every generation before the last: many looks, described, not claimed",
@@ -86,6 +91,9 @@ def results_of(
         last_step=compare(rosters[-2], last, items, seed=seed) if len(rosters) > 1 else None,
         against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed),
         weighted_against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed, "weighted"),
+        singles_against=_beside(
+            ((name, found[-1]) for name, found in rivals.items()), last, items, seed, "consistency"
+        ),
         on_the_way=tuple(
             gain
             for one in arms
@@ -128,6 +136,8 @@ def sentences(found: ExperimentResults) -> Iterator[str]:
         yield _sentence(f"From {gain.before} to the last mesh", gain)
     for gain in found.weighted_against:
         yield _sentence(f"Both weighed on DEV, from {gain.before} to the last mesh", gain)
+    for gain in found.singles_against:
+        yield _sentence(f"Best seat by DEV, its self-consistency, from {gain.before} to the last mesh", gain)
     for gain in found.on_the_way:
         yield f"On the way, from {gain.before} to the mesh's {gain.after}: {gain.gain.sentence}, p = {gain.gain.p:.3g}."
     for gain in found.against_best:

@@ -99,6 +99,15 @@ def test_votes_weighed_on_dev_are_held_against_an_arm_s_weighed_ones_and_nothing
     assert "- Both weighed on DEV, from rft generation 1" in markdown(found)
 
 
+def test_the_best_seat_of_the_mesh_is_held_against_the_arm_s_by_the_vote_of_each_with_itself() -> None:
+    mesh, rival = scores(40, 70), arm("rft", 50)
+    last = mesh.rosters[-1].model_copy(update={"consistency": roster("other", 90).vote})
+    mesh = mesh.model_copy(update={"rosters": (mesh.rosters[0], last)})
+    found = results_of(mesh, [rival], SPENT[:1], seed=1)
+    assert [(one.gain.before, one.gain.after) for one in found.singles_against] == [(0.5, 0.9)]
+    assert "- Best seat by DEV, its self-consistency, from rft generation 1" in markdown(found)
+
+
 def test_what_is_not_shown_is_said_to_be_not_shown_with_what_could_have_been() -> None:
     text = markdown(results_of(scores(50, 51), [arm("rft", 50)], SPENT[:1], seed=1))
     assert "no difference is shown (least one:" in text
