@@ -116,10 +116,16 @@ async def _carry_on(config: RunConfig, observer: Observer, on_commit: Callable[[
 
 def _claim(directory: Path, config: RunConfig) -> None:
     """Write the resolved configuration, or check that it is the one this run was started with."""
-    path, text = directory / CONFIG, dump_config(config)
+    refuse_other(config)
+    path = directory / CONFIG
     if not path.exists():
-        publish_bytes(path, text.encode())
-    elif path.read_text(encoding="utf-8") != text:
+        publish_bytes(path, dump_config(config).encode())
+
+
+def refuse_other(config: RunConfig) -> None:
+    """Raises ConfigError where the configuration's directory holds the run of another one."""
+    path, text = config.run_dir / CONFIG, dump_config(config)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ConfigError(_claimed(path, text))
 
 

@@ -17,15 +17,17 @@ import argparse
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from evolve.commands.console import ConsoleObserver
 from evolve.commands.general import OUT  # the path has to be set first
-from evolve.config import RunConfig, load_config
+from evolve.config import ConfigError, RunConfig, load_config
 from evolve.preflight import check
 from evolve.problems.config import GymProblems
+from evolve.run import refuse_other
 from evolve.studies.experiment import Sitting, SittingOver, hold_experiment, leave_results
 from evolve.studies.experiment_results import ExperimentResults, markdown
 from evolve.studies.rival_methods import ARMS, ArmName
@@ -39,10 +41,14 @@ def main() -> None:
     """Carry the experiment on, and print its figures when it is finished."""
     options = _options()
     commit = committed(ROOT, options.config)
-    config = _sized(_seeded(load_config(options.config), options.seed, options.run_dir), options.audit_items)
-    if options.generations is not None:
-        config = config.model_copy(update={"num_generations": options.generations})
-    check(config)
+    try:
+        config = _sized(_seeded(load_config(options.config), options.seed, options.run_dir), options.audit_items)
+        if options.generations is not None:
+            config = config.model_copy(update={"num_generations": options.generations})
+        check(config)
+        refuse_other(config)
+    except ConfigError as error:
+        sys.exit(str(error))
     commits = _note_sitting(config.run_dir, commit)
     try:
         found = _hold(config, options.arms, options.sitting_minutes, commits)
@@ -56,13 +62,24 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--seed", type=int, required=True, help="drawn after the configuration was committed")
+    parser.add_argument("--seed", type=_from(0), required=True, help="drawn after the configuration was committed")
     parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between; '' for none")
     parser.add_argument("--sitting-minutes", type=float, default=None, help="stop at a boundary after so long")
     parser.add_argument("--run-dir", type=Path, default=None, help="default: the configuration's, with the seed")
-    parser.add_argument("--generations", type=int, choices=range(1, 100), metavar="N", help="default: as configured")
-    parser.add_argument("--audit-items", type=int, default=None, help="of each family; default: the configuration's")
+    parser.add_argument("--generations", type=_from(1), default=None, metavar="N", help="default: as configured")
+    parser.add_argument(
+        "--audit-items", type=_from(1), default=None, metavar="N", help="of each family; default: the configuration's"
+    )
     return parser.parse_args()
+
+
+def _from(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+        return int(text)
+
+    return whole
 
 
 def _arms(text: str) -> tuple[ArmName, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import experiment
 from scripts.experiment import committed
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -66,3 +67,18 @@ def test_a_changed_one_is_refused_also_where_git_was_told_not_to_look(root: Path
     git(root, "update-index", "--assume-unchanged", "configs/a.yaml")
     with pytest.raises(SystemExit, match="in the last commit as it stands"):
         committed(root, path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--seed", "-3"), ("--seed", "many"), ("--generations", "0"), ("--audit-items", "0")]
+)
+def test_a_number_that_cannot_be_is_refused_before_anything_is_written(
+    wrong: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"--seed": "1", "--run-dir": str(tmp_path / "run")} | dict([wrong])
+    said = [part for pair in given.items() for part in pair]
+    monkeypatch.setattr("sys.argv", ["experiment.py", "configs/simulated.yaml", *said])
+    with pytest.raises(SystemExit, match="2"):
+        experiment.main()
+    assert f"{wrong[0]}: expected a whole number from" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from evolve.report.data import ReportData
 from evolve.report.evolution import Curve, CurvePoint, Gain
-from evolve.report.view_evolution import gain_view
+from evolve.report.view_evolution import corrected, gain_view
 from evolve.studies.experiment_results import ExperimentResults
 from evolve.studies.rival_methods import MEANING, ArmName
 
@@ -17,16 +17,9 @@ LEARNED: tuple[ArmName, ...] = ("rft", "rft-equal", "naive")
 def with_arms(data: ReportData, found: ExperimentResults) -> ReportData:
     """The report of a run with the arms it was held against, in the place of those that it showed before."""
     view = data.evolution
-    return data.model_copy(
-        update={
-            "evolution": view.model_copy(
-                update={
-                    "curves": (*(one for one in view.curves if one.kind != "arm"), *arm_curves(found)),
-                    "beside": (*(one for one in view.beside if one.kind != "arm"), *_gains(found)),
-                }
-            )
-        }
-    )
+    beside = corrected([*(one for one in view.beside if one.kind != "arm"), *_gains(found)])
+    curves = (*(one for one in view.curves if one.kind != "arm"), *arm_curves(found))
+    return data.model_copy(update={"evolution": view.model_copy(update={"curves": curves, "beside": beside})})
 
 
 def arm_curves(found: ExperimentResults) -> Iterator[Curve]:

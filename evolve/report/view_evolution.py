@@ -131,11 +131,17 @@ def gain_view(one: NamedGain) -> Gain:
 
 def beside_rivals(rivals: Sequence[NamedGain]) -> list[Gain]:
     """The mesh at the end against each rival; each p also after Holm over all of them, for one mesh claims several."""
-    found = holm([one.gain.p for one in rivals], LEVEL)
-    return [
-        _beside(one).model_copy(update={"p_adjusted": adjusted})
-        for one, (adjusted, _, _) in zip(rivals, found, strict=True)
-    ]
+    return list(corrected(_beside(one) for one in rivals))
+
+
+def corrected(gains: Iterable[Gain]) -> tuple[Gain, ...]:
+    """Comparisons of one table, each p after Holm over all of them, whatever it was corrected for before."""
+    table = list(gains)
+    found = holm([1.0 if one.p is None else one.p for one in table], LEVEL)
+    return tuple(
+        one.model_copy(update={"p_adjusted": None if one.p is None else adjusted})
+        for one, (adjusted, _, _) in zip(table, found, strict=True)
+    )
 
 
 def _beside(one: NamedGain) -> Gain:

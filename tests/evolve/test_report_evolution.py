@@ -24,7 +24,7 @@ from evolve.report.headline import caveats, headline
 from evolve.report.page import render
 from evolve.report.svg import ticks
 from evolve.report.tree_plot import tree_plot
-from evolve.report.view_evolution import beside_rivals, gain_view
+from evolve.report.view_evolution import beside_rivals, corrected, gain_view
 
 
 def _sample() -> ModuleType:
@@ -159,6 +159,23 @@ def test_every_comparison_beside_a_rival_is_corrected_for_all_of_them() -> None:
     assert strong.p_adjusted == pytest.approx(2 * strong.p)
     assert weak.p_adjusted == pytest.approx(weak.p)
     assert weak.p > strong.p
+
+
+def test_arms_are_corrected_for_together_with_the_rivals_of_the_run_and_again_when_more_come(
+    evolved: ReportData,
+) -> None:
+    def beside(*wins: int) -> NamedGain:
+        found = gain([0.0] * 40, [float(index < wins[0]) for index in range(40)], seed=0)
+        assert found is not None
+        return NamedGain(method="vote", before=f"{wins[1]}", after="generation 1", gain=found)
+
+    table = corrected([gain_view(beside(12, 0)), gain_view(beside(6, 1))])
+    more = corrected([*table, gain_view(beside(9, 2))])
+    assert [one.p_adjusted for one in table] == [pytest.approx(2 * (table[0].p or 0)), pytest.approx(table[1].p)]
+    assert more[0].p_adjusted == pytest.approx(3 * (table[0].p or 0))
+    assert more[1].p_adjusted == pytest.approx(table[1].p)
+    shown = changed(evolved, beside=more)
+    assert "Holm's correction for the 3 comparisons of this table" in render(shown).replace("&#39;", "'")
 
 
 def test_placebos_are_counted_beside_the_candidates_and_their_tokens_told(evolved: ReportData) -> None:
