@@ -143,14 +143,14 @@ def sentences(found: ExperimentResults) -> Iterator[str]:
     for gain in found.against_best:
         if gain not in found.against:
             yield _sentence(f"From {gain.before}, its best generation by AUDIT itself, to the last mesh", gain)
+    yield "Every p is of its comparison alone; the report's table of rivals corrects for their number."
 
 
 def _sentence(label: str, named: NamedGain) -> str:
     gain = named.gain
     shown = "better" if gain.is_shown else "worse" if gain.is_loss else None
-    verdict = (
-        f"shown to be {shown}" if shown else f"no difference is shown (least one: {100 * gain.detectable:.1f} points)"
-    )
+    least = f"the least that so many problems show in four cases of five: {100 * gain.detectable:.1f} points"
+    verdict = f"shown to be {shown}" if shown else f"no difference is shown ({least})"
     return f"{label}: {gain.sentence}, p = {gain.p:.3g}: {verdict}."
 
 
