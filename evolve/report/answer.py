@@ -15,6 +15,8 @@ from evolve.report.headline import headline_comparison, share, signed
 from memory.types import Record
 
 Tone = Literal["good", "bad", "mute"]
+AT_WORK = 0.75
+"""Share of a run's time in its stages below which that time tells less of its cost than of how long it lay still."""
 
 
 class Card(Record):
@@ -91,6 +93,9 @@ def cost_card(data: ReportData) -> Card:
     if rest:
         text = ", ".join(rest)
         lines.append(text[0].upper() + text[1:])
+    worked = sum(stage.seconds for stage in data.stages)
+    if data.wall_seconds is not None and worked < AT_WORK * data.wall_seconds:
+        lines.append(f"From its start to its end; at work for {duration(worked)} of that")
     figure = "running" if data.wall_seconds is None else duration(data.wall_seconds)
     return Card(question="What did it cost?", figure=figure, lines=tuple(lines))
 

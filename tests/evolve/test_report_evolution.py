@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from evolve.report.bars import interval_mark, reach_of, stacked_bar
 from evolve.report.curve_plot import curves_plot, small_plot
 from evolve.report.data import ReportData
 from evolve.report.evolution import CostView, Curve, CurvePoint
-from evolve.report.formats import money, operations, percent, upfirst
+from evolve.report.formats import duration, money, operations, percent, upfirst
 from evolve.report.headline import caveats, headline
 from evolve.report.page import render
 from evolve.report.svg import ticks
@@ -176,6 +177,15 @@ def test_arms_are_corrected_for_together_with_the_rivals_of_the_run_and_again_wh
     assert more[1].p_adjusted == pytest.approx(table[1].p)
     shown = changed(evolved, beside=more)
     assert "Holm's correction for the 3 comparisons of this table" in render(shown).replace("&#39;", "'")
+
+
+def test_a_run_that_lay_still_says_how_long_it_was_at_work(evolved: ReportData) -> None:
+    worked = sum(stage.seconds for stage in evolved.stages)
+    ended = [evolved.started_at + timedelta(seconds=worked * times) for times in (1.0, 10.0)]
+    through, still = (cost_card(evolved.model_copy(update={"finished_at": at})).lines for at in ended)
+    assert [line for line in still if line not in through] == [
+        f"From its start to its end; at work for {duration(worked)} of that"
+    ]
 
 
 def test_placebos_are_counted_beside_the_candidates_and_their_tokens_told(evolved: ReportData) -> None:
