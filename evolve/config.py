@@ -161,6 +161,9 @@ class TrackingConfig(Record):
     mlflow: str | None = Field(default=None, description="tracking URI of an MLflow server or file store; null: none")
 
 
+REHEARSAL = "Every engine is simulated: this rehearses a run, and no figure here says anything about models."
+
+
 class MeshConfig(Record):
     """A mesh that is served, asked and given batches; what every command but `evolve` needs."""
 
@@ -189,6 +192,11 @@ class MeshConfig(Record):
     memory: MemoryConfig = Field(default=MemoryConfig(), description="what is remembered and recalled")
     endpoint: EndpointConfig = Field(default=EndpointConfig(), description="how the mesh is reached from outside")
     concurrency: int = Field(default=32, ge=1, description="deliberations in flight at the same time")
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether no model answers at all: a rehearsal, whose figures say nothing about models."""
+        return all(engine.kind == "scripted" for engine in self.serving.engines)
 
 
 class RunConfig(MeshConfig):

@@ -7,7 +7,7 @@
 
 The recipe has to be committed before the seed is drawn, and the seed draws every problem, AUDIT's among them: a working
 tree with changes is refused, and so is a configuration that is not in the last commit as it stands. The same command
-continues where a sitting ended, however it ended; exit status 3 says that there is more to do. Results are written to
+continues where a sitting ended, however it ended; exit status 75 says that there is more to do. Results are written to
 `results.json` and `results.md` in the run's directory, and its report shows the arms.
 """
 
@@ -34,7 +34,8 @@ from evolve.studies.rival_methods import ARMS, ArmName
 from memory.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
-MORE_TO_DO = 3
+MORE_TO_DO = 75
+"""EX_TEMPFAIL of sysexits: not an error, try again."""
 
 
 def main() -> None:

@@ -161,7 +161,7 @@ OTHER_CORES = 3.0
 
 def assumed_for(config: MeshConfig, machine: Machine | None = None) -> Basis:
     """What is known without measuring. `machine`: of the engines; None: the one that `machine_of` finds."""
-    if _is_simulated(config):
+    if config.is_simulated:
         return Basis(rates=SIMULATED_RATES, source=SIMULATED)
     machine = machine_of(config) if machine is None else machine
     if machine.arithmetic is None:
@@ -278,7 +278,7 @@ def _assessed(path: Path, config: MeshConfig, *, same: bool = False) -> Basis | 
         rates=found.rates,
         source=f"those of the assessment in {file.parent}",
         is_measured=True,
-        is_training_measured=_is_simulated(config),
+        is_training_measured=config.is_simulated,
         training_spread=assumed_for(config).training_spread,
         accuracy=found.findings.mesh.mean if is_of_these and found.findings.num_items else None,
         discordance=found.findings.discordance if is_of_these else None,
@@ -301,7 +301,7 @@ def _ran(directory: Path, config: MeshConfig) -> Basis | None:
         rates=rates,
         source=f"those of the run in {directory}",
         is_measured=True,
-        is_training_measured=trained is not None or _is_simulated(config),
+        is_training_measured=trained is not None or config.is_simulated,
         training_spread=assumed.training_spread if trained is None else 1.0,
     )
 
@@ -312,10 +312,6 @@ def _trained_per_s(directory: Path, times: Iterable[StageTime]) -> float | None:
     reports = [read_record(path, TrainingReport) for path in directory.glob(f"generation-*/training/*/{REPORT_NAME}")]
     tokens = sum(report.trained_tokens for report in reports)
     return tokens / seconds if tokens and seconds > LEAST_SECONDS else None
-
-
-def _is_simulated(config: MeshConfig) -> bool:
-    return all(engine.kind == "scripted" for engine in config.serving.engines)
 
 
 def _has_same_engines(directory: Path, config: MeshConfig) -> bool:

@@ -12,7 +12,7 @@ from evolve.audit.audited import SINCE_THEN, better_than_best_single
 from evolve.audit.tables import VOTE
 from evolve.audit.tuning import told
 from evolve.candidate import Candidate
-from evolve.config import RunConfig, dump_config
+from evolve.config import REHEARSAL, RunConfig, dump_config
 from evolve.evaluate import Judgements
 from evolve.judging.unchecked import Unchecked
 from evolve.lab import LOAD
@@ -116,8 +116,8 @@ def report_of(
 
 
 def _notes(config: RunConfig, run: Run) -> Iterable[str]:
-    if all(engine.kind == "scripted" for engine in config.serving.engines):
-        yield "Every engine is simulated: this rehearses a run, and no figure here says anything about models."
+    if config.is_simulated:
+        yield REHEARSAL
     if run.stopped:
         yield f"The run ended early: {run.stopped}."
     yield from (f"{one.sentence}." for one in run.audit.failed)

@@ -73,8 +73,7 @@ def assess_config(config: MeshConfig, tasks: Path, run_dir: Path) -> RunConfig:
     ours = problems.model_copy(update={"path": tasks}) if isinstance(problems, FileProblems) else guess_problems(tasks)
     settings = config.model_dump() | {"problems": ours.model_dump(), "run_dir": run_dir}
     if not isinstance(config, RunConfig):
-        scripted = all(engine.kind == "scripted" for engine in config.serving.engines)
-        settings["training"] = {"kind": "scripted" if scripted else "lora"}
+        settings["training"] = {"kind": "scripted" if config.is_simulated else "lora"}
     try:
         return RunConfig.model_validate(settings)
     except ValueError as error:

@@ -64,7 +64,8 @@ async def hold_experiment(
         sitting(f"what comes before the arm {name}")
         arms.append(await hold_arm_of(config, name, observer, sitting))
     scores = read_record(config.run_dir / SCORES, AuditScores)
-    return results_of(scores, arms, _spent(config), seed=config.seed, commits=commits)
+    spent, simulated = _spent(config), config.is_simulated
+    return results_of(scores, arms, spent, seed=config.seed, commits=commits, is_simulated=simulated)
 
 
 def leave_results(run_dir: Path, found: ExperimentResults) -> None:

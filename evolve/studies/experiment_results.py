@@ -8,6 +8,7 @@ from pydantic import Field
 
 from evolve.audit.audit import AuditScores
 from evolve.audit.audited import AuditedRoster, AuditItems, Method, NamedGain, compare
+from evolve.config import REHEARSAL
 from evolve.gates.gains import Share, share
 from evolve.studies.rival_methods import MEANING, ArmName, ArmStep, Effort, RivalArm, Spent, total_effort
 from memory.types import Record
@@ -39,6 +40,7 @@ class ExperimentResults(Record):
     seed: int
     commits: tuple[str, ...] = Field(description="of the working tree, one a sitting")
     num_problems: int
+    is_simulated: bool = Field(default=False, description="of engines that only pretend: no figure is about models")
     points: tuple[Point, ...]
     mesh: NamedGain | None = Field(description="primary: the last generation's vote beside generation 0's")
     weighted: NamedGain | None = Field(default=None, description="the vote weighed on DEV, likewise")
@@ -63,7 +65,13 @@ class ExperimentResults(Record):
 
 
 def results_of(
-    scores: AuditScores, arms: Sequence[ArmAudit], spent: Sequence[Spent], *, seed: int, commits: Sequence[str] = ()
+    scores: AuditScores,
+    arms: Sequence[ArmAudit],
+    spent: Sequence[Spent],
+    *,
+    seed: int,
+    commits: Sequence[str] = (),
+    is_simulated: bool = False,
 ) -> ExperimentResults:
     """The figures of a finished run and its arms.
 
@@ -84,6 +92,7 @@ def results_of(
         seed=seed,
         commits=tuple(commits),
         num_problems=len(items.types),
+        is_simulated=is_simulated,
         points=tuple(points),
         mesh=compare(first, last, items, seed=seed),
         weighted=compare(first, last, items, "weighted", seed=seed),
@@ -122,6 +131,8 @@ def _cells(one: Point) -> tuple[str, ...]:
 
 def sentences(found: ExperimentResults) -> Iterator[str]:
     """Every claim with its numbers; what is not shown is said to be not shown."""
+    if found.is_simulated:
+        yield REHEARSAL
     yield f"{found.num_problems} AUDIT problems, seed {found.seed}; every vote has the same number of first proposals."
     named = (
         ("The mesh's vote, generation 0 to the last", found.mesh),

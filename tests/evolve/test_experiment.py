@@ -115,6 +115,13 @@ def test_what_is_not_shown_is_said_to_be_not_shown_with_what_could_have_been() -
     assert "shown to be better" not in text
 
 
+def test_figures_of_simulated_engines_say_so_before_they_say_anything_else() -> None:
+    for simulated in (True, False):
+        text = markdown(results_of(scores(50, 51), [], SPENT[:1], seed=1, is_simulated=simulated))
+        first = text.split("\n\n")[1].splitlines()[0]
+        assert first.startswith("- Every engine is simulated" if simulated else "- 100 AUDIT problems")
+
+
 def test_an_arm_is_audited_in_every_generation_that_learned_with_as_many_votes_as_the_mesh() -> None:
     asks = rosters_of(arm("rft", 1, 1).arm, 2)
     assert [(ask.name, ask.ballots, ask.samples_each) for ask in asks] == [
