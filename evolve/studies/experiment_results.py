@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import Field
 
 from evolve.audit.audit import AuditScores
-from evolve.audit.audited import AuditedRoster, AuditItems, Method, NamedGain, compare
+from evolve.audit.audited import (
+    AuditedRoster,
+    AuditItems,
+    Method,
+    NamedGain,
+    compare,
+    compare_scores,
+    gains_by_type,
+)
 from evolve.config import REHEARSAL
 from evolve.gates.gains import Share, share
 from evolve.studies.rival_methods import MEANING, ArmName, ArmStep, Effort, RivalArm, Spent, total_effort
@@ -55,6 +64,14 @@ class ExperimentResults(Record):
         description="the best seat of the last mesh by DEV beside the arm's: each one's vote over as many samples of "
         "its own as the mesh has votes. It tells what the seats' training is worth, apart from mixing them",
     )
+    seats_against: tuple[NamedGain, ...] = Field(
+        default=(),
+        description="every seat of the last mesh, asked alone, beside the arm's member of the same base: what learning "
+        "from everybody's answers is worth to one model, apart from voting and from which model was taken",
+    )
+    types_against: tuple[NamedGain, ...] = Field(
+        default=(), description="the last mesh's vote beside each arm's, type by type: described, not claimed"
+    )
     on_the_way: tuple[NamedGain, ...] = Field(
         default=(),
         description="the mesh beside each arm in every generation before the last: many looks, described, not claimed",
@@ -87,6 +104,7 @@ def results_of(
     for one in arms:
         points += _points_of(one, first, items)
     rivals = {one.arm.name: list(one.rosters) or [first] for one in arms}
+    ends = {name: found[-1] for name, found in rivals.items()}
     best = {name: max(found, key=lambda roster: sum(roster.vote.values())) for name, found in rivals.items()}
     return ExperimentResults(
         seed=seed,
@@ -98,11 +116,11 @@ def results_of(
         weighted=compare(first, last, items, "weighted", seed=seed),
         members=compare(first, last, items, "members", seed=seed),
         last_step=compare(rosters[-2], last, items, seed=seed) if len(rosters) > 1 else None,
-        against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed),
-        weighted_against=_beside(((name, found[-1]) for name, found in rivals.items()), last, items, seed, "weighted"),
-        singles_against=_beside(
-            ((name, found[-1]) for name, found in rivals.items()), last, items, seed, "consistency"
-        ),
+        against=_beside(ends.items(), last, items, seed),
+        weighted_against=_beside(ends.items(), last, items, seed, "weighted"),
+        singles_against=_beside(ends.items(), last, items, seed, "consistency"),
+        seats_against=tuple(gain for end in ends.values() for gain in _same_bases(end, last, items, seed)),
+        types_against=tuple(gain for end in ends.values() for gain in gains_by_type(end, last, items, seed=seed)),
         on_the_way=tuple(
             gain
             for one in arms
@@ -119,7 +137,23 @@ def markdown(found: ExperimentResults) -> str:
     columns = ("arm", "generation", "vote", "95%", "weighed on DEV", "members alone", "trained tokens")
     table = [columns, ("---",) * len(columns), *(_cells(one) for one in found.points)]
     rows = "".join(f"| {' | '.join(cells)} |\n" for cells in table)
-    return f"{rows}\n{''.join(f'- {line}{chr(10)}' for line in sentences(found))}"
+    return f"{rows}\n{''.join(f'- {line}{chr(10)}' for line in sentences(found))}{_by_type(found.types_against)}"
+
+
+def _by_type(gains: Sequence[NamedGain]) -> str:
+    """A row for each task type, a column for each arm; nothing where there is no arm."""
+    if not gains:
+        return ""
+    points = {(one.task_type, one.before): _points(one) for one in gains}
+    types, arms = (list(dict.fromkeys(names)) for names in zip(*points, strict=True))
+    table = [("the last mesh's vote, points against", *arms), ("---",) * (len(arms) + 1)]
+    table += [(kind, *(points.get((kind, arm), "") for arm in arms)) for kind in types]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
+def _points(named: NamedGain) -> str:
+    found = named.gain
+    return f"{100 * found.difference:+.1f} [{100 * found.absolute.low:+.1f}, {100 * found.absolute.high:+.1f}]"
 
 
 def _cells(one: Point) -> tuple[str, ...]:
@@ -149,6 +183,8 @@ def sentences(found: ExperimentResults) -> Iterator[str]:
         yield _sentence(f"Both weighed on DEV, from {gain.before} to the last mesh", gain)
     for gain in found.singles_against:
         yield _sentence(f"Best seat by DEV, its self-consistency, from {gain.before} to the last mesh", gain)
+    for gain in found.seats_against:
+        yield _sentence(f"Asked alone, from {gain.before} to {gain.after} of the last mesh", gain)
     for gain in found.on_the_way:
         yield f"On the way, from {gain.before} to the mesh's {gain.after}: {gain.gain.sentence}, p = {gain.gain.p:.3g}."
     for gain in found.against_best:
@@ -179,6 +215,15 @@ def _beside(
         if one is not None:
             found.append(one)
     return tuple(found)
+
+
+def _same_bases(arm: AuditedRoster, mesh: AuditedRoster, items: AuditItems, seed: int) -> Iterator[NamedGain]:
+    """Each of the mesh's seats beside the arm's members of its base, asked alone."""
+    for seat, member in itertools.product(mesh.members, arm.members):
+        if seat.engine == member.engine:
+            found = compare_scores(arm.alone[member.name], mesh.alone[seat.name], items.clusters, seed=seed)
+            if found is not None:
+                yield NamedGain(method="alone", before=f"{arm.name}: {member.name}", after=seat.name, gain=found)
 
 
 def _learned(one: ArmAudit) -> Iterator[tuple[ArmStep, AuditedRoster]]:

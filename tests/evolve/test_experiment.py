@@ -108,6 +108,32 @@ def test_the_best_seat_of_the_mesh_is_held_against_the_arm_s_by_the_vote_of_each
     assert "- Best seat by DEV, its self-consistency, from rft generation 1" in markdown(found)
 
 
+def test_each_seat_is_held_against_the_arm_s_member_of_its_own_base_asked_alone() -> None:
+    mesh, rival = scores(40, 70), arm("rft", 50)
+    last = mesh.rosters[-1].model_copy(
+        update={"alone": {"ada": roster("other", 80).vote, "ben": roster("other", 90).vote}}
+    )
+    mesh = mesh.model_copy(update={"rosters": (mesh.rosters[0], last)})
+    found = results_of(mesh, [rival], SPENT[:1], seed=1)
+    seats = [(one.before, one.after, one.gain.before, one.gain.after) for one in found.seats_against]
+    assert seats == [("rft generation 1: ada", "ada", 0.5, 0.8)]
+    assert "- Asked alone, from rft generation 1: ada to ada of the last mesh: 50.0% to 80.0%" in markdown(found)
+
+
+def test_the_lead_over_every_arm_is_told_type_by_type() -> None:
+    mesh = scores(40, 70)
+    kinds = {task_id: "sums" if n < 50 else "words" for n, task_id in enumerate(mesh.items.types)}
+    mesh = mesh.model_copy(update={"items": mesh.items.model_copy(update={"types": kinds})})
+    found = results_of(mesh, [arm("rft", 50), arm("naive", 30)], SPENT[:1], seed=1)
+    lead = {(one.task_type, one.before.split(" ")[0]): one.gain.difference for one in found.types_against}
+    expected = {("sums", "rft"): 0.0, ("sums", "naive"): 0.4, ("words", "rft"): 0.4, ("words", "naive"): 0.4}
+    assert lead == pytest.approx(expected)
+    rows = markdown(found).rpartition("\n\n")[2].splitlines()
+    assert rows[0] == "| the last mesh's vote, points against | rft generation 1 | naive generation 1 |"
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| sums", "| words"]
+    assert "+40.0 [" in rows[3]
+
+
 def test_what_is_not_shown_is_said_to_be_not_shown_with_what_could_have_been() -> None:
     text = markdown(results_of(scores(50, 51), [arm("rft", 50)], SPENT[:1], seed=1))
     assert "no difference is shown (the least that so many problems show" in text
