@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -50,7 +50,7 @@ def main() -> None:
         refuse_other(config)
     except ConfigError as error:
         sys.exit(str(error))
-    commits = _note_sitting(config.run_dir, commit)
+    commits = note_sitting(config, commit, options.arms)
     try:
         found = _hold(config, options.arms, options.sitting_minutes, commits)
     except SittingOver as over:
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--seed", type=_from(0), required=True, help="drawn after the configuration was committed")
-    parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between; '' for none")
+    parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between, '' for none; default: all")
     parser.add_argument("--sitting-minutes", type=float, default=None, help="stop at a boundary after so long")
     parser.add_argument("--run-dir", type=Path, default=None, help="default: the configuration's, with the seed")
     parser.add_argument("--generations", type=_from(1), default=None, metavar="N", help="default: as configured")
@@ -125,11 +125,11 @@ def _sized(config: RunConfig, audit_items: int | None) -> RunConfig:
     return config.model_copy(update={"problems": problems.model_copy(update={"items_per_family": sizes})})
 
 
-def _note_sitting(run_dir: Path, commit: str) -> tuple[str, ...]:
-    """The commits of all sittings so far, this one last."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(run_dir / "sittings.jsonl")
-    ledger.append("sitting", {"commit": commit})
+def note_sitting(config: RunConfig, commit: str, arms: Sequence[ArmName]) -> tuple[str, ...]:
+    """The commits of all sittings so far, this one last; what each start was to do can be read there later on."""
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(config.run_dir / "sittings.jsonl")
+    ledger.append("sitting", {"commit": commit, "generations": config.num_generations, "arms": list(arms)})
     return tuple(entry.payload["commit"] for entry in ledger.entries())
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from evolve.config import load_config
+from memory.ledger import Ledger
 from scripts import experiment
-from scripts.experiment import committed
+from scripts.experiment import committed, note_sitting
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -82,3 +84,16 @@ def test_a_number_that_cannot_be_is_refused_before_anything_is_written(
         experiment.main()
     assert f"{wrong[0]}: expected a whole number from" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_each_sitting_was_to_do_is_on_record_so_that_an_arm_added_later_can_be_told(tmp_path: Path) -> None:
+    config = load_config(Path("configs/simulated.yaml")).model_copy(
+        update={"run_dir": tmp_path / "run", "num_generations": 1}
+    )
+    assert note_sitting(config, "aa11", ("frozen",)) == ("aa11",)
+    assert note_sitting(config, "bb22", ("frozen", "rft")) == ("aa11", "bb22")
+    noted = [entry.payload for entry in Ledger(tmp_path / "run" / "sittings.jsonl").entries()]
+    assert [(one["commit"], one["generations"], one["arms"]) for one in noted] == [
+        ("aa11", 1, ["frozen"]),
+        ("bb22", 1, ["frozen", "rft"]),
+    ]
