@@ -34,6 +34,7 @@ from evolve.studies.rival_methods import ARMS, ArmName
 from memory.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
+USUAL: tuple[ArmName, ...] = ("frozen", "rft", "rft-equal", "naive")
 MORE_TO_DO = 75
 """EX_TEMPFAIL of sysexits: not an error, try again."""
 
@@ -47,6 +48,7 @@ def main() -> None:
         if options.generations is not None:
             config = config.model_copy(update={"num_generations": options.generations})
         check(config)
+        _check_arms(config, options.arms)
         refuse_other(config)
     except ConfigError as error:
         sys.exit(str(error))
@@ -64,7 +66,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--seed", type=_from(0), required=True, help="drawn after the configuration was committed")
-    parser.add_argument("--arms", type=_arms, default=ARMS, help="names with commas between, '' for none; default: all")
+    parser.add_argument(
+        "--arms", type=_arms, default=USUAL, help=f"names with commas between, '' for none; default: {','.join(USUAL)}"
+    )
     parser.add_argument("--sitting-minutes", type=float, default=None, help="stop at a boundary after so long")
     parser.add_argument("--run-dir", type=Path, default=None, help="default: the configuration's, with the seed")
     parser.add_argument("--generations", type=_from(1), default=None, metavar="N", help="default: as configured")
@@ -123,6 +127,12 @@ def _sized(config: RunConfig, audit_items: int | None) -> RunConfig:
         sys.exit("--audit-items: expected generated problems with items_per_family, got a file or a mix")
     sizes = problems.items_per_family.model_copy(update={"audit": audit_items})
     return config.model_copy(update={"problems": problems.model_copy(update={"items_per_family": sizes})})
+
+
+def _check_arms(config: RunConfig, arms: Sequence[ArmName]) -> None:
+    """Raises ConfigError now where an arm would only find hours later that it cannot be held."""
+    if "rft-other" in arms and len(config.serving.engines) == 1:
+        raise ConfigError(f"--arms rft-other: expected two models or more, got {config.serving.engines[0].name} alone")
 
 
 def note_sitting(config: RunConfig, commit: str, arms: Sequence[ArmName]) -> tuple[str, ...]:

@@ -97,3 +97,17 @@ def test_what_each_sitting_was_to_do_is_on_record_so_that_an_arm_added_later_can
         ("aa11", 1, ["frozen"]),
         ("bb22", 1, ["frozen", "rft"]),
     ]
+
+
+def test_an_arm_of_another_model_is_refused_at_once_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load_config(Path("configs/simulated.yaml"))
+    alone = plain.serving.model_copy(update={"engines": plain.serving.engines[:1]})
+    monkeypatch.setattr(experiment, "load_config", lambda path: plain.model_copy(update={"serving": alone}))
+    monkeypatch.setattr(experiment, "committed", lambda root, config: "aa11")
+    said = ["--seed", "1", "--run-dir", str(tmp_path / "run"), "--arms", "rft-other"]
+    monkeypatch.setattr("sys.argv", ["experiment.py", "configs/simulated.yaml", *said])
+    with pytest.raises(SystemExit, match="rft-other: expected two models or more"):
+        experiment.main()
+    assert not (tmp_path / "run").exists()

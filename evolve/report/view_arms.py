@@ -10,7 +10,7 @@ from evolve.report.view_evolution import corrected, gain_view
 from evolve.studies.experiment_results import ExperimentResults
 from evolve.studies.rival_methods import MEANING, ArmName
 
-LEARNED: tuple[ArmName, ...] = ("rft", "rft-equal", "naive")
+LEARNED: tuple[ArmName, ...] = ("rft", "rft-equal", "rft-other", "naive")
 """Arms that have a curve of their own; the frozen one is the mesh's generation 0 all along."""
 
 

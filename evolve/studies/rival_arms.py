@@ -21,6 +21,7 @@ from evolve.problems.types import Problem
 from evolve.run_files import TRAINING
 from evolve.seats import base_seats
 from evolve.studies.rival_methods import (
+    EQUAL,
     MAX_PASSES,
     SINGLE,
     ArmName,
@@ -107,9 +108,7 @@ async def hold_arm(lab: Lab, name: ArmName, problems: Sequence[SplitProblems], s
         made = frozen_arm(seats, len(spent))
     else:
         held_out = frozenset[str]().union(*(one.held_out_keys for one in problems))
-        members = _taken_by_rft(lab, name) or founders_of(
-            name, seats, await _on_dev(lab, problems[0]) if name in SINGLE else {}
-        )
+        members = await _founders(lab, name, seats, problems[0])
         steps, rows = [ArmStep(number=0, members=members)], tuple[SetRow, ...]()
         for one in spent:
             items = train_items(lab.config, problems, one.generation)
@@ -127,13 +126,32 @@ def train_items(config: RunConfig, problems: Sequence[SplitProblems], number: in
     return first_of_each_type(today.of(Split.TRAIN), count, skip=number * count)
 
 
-def _taken_by_rft(lab: Lab, name: ArmName) -> tuple[Member, ...]:
-    """Whom the run's arm rft began with, for rft-equal, which is to be the same; empty: that arm is not there.
+async def _founders(lab: Lab, name: ArmName, seats: Sequence[Member], problems: SplitProblems) -> tuple[Member, ...]:
+    """Who begins. rft-equal takes whom rft took, and rft-other whom neither did, where those arms are there.
 
     Two models that are as good as each other would be told apart by the luck of a draw, otherwise.
+
+    Raises ConfigError where rft-other has no other model.
     """
-    found = read_arm(lab.directory.with_name("rft")) if name == "rft-equal" else None
-    return found.steps[0].members if found is not None else ()
+    if name not in SINGLE:
+        return founders_of(name, seats, {})
+    before = _taken(lab, ("rft",) if name == "rft-equal" else ("rft", "rft-equal") if name == "rft-other" else ())
+    if name == "rft-equal" and before:
+        return before
+    dev = await _on_dev(lab, problems)
+    if name != "rft-other":
+        return founders_of(name, seats, dev)
+    first = before or founders_of("rft", seats, dev)
+    others = [seat for seat in seats if seat.engine != first[0].engine]
+    if not others:
+        raise ConfigError(f"rft-other: expected another model than {first[0].engine!r}, which rft takes; leave it out")
+    return founders_of(name, others, dev)
+
+
+def _taken(lab: Lab, names: Sequence[ArmName]) -> tuple[Member, ...]:
+    """Whom the first of these arms that is there began with; empty: none is."""
+    found = (read_arm(lab.directory.with_name(name)) for name in names)
+    return next((one.steps[0].members for one in found if one is not None), ())
 
 
 async def _on_dev(lab: Lab, problems: SplitProblems) -> dict[str, float]:
@@ -232,7 +250,7 @@ async def _jobs(
         elif target[member.engine].tokens == 0:
             notes.append(f"{member.engine}: the mesh trained nothing in this generation, so this arm does not either")
         else:
-            effort, is_equal = target[member.engine], name == "rft-equal"
+            effort, is_equal = target[member.engine], name in EQUAL
             if is_equal:
                 effort = await in_steps(lab.config, member, effort, chosen.rows)
             passes = None if is_equal else MAX_PASSES

@@ -1,9 +1,10 @@
 """What an evolution is held against: the same tasks and the same effort, spent in simpler ways. Pure.
 
-Four arms. *frozen*: generation 0 all along. *rft*: the best single model learns from its own verified answers, of all
+Five arms. *frozen*: generation 0 all along. *rft*: the best single model learns from its own verified answers, of all
 generations so far, anew from its base each time (rejection-sampling fine-tuning). *rft-equal*: the same, in as many
-passes as it takes to train on as many tokens as the mesh. *naive*: every engine learns from all answers its seat gave
-last, right or wrong, and the new adapter takes the seat unasked.
+passes as it takes to train on as many tokens as the mesh. *rft-other*: likewise, of the best other model, since
+DEV, which is small, may have put the wrong one first. *naive*: every engine learns from all answers its seat gave last,
+right or wrong, and the new adapter takes the seat unasked.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from evolve.training.config import LoraTraining, TrainingConfig
 from memory.types import Record, content_hash
 from mesh.types import Member
 
-ArmName = Literal["frozen", "rft", "rft-equal", "naive"]
-ARMS: tuple[ArmName, ...] = ("frozen", "rft", "rft-equal", "naive")
-SINGLE: tuple[ArmName, ...] = ("rft", "rft-equal")
-"""Arms of the best single model, which learns from what was verified of its own."""
+ArmName = Literal["frozen", "rft", "rft-equal", "rft-other", "naive"]
+ARMS: tuple[ArmName, ...] = ("frozen", "rft", "rft-equal", "rft-other", "naive")
+SINGLE: tuple[ArmName, ...] = ("rft", "rft-equal", "rft-other")
+"""Arms of a single model, which learns from what was verified of its own."""
+EQUAL: tuple[ArmName, ...] = ("rft-equal", "rft-other")
+"""Those that train on as many tokens as the mesh, however many passes that takes."""
 
 MEANING: dict[ArmName, str] = {
     "frozen": "generation 0 all along",
     "rft": "the best single model, trained on its own verified answers",
     "rft-equal": "the same, for as many passes as the mesh's training tokens allow",
+    "rft-other": "likewise, of the best other model",
     "naive": "every answer learned from unverified, always replaced",
 }
 
 MAX_PASSES = 4.0
-"""Passes over the rows beyond which an arm other than rft-equal is not trained, however much the mesh spent."""
+"""Passes over the rows beyond which an arm is not trained that does not match tokens, however much the mesh spent."""
 
 
 class Effort(Record):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.config import RunConfig
+from evolve.config import ConfigError, RunConfig
 from evolve.journal import Journal
 from evolve.judging.judge import Judge
 from evolve.lab import Lab
@@ -143,6 +143,25 @@ def test_rft_equal_takes_the_model_that_rft_took(tmp_path: Path) -> None:
     first = rft.steps[0].model_copy(update={"members": (ada,)})
     publish_json(arm_config(run, "rft").run_dir / ARM, rft.model_copy(update={"steps": (first, *rft.steps[1:])}))
     assert {m.engine for step in hold(run, "rft-equal", problems).steps for m in step.members} == {"ada"}
+
+
+@pytest.mark.parametrize("before", ["rft", "rft-equal", None])
+def test_rft_other_takes_the_model_that_rft_did_not(tmp_path: Path, before: ArmName | None) -> None:
+    run = config(tmp_path)
+    problems = drawn(run)
+    if before is not None:
+        assert {m.engine for m in hold(run, before, problems).steps[0].members} == {"ben"}
+    arm = hold(run, "rft-other", problems)
+    assert [[m.engine for m in step.members] for step in arm.steps] == [["ada"]] * 3
+    assert {row.generation for row in rows_of(run, "rft-other", 1)} == {0, 1}
+
+
+def test_rft_other_is_refused_where_there_is_no_other_model(tmp_path: Path) -> None:
+    run = config(tmp_path)
+    problems = drawn(run)
+    alone = run.serving.model_copy(update={"engines": run.serving.engines[-1:]})
+    with pytest.raises(ConfigError, match="rft-other: expected another model than 'ben'"):
+        hold(run.model_copy(update={"serving": alone}), "rft-other", problems)
 
 
 def test_naive_learns_whatever_its_seats_said_last_and_always_replaces_them(tmp_path: Path) -> None:
