@@ -33,8 +33,8 @@ EQUAL: tuple[ArmName, ...] = ("rft-equal", "rft-other")
 MEANING: dict[ArmName, str] = {
     "frozen": "generation 0 all along",
     "rft": "the best single model, trained on its own verified answers",
-    "rft-equal": "the same, for as many passes as the mesh's training tokens allow",
-    "rft-other": "likewise, of the best other model",
+    "rft-equal": "the best single model, likewise, trained on as many tokens as the mesh",
+    "rft-other": "the best other model, likewise, trained on as many tokens as the mesh",
     "naive": "every answer learned from unverified, always replaced",
 }
 
