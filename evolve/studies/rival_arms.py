@@ -50,6 +50,10 @@ ARMS_DIRECTORY, ARM = "arms", "arm.json"
 """Where a run's arms lie, and what each leaves when it is finished."""
 
 
+TAKES_AFTER: dict[ArmName, tuple[ArmName, ...]] = {"rft-equal": ("rft",), "rft-other": ("rft-equal", "rft")}
+"""Arms whose model decides an arm's own, where they are there; the first of them counts."""
+
+
 class _Learned(Record):
     """All rows an arm has so far, and those it may use."""
 
@@ -127,7 +131,7 @@ def train_items(config: RunConfig, problems: Sequence[SplitProblems], number: in
 
 
 async def _founders(lab: Lab, name: ArmName, seats: Sequence[Member], problems: SplitProblems) -> tuple[Member, ...]:
-    """Who begins. rft-equal takes whom rft took, and rft-other whom neither did, where those arms are there.
+    """Who begins. rft-equal takes whom rft took; rft-other the best but for whom rft-equal took, else rft.
 
     Two models that are as good as each other would be told apart by the luck of a draw, otherwise.
 
@@ -135,7 +139,7 @@ async def _founders(lab: Lab, name: ArmName, seats: Sequence[Member], problems: 
     """
     if name not in SINGLE:
         return founders_of(name, seats, {})
-    before = _taken(lab, ("rft",) if name == "rft-equal" else ("rft", "rft-equal") if name == "rft-other" else ())
+    before = _taken(lab, TAKES_AFTER.get(name, ()))
     if name == "rft-equal" and before:
         return before
     dev = await _on_dev(lab, problems)

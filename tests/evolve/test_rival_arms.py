@@ -156,6 +156,17 @@ def test_rft_other_takes_the_model_that_rft_did_not(tmp_path: Path, before: ArmN
     assert {row.generation for row in rows_of(run, "rft-other", 1)} == {0, 1}
 
 
+def test_rft_other_is_the_other_one_of_rft_equal_where_rft_took_another_still(tmp_path: Path) -> None:
+    run = config(tmp_path)
+    problems = drawn(run)
+    equal = hold(run, "rft-equal", problems)
+    ada = Member(name="ada", engine="ada", family="alpha")
+    first = equal.steps[0].model_copy(update={"members": (ada,)})
+    publish_json(arm_config(run, "rft").run_dir / ARM, equal.model_copy(update={"name": "rft", "steps": (first,)}))
+    assert equal.steps[0].members[0].engine == "ben"
+    assert hold(run, "rft-other", problems).steps[0].members[0].engine == "ada"
+
+
 def test_rft_other_is_refused_where_there_is_no_other_model(tmp_path: Path) -> None:
     run = config(tmp_path)
     problems = drawn(run)
